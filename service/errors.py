@@ -1,0 +1,106 @@
+"""The tree of errors, and the problem document that each becomes over HTTP.
+
+    PlateauError
+    ├── SettingsError          a setting is missing or wrong; says which and what to do
+    ├── StoreError             a Redis did not do what was asked
+    │   ├── StoreUnavailable   it does not answer
+    │   └── StoreFull          it refuses to grow (noeviction)
+    └── Problem                what a client is told (RFC 9457), by `code`
+
+Invariant: every `code` that can reach a client is a key of `PROBLEMS`, and every code of a
+`run.failed` event a key of `RUN_FAILURES`; docs/errors.md lists both, and a test compares.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "bad_request": (400, "The request cannot be read"),
+    "bad_json": (400, "The body is not JSON"),
+    "bad_event_id": (400, "The event id is malformed"),
+    "unauthorized": (401, "A valid API key is needed"),
+    "invalid_token": (401, "The token does not open this run"),
+    "not_found": (404, "There is no such thing"),
+    "run_not_found": (404, "There is no such run"),
+    "method_not_allowed": (405, "The method is not allowed here"),
+    "run_finished": (409, "The run has finished"),
+    "run_expired": (410, "The run's record has expired"),
+    "too_large": (413, "The body is too large"),
+    "invalid_request": (422, "The request is not valid"),
+    "unknown_agent": (422, "There is no such agent"),
+    "queue_full": (429, "Too many runs are waiting"),
+    "internal_error": (500, "Something broke on our side"),
+    "no_runner": (503, "No runner is alive"),
+    "store_unavailable": (503, "The store does not answer"),
+    "store_full": (503, "The store is full"),
+}
+
+RUN_FAILURES: dict[str, str] = {
+    "agent_error": "the agent raised an error",
+    "agent_invalid_output": "the agent yielded something that is not an event",
+    "agent_unknown": "no runner has the agent any more",
+    "invalid_options": "the agent does not take these options or this input",
+    "output_too_large": "the answer passed 256 KiB",
+    "timeout": "the attempt took longer than RUN_TIMEOUT_S",
+    "runner_lost": "its runners died, MAX_ATTEMPTS times",
+    "queue_timeout": "nobody claimed it within QUEUE_TIMEOUT_S",
+    "record_lost": "the store lost the run",
+    "upstream_not_configured": "OPENAI_BASE_URL or the model is not set",
+    "upstream_unreachable": "the model's endpoint could not be reached",
+    "upstream_rejected": "the model's endpoint refused the request (4xx)",
+    "upstream_rate_limited": "the model's endpoint is rate limiting (429)",
+    "upstream_error": "the model's endpoint failed (5xx)",
+    "upstream_broken_stream": "the model's answer broke off",
+    "upstream_timeout": "the model's endpoint fell silent",
+}
+
+
+class PlateauError(Exception):
+    """Root of all errors that Plateau raises on purpose."""
+
+
+class SettingsError(PlateauError):
+    """A setting is missing or wrong."""
+
+
+class StoreError(PlateauError):
+    """A Redis did not do what was asked of it."""
+
+
+class StoreUnavailable(StoreError):
+    """It does not answer, or the connection broke."""
+
+
+class StoreFull(StoreError):
+    """It refuses to grow."""
+
+
+class Problem(PlateauError):
+    """What a client is told; `detail` says what to do, `extra` are further members."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.status, self.title = PROBLEMS[code]
+        self.detail = detail
+        self.headers = headers or {}
+        self.extra = extra or {}
+
+    def document(self) -> dict[str, Any]:
+        """The members of an application/problem+json body."""
+        return {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            **self.extra,
+        }

@@ -1,0 +1,1 @@
+"""The pages: plain HTML, CSS and JavaScript, served as they stand."""
