@@ -1,0 +1,151 @@
+"""Event streams over HTTP, dispatched ahead of all middleware: nothing wraps their `send`.
+
+Invariant: on `/events` only what is permanent is a status; a passing fault is 200, `retry:` and
+the end of the response, since `EventSource` never comes back from anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.api import hits, problems
+from service.api.cors import Cors
+from service.api.requests import check_run_id, position_of
+from service.api.runs import absent, take, taken_headers
+from service.api.state import State, state_of
+from service.errors import Problem, StoreError
+from service.live import sse
+from service.live.response import LiveResponse, WholeResponse, come_back_later
+from service.store import ids
+from service.store.cache import Answer
+from service.store.streams import Denied
+
+log = logging.getLogger("plateau.api")
+
+_PREFIX, _SUFFIX = "/v1/runs/", "/events"
+
+
+def wants(scope: Scope) -> bool:
+    """Whether a request is for a live stream."""
+    path: str = scope["path"]
+    if scope["method"] in ("GET", "HEAD"):
+        return path.startswith(_PREFIX) and path.endswith(_SUFFIX)
+    return scope["method"] == "POST" and path == "/v1/runs" and _accepts_events(scope)
+
+
+def _accepts_events(scope: Scope) -> bool:
+    return any(
+        name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"]
+    )
+
+
+class EventStreams:
+    """The ASGI application of the event routes."""
+
+    def __init__(self, cors: Cors) -> None:
+        self._cors = cors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A frame that stays for as long as the response does: it holds as little as it can.
+        response = await self._respond(scope, receive)
+        await response(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        headers = self._cors.headers_for(scope)
+        request = Request(scope, receive)
+        state = state_of(scope)
+        try:
+            if scope["method"] == "POST":
+                return await _create(request, state, headers)
+            return await _resume(request, state, headers)
+        except Exception as error:
+            response = _failed(error, scope)
+            response.headers.update(headers)
+            return response
+
+
+def _failed(error: Exception, scope: Scope) -> Response:
+    if isinstance(error, StoreError) and scope["method"] != "POST":
+        log.warning("a stream met a store that failed: %s", error)
+        return come_back_later()
+    problem = problems.of(error)
+    if problem.status == 500:
+        log.exception("an event stream failed")
+    return problems.respond(problem)
+
+
+async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:
+    """`POST /v1/runs` whose answer is the stream itself."""
+    taken, ask = await take(request, state)
+    headers |= taken_headers(taken, ask)
+    named = _named(request)
+    if taken.answer is not None:
+        return _replay(taken.run_id, taken.answer, 0, named, headers)
+    return await _open(state, taken.run_id, 0, taken.token, "", named, headers)
+
+
+async def _resume(request: Request, state: State, headers: dict[str, str]) -> Response:
+    run_id = request.scope["path"][len(_PREFIX) : -len(_SUFFIX)]
+    check_run_id(run_id)
+    token = request.query_params.get("token", "")
+    owner = state["access"].reader(request.headers, token)
+    position = position_of(
+        request.headers.get("last-event-id"), request.query_params.get("last_event_id")
+    )
+    named = _named(request)
+    if ids.HIT_ID.fullmatch(run_id):
+        answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
+        return _replay(run_id, answer, position, named, headers)
+    return await _open(state, run_id, position, "" if owner else token, owner, named, headers)
+
+
+def _named(request: Request) -> bool:
+    return request.query_params.get("event_names") == "1"
+
+
+def _replay(
+    run_id: str, answer: Answer, position: int, named: bool, headers: dict[str, str]
+) -> Response:
+    entries = [entry for entry in hits.entries(run_id, answer) if entry.number > position]
+    if not entries:
+        return Response(status_code=204, headers=headers)
+    content = sse.retry() + sse.encode_all(entries, named=named)
+    return WholeResponse(content, headers)
+
+
+async def _open(
+    state: State,
+    run_id: str,
+    position: int,
+    token: str,
+    owner: str,
+    named: bool,
+    headers: dict[str, str],
+) -> Response:
+    """Subscribe, then read: what the reading lacks will come as messages."""
+    hub, streams = state["hub"], state["streams"]
+    if hub.draining:
+        return come_back_later(headers)
+    feed = await hub.join(run_id)
+    try:
+        try:
+            reading = await streams.read(run_id, position, token)
+        except Denied:
+            raise Problem("invalid_token", "The token is not this run's.") from None
+        if reading is None:
+            raise absent(run_id, state)
+        if owner and reading.owner != owner:
+            raise Problem("run_not_found", "There is no such run.")
+    except BaseException:
+        hub.part(feed)
+        raise
+    if reading.ended and not reading.entries and reading.snapshot is None:
+        hub.part(feed)
+        return Response(status_code=204, headers=headers)
+    return LiveResponse(
+        hub, streams, feed, reading, position=position, named=named, headers=headers
+    )

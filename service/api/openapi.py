@@ -1,0 +1,229 @@
+"""`GET /openapi.json`: the spec of what exists.
+
+Invariant: every route of the application is described, and nothing else; a test compares.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service import __version__
+from service.api.requests import RunRequest
+from service.errors import PROBLEMS
+
+_JSON = "application/json"
+
+
+def _content(schema: dict[str, Any], media_type: str = _JSON) -> dict[str, Any]:
+    return {"content": {media_type: {"schema": schema}}}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _says(
+    description: str, schema: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    return {"description": description, **(_content(schema) if schema else {}), **more}
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    found = {}
+    for status in statuses:
+        codes = [code for code, (of, _) in PROBLEMS.items() if of == status]
+        found[str(status)] = {
+            "description": "Problem: " + ", ".join(f"`{code}`" for code in codes),
+            **_content(_ref("Problem"), "application/problem+json"),
+        }
+    return found
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "description": description,
+        "schema": {"type": "string"},
+    }
+
+
+def _query(name: str, description: str) -> dict[str, Any]:
+    return {**_header(name, description), "in": "query"}
+
+
+_RUN_ID = {
+    "name": "run_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^([0-9a-f]{32}|hit-[0-9a-f]{32})$"},
+}
+_TOKEN = _query("token", "The run's own token, as in `events_url`; opens this run only.")
+_EVENTS = {
+    "description": "Server-sent events",
+    **_content({"type": "string"}, "text/event-stream"),
+}
+
+_RUN: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "status", "agent", "cached"],
+    "properties": {
+        "id": {"type": "string"},
+        "status": {"enum": ["queued", "running", "completed", "failed", "cancelled"]},
+        "agent": {"type": "string"},
+        "cached": {"type": "boolean"},
+        "attempt": {"type": "integer"},
+        "output": {"type": ["string", "null"]},
+        "error": {
+            "type": ["object", "null"],
+            "properties": {
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "retryable": {"type": "boolean"},
+            },
+        },
+        "usage": {
+            "type": ["object", "null"],
+            "properties": {
+                "input_tokens": {"type": "integer"},
+                "output_tokens": {"type": "integer"},
+            },
+        },
+        "created_at": {"type": "number", "description": "Seconds since the epoch."},
+        "started_at": {"type": ["number", "null"]},
+        "ended_at": {"type": ["number", "null"]},
+        "duration_ms": {"type": ["integer", "null"]},
+        "events_url": {"type": "string", "description": "Resolve against the URL posted to."},
+        "cancel_url": {"type": "string"},
+    },
+}
+_PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"enum": list(PROBLEMS)},
+        "detail": {"type": "string"},
+        "field": {"type": "string"},
+    },
+}
+
+
+def _create() -> dict[str, Any]:
+    return {
+        "summary": "Ask an agent",
+        "description": "With `Accept: text/event-stream` the answer is the stream itself.",
+        "parameters": [_header("Prefer", "`wait=N`: answer when the run ends, or after N s.")],
+        "requestBody": {"required": True, **_content(_ref("RunRequest"))},
+        "responses": {
+            "200": {
+                "description": "A cached answer, a run awaited to its end, or the stream",
+                "content": _content(_ref("Run"))["content"] | _EVENTS["content"],
+            },
+            "202": _says("Enqueued", _ref("Run")),
+            **_problems(400, 401, 413, 422, 429, 503),
+        },
+    }
+
+
+def _paths() -> dict[str, Any]:
+    up = {"type": "object"}
+    key_or_token: list[dict[str, Any]] = [{"key": []}, {}]
+    return {
+        "/v1/runs": {"post": _create()},
+        "/v1/runs/{run_id}": {
+            "parameters": [_RUN_ID, _TOKEN],
+            "get": {
+                "summary": "A run's record",
+                "security": key_or_token,
+                "responses": {
+                    "200": _says("The record", _ref("Run")),
+                    **_problems(401, 404, 410, 503),
+                },
+            },
+        },
+        "/v1/runs/{run_id}/events": {
+            "parameters": [_RUN_ID, _TOKEN],
+            "get": {
+                "summary": "Follow a run, from the start or from where it was left",
+                "security": key_or_token,
+                "parameters": [
+                    _header("Last-Event-ID", "Go on after this event: `<attempt>-<seq>`."),
+                    _query("last_event_id", "The same, for clients that cannot set headers."),
+                    _query("event_names", "`1`: add `event:` lines."),
+                ],
+                "responses": {
+                    "200": _EVENTS,
+                    "204": _says("That event was the last: do not come back"),
+                    **_problems(400, 401, 404, 410),
+                },
+            },
+        },
+        "/v1/runs/{run_id}/cancel": {
+            "parameters": [_RUN_ID, _TOKEN],
+            "post": {
+                "summary": "Cancel a run",
+                "security": key_or_token,
+                "responses": {
+                    "200": _says("Cancelled", up),
+                    "202": _says("Its agent is being told", up),
+                    **_problems(401, 404, 409, 410, 503),
+                },
+            },
+        },
+        "/health": {"get": _open("The whole picture", _says("Up or degraded", up), True)},
+        "/health/live": {"get": _open("Is this process alive", _says("It is", up), False)},
+        "/health/ready": {"get": _open("May it get traffic", _says("It may", up), True)},
+        "/": {"get": _open("A page to try it on", _file("text/html"), False)},
+        "/page.css": {"get": _open("Its style", _file("text/css"), False)},
+        "/page.js": {"get": _open("Its script", _file("text/javascript"), False)},
+        "/client.js": {"get": _open("`follow` and `fold`", _file("text/javascript"), False)},
+        "/icon.svg": {"get": _open("The icon", _file("image/svg+xml"), False)},
+        "/openapi.json": {"get": _open("This document", _says("OpenAPI 3.1", up), False)},
+    }
+
+
+def _file(media_type: str) -> dict[str, Any]:
+    return {"description": "The file", **_content({"type": "string"}, media_type)}
+
+
+def _open(summary: str, says: dict[str, Any], may_fail: bool) -> dict[str, Any]:
+    """A route that needs no key."""
+    responses = {"200": says}
+    if may_fail:
+        responses["503"] = _says("Not now; the cause is in the body", {"type": "object"})
+    return {"summary": summary, "security": [], "responses": responses}
+
+
+@cache
+def document() -> bytes:
+    _, schemas = msgspec.json.schema_components(
+        [RunRequest], ref_template="#/components/schemas/{name}"
+    )
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "Plateau", "version": __version__},
+            "paths": _paths(),
+            "components": {
+                "schemas": {**schemas, "Run": _RUN, "Problem": _PROBLEM},
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            },
+            "security": [{"key": []}],
+        }
+    )
+
+
+async def openapi(_: Request) -> Response:
+    return Response(document(), headers={"Cache-Control": "no-cache"}, media_type=_JSON)
+
+
+routes = [Route("/openapi.json", openapi, methods=["GET"])]

@@ -1,0 +1,165 @@
+"""Reading and validating what clients send.
+
+Invariant: a body is bounded before it is parsed, and a value that is not valid is answered with
+the name of its field.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+
+from service.errors import Problem
+from service.store import ids
+
+BODY_BYTES = 1024 * 1024
+WAIT_MOST_S = 120
+MESSAGES_MOST = 1000
+
+_FIELD = re.compile(r" - at `\$\.?([^`]*)`")
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
+
+
+class CacheControl(msgspec.Struct, forbid_unknown_fields=True):
+    """How the answer cache is used; `ttl_s` is the life of what is stored."""
+
+    mode: str = "use"
+    ttl_s: int | None = None
+
+
+class InputMessage(msgspec.Struct, forbid_unknown_fields=True):
+    role: str
+    content: str
+
+
+class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /v1/runs`: `input` or `messages`, never both."""
+
+    agent: str
+    input: str | None = None
+    messages: list[InputMessage] | None = None
+    user: str = ""
+    options: dict[str, Any] = {}
+    cache: CacheControl = msgspec.field(default_factory=CacheControl)
+
+    def exchange(self) -> list[dict[str, str]]:
+        """The messages that the agent gets."""
+        if self.messages is not None:
+            return [{"role": m.role, "content": m.content} for m in self.messages]
+        return [{"role": "user", "content": self.input or ""}]
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, at most 1 MiB."""
+    if request.headers.get("content-length", "0").rjust(12, "0") > str(BODY_BYTES).rjust(
+        12, "0"
+    ):
+        raise _too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise _too_large()
+    return bytes(body)
+
+
+def _too_large() -> Problem:
+    # What the client is still sending will not be read.
+    return Problem(
+        "too_large",
+        f"A body may have {BODY_BYTES} bytes.",
+        headers={"Connection": "close"},
+    )
+
+
+def parse_run(body: bytes) -> RunRequest:
+    """A valid request, or Problem `bad_json` or `invalid_request` with its field."""
+    try:
+        request = msgspec.json.decode(body, type=RunRequest)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        found = _FIELD.search(text)
+        unknown = re.search(r"unknown field `([^`]*)`", text)
+        missing = re.search(r"required field `([^`]*)`", text)
+        parts = [found[1] if found else "", *(m[1] for m in (unknown, missing) if m)]
+        raise _invalid(".".join(part for part in parts if part), text) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("bad_json", f"The body is not valid JSON: {str(error)[:200]}.") from None
+    _check(request)
+    return request
+
+
+def _check(request: RunRequest) -> None:
+    if not request.agent or len(request.agent) > 100:
+        raise _invalid("agent", "Name an agent.")
+    if (request.input is None) == (request.messages is None):
+        raise _invalid("input", "Give either `input` or `messages`.")
+    if request.input is not None and not request.input.strip():
+        raise _invalid("input", "The input is empty.")
+    _check_messages(request.messages)
+    if len(request.user) > 200:
+        raise _invalid("user", "At most 200 characters.")
+    if request.cache.mode not in ("use", "refresh", "off"):
+        raise _invalid("cache.mode", "One of `use`, `refresh` and `off`.")
+    if request.cache.ttl_s is not None and not 1 <= request.cache.ttl_s <= 30 * 86_400:
+        raise _invalid("cache.ttl_s", "Between 1 second and 30 days.")
+    _check_text(request)
+
+
+def _check_messages(messages: list[InputMessage] | None) -> None:
+    if messages is None:
+        return
+    if not messages or len(messages) > MESSAGES_MOST:
+        raise _invalid("messages", f"Between 1 and {MESSAGES_MOST} messages.")
+    for index, message in enumerate(messages):
+        if message.role not in ("system", "user", "assistant"):
+            raise _invalid(f"messages[{index}].role", "`system`, `user` or `assistant`.")
+    last = messages[-1]
+    if last.role != "user" or not last.content.strip():
+        raise _invalid("messages", "The last message must be the user's, and not empty.")
+
+
+def _check_text(request: RunRequest) -> None:
+    """Lone surrogates cannot be stored as UTF-8; better said here than found later."""
+    try:
+        msgspec.json.encode(request)
+    except (UnicodeEncodeError, RecursionError, ValueError):
+        raise _invalid("", "It holds text that is not valid Unicode.") from None
+
+
+def _invalid(field: str, detail: str) -> Problem:
+    return Problem("invalid_request", detail, extra={"field": field})
+
+
+def run_id_of(request: Request) -> str:
+    """The run's id in the path; a malformed one names no run."""
+    run_id: str = request.path_params["run_id"]
+    check_run_id(run_id)
+    return run_id
+
+
+def check_run_id(run_id: str) -> None:
+    if not (ids.RUN_ID.fullmatch(run_id) or ids.HIT_ID.fullmatch(run_id)):
+        raise Problem("run_not_found", "No run has an id of this form.")
+
+
+def position_of(header: str | None, query: str | None) -> int:
+    """The event after which to go on; the header beats the query, and none is the start."""
+    text = header if header else query
+    if not text:
+        return 0
+    try:
+        return ids.parse(text)
+    except ValueError:
+        raise Problem(
+            "bad_event_id", "An event id is <attempt>-<seq>, both counted from 1: 1-17."
+        ) from None
+
+
+def wait_of(prefer: str | None) -> int | None:
+    """Seconds of `Prefer: wait=N` (RFC 7240), at most two minutes; None without it."""
+    found = _PREFER_WAIT.search(prefer or "")
+    return None if found is None else min(int(found[1]), WAIT_MOST_S)

@@ -1,0 +1,167 @@
+"""Runs over HTTP: create, look up, cancel. The event streams are in events.py.
+
+Invariant: a run that a client was told of is in the queue or in the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service.api import hits
+from service.api.requests import (
+    check_run_id,
+    parse_run,
+    read_body,
+    run_id_of,
+    wait_of,
+)
+from service.api.state import State, state_of
+from service.errors import Problem
+from service.live.waiting import until_ended
+from service.runs.queue import Ask, Taken
+from service.store import ids
+from service.store.streams import Denied, Record
+
+
+async def take(request: Request, state: State) -> tuple[Taken, Ask]:
+    """Authenticate, validate and take on the run of a `POST /v1/runs`."""
+    owner = state["access"].owner(request.headers)
+    body = parse_run(await read_body(request))
+    ask = Ask(
+        agent=body.agent,
+        owner=owner,
+        user=body.user,
+        messages=body.exchange(),
+        options=body.options,
+        mode=body.cache.mode,
+        ttl_s=body.cache.ttl_s,
+    )
+    return await state["intake"].take(ask), ask
+
+
+def taken_headers(taken: Taken, ask: Ask) -> dict[str, str]:
+    """`X-Cache`, its RFC 9211 sibling, and where the run is."""
+    headers = {"Location": f"/v1/runs/{taken.run_id}", "Cache-Control": "no-store"}
+    if taken.answer is not None:
+        headers["X-Cache"] = "hit"
+        headers["Cache-Status"] = "plateau; hit"
+        headers["Age"] = str(hits.age_s(taken.answer))
+    else:
+        forwarded = {"use": "miss", "refresh": "request", "off": "bypass"}[ask.mode]
+        headers["X-Cache"] = "miss"
+        headers["Cache-Status"] = f"plateau; fwd={forwarded}"
+    return headers
+
+
+async def create(request: Request) -> Response:
+    state = state_of(request.scope)
+    taken, ask = await take(request, state)
+    headers = taken_headers(taken, ask)
+    links = {
+        "events_url": f"/v1/runs/{taken.run_id}/events?token={taken.token}",
+        "cancel_url": f"/v1/runs/{taken.run_id}/cancel?token={taken.token}",
+    }
+    if taken.answer is not None:
+        return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
+    wait_s = wait_of(request.headers.get("prefer"))
+    if wait_s is not None:
+        headers["Preference-Applied"] = f"wait={wait_s}"
+        await until_ended(state["hub"], state["streams"], taken.run_id, timeout_s=wait_s)
+        record = await state["streams"].record(taken.run_id)
+        if record is not None and record.ended_ms is not None:
+            return _json(_shown(taken.run_id, record) | links, 200, headers)
+    status = {"id": taken.run_id, "status": "queued", "agent": ask.agent, "cached": False}
+    return _json(status | links, 202, headers)
+
+
+async def look_up(request: Request) -> Response:
+    run_id = run_id_of(request)
+    state = state_of(request.scope)
+    token = request.query_params.get("token", "")
+    owner = state["access"].reader(request.headers, token)
+    if ids.HIT_ID.fullmatch(run_id):
+        answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
+        return _json(hits.record(run_id, answer), 200, {"Cache-Control": "no-store"})
+    record = await own_record(state, run_id, token=token, owner=owner)
+    return _json(_shown(run_id, record), 200, {"Cache-Control": "no-store"})
+
+
+async def cancel(request: Request) -> Response:
+    run_id = run_id_of(request)
+    state = state_of(request.scope)
+    token = request.query_params.get("token", "")
+    owner = state["access"].reader(request.headers, token)
+    if ids.HIT_ID.fullmatch(run_id):
+        await hits.find(state["cache"], run_id, token=token, owner=owner)
+        raise Problem("run_finished", "The answer came from the cache: nothing to cancel.")
+    await own_record(state, run_id, token=token, owner=owner)
+    status = await state["streams"].ask_to_cancel(run_id, "requested")
+    if status == "gone":
+        raise absent(run_id, state)
+    if status not in ("cancelled", "running"):
+        raise Problem("run_finished", f"The run has {status} already.")
+    code = 200 if status == "cancelled" else 202
+    return _json({"id": run_id, "status": status}, code, {"Cache-Control": "no-store"})
+
+
+async def own_record(state: State, run_id: str, *, token: str, owner: str) -> Record:
+    """The run's record, for who may see it; else a Problem."""
+    try:
+        record = await state["streams"].record(run_id, "" if owner else token)
+    except Denied:
+        raise Problem("invalid_token", "The token is not this run's.") from None
+    if record is None:
+        raise absent(run_id, state)
+    if owner and record.owner != owner:
+        raise Problem("run_not_found", "There is no such run.")
+    return record
+
+
+def absent(run_id: str, state: State) -> Problem:
+    """An id as old as a record's life has expired; a younger one was never ours."""
+    check_run_id(run_id)
+    if ids.age_s(run_id) > state["settings"].stream_ttl_s:
+        life_s = state["settings"].stream_ttl_s
+        return Problem("run_expired", f"Records are kept for {life_s} s after the end.")
+    return Problem("run_not_found", "There is no such run.")
+
+
+def _shown(run_id: str, record: Record) -> dict[str, Any]:
+    """A record as clients see it: times in seconds since the epoch."""
+
+    def seconds(at_ms: int | None) -> float | None:
+        return None if at_ms is None else at_ms / 1000
+
+    duration_ms = None
+    if record.started_ms is not None and record.ended_ms is not None:
+        duration_ms = record.ended_ms - record.started_ms
+    return {
+        "id": run_id,
+        "status": record.status,
+        "agent": record.agent,
+        "attempt": record.attempt,
+        "cached": False,
+        "output": record.output,
+        "error": record.error,
+        "usage": record.usage,
+        "created_at": seconds(record.created_ms),
+        "started_at": seconds(record.started_ms),
+        "ended_at": seconds(record.ended_ms),
+        "duration_ms": duration_ms,
+    }
+
+
+def _json(content: Any, status: int, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
+
+
+routes = [
+    Route("/v1/runs", create, methods=["POST"]),
+    Route("/v1/runs/{run_id}", look_up, methods=["GET"]),
+    Route("/v1/runs/{run_id}/cancel", cancel, methods=["POST"]),
+]

@@ -1,0 +1,103 @@
+"""Event streams as HTTP responses.
+
+Invariant: a live response is one task, parked in `receive()`: the hub pushes through its
+`send`, and no task, timer or queue of its own is spent on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+from sse_starlette import EventSourceResponse
+from starlette.types import Receive, Scope, Send
+
+from service.live import sse
+from service.live.feed import Feed
+from service.live.hub import Hub
+from service.live.subscriber import Subscriber
+from service.store.streams import Reading, Streams
+
+
+class _Nothing:
+    """The content of a response that is driven from elsewhere."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+_nothing = _Nothing()
+
+
+class LiveResponse(EventSourceResponse):
+    """Follows a run from `reading` on, through the `feed` that the caller has joined; it parts
+    from it at the end."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        streams: Streams,
+        feed: Feed,
+        reading: Reading,
+        *,
+        position: int,
+        named: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(_nothing, headers=headers, sep="\n", ping=0)
+        self._hub = hub
+        self._streams = streams
+        self._feed = feed
+        self._reading: Reading | None = reading
+        self._position = position
+        self._named = named
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["method"] == "HEAD":
+                await super().__call__(scope, receive, send)
+                return
+            await send(start(self))
+            await send(sse.body(sse.retry()))
+            subscriber = Subscriber(
+                self._hub, self._streams, self._feed, send, self._position, named=self._named
+            )
+            await subscriber.run(self._take_reading(), receive)
+        finally:
+            self._hub.part(self._feed)
+
+    def _take_reading(self) -> Reading:
+        # A parked reader must not hold on to what it has delivered.
+        reading, self._reading = self._reading, None
+        assert reading is not None
+        return reading
+
+
+class WholeResponse(EventSourceResponse):
+    """A stream that is complete already: `content` goes out in one write."""
+
+    def __init__(self, content: bytes, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(_nothing, headers=headers, sep="\n", ping=0)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        await send(start(self))
+        await send(sse.body(self._content, last=True))
+
+
+def start(response: EventSourceResponse) -> sse.Message:
+    return {
+        "type": "http.response.start",
+        "status": response.status_code,
+        "headers": response.raw_headers,
+    }
+
+
+def come_back_later(headers: Mapping[str, str] | None = None) -> WholeResponse:
+    """A passing fault on a stream: `EventSource` never comes back from another status."""
+    return WholeResponse(sse.retry(), headers)

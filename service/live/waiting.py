@@ -1,0 +1,53 @@
+"""Waiting for a run's end without reading its events.
+
+Invariant: whoever waits is told by the event that ends the run, or finds it ended on looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from service.live.hub import Hub
+from service.live.sse import Frame
+from service.store.streams import Streams
+
+
+class _Waiter:
+    """A follower that only looks at whether an event is the last."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.woken = asyncio.Event()
+
+    def push(self, frame: Frame) -> bool:
+        self.position = frame.number
+        if frame.terminal:
+            self.woken.set()
+        return True
+
+    def lag(self) -> None:
+        self.woken.set()
+
+    def lose(self) -> None:
+        self.woken.set()
+
+
+async def until_ended(hub: Hub, streams: Streams, run_id: str, *, timeout_s: float) -> None:
+    """Return when the run has ended or is gone, or after `timeout_s`."""
+    feed = await hub.join(run_id)
+    waiter = _Waiter(0)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    reading = await streams.read(run_id, waiter.position)
+                    if reading is None or reading.ended:
+                        return
+                    waiter.position = reading.number
+                    waiter.woken.clear()
+                    if hub.attach(feed, waiter):
+                        await waiter.woken.wait()
+    finally:
+        feed.live.discard(waiter)
+        hub.part(feed)

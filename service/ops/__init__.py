@@ -1,0 +1,1 @@
+"""What those who keep it running look at."""

@@ -1,0 +1,1 @@
+"""Runs: taking them on (web workers) and executing them (the runner)."""

@@ -1,0 +1,285 @@
+"""One attempt at one run: from the claim to the terminal event.
+
+Invariant: an attempt that this process has claimed ends in exactly one of three ways: its
+terminal event is in the stream, the script has refused it, or it is handed back unfinished for
+another attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from service.agents import (
+    AgentError,
+    Message,
+    Output,
+    Progress,
+    Run,
+    ToolCall,
+    ToolResult,
+    Usage,
+    Yielded,
+)
+from service.agents.registry import RegisteredAgent
+from service.runs.job import Job
+from service.runs.writer import Refused, Writer
+from service.store import cache, events
+from service.store.streams import Claimed, Streams
+
+log = logging.getLogger("plateau.runner")
+
+# The longest answer: what a reader may have to be sent in one snapshot.
+OUTPUT_BYTES = 256 * 1024
+# A tool's arguments or output beyond this are cut: they are shown, not processed.
+TOOL_BYTES = 16 * 1024
+MESSAGE_CHARS = 500
+
+_DONE = object()
+
+
+class Execution:
+    """Drives one agent. `stop(reason)` cancels the run; cancelling the task hands it back."""
+
+    def __init__(
+        self,
+        claimed: Claimed,
+        run_id: str,
+        *,
+        agents: Mapping[str, RegisteredAgent],
+        streams: Streams,
+        answers: cache.Cache,
+        threads: Executor,
+        timeout_s: float,
+    ) -> None:
+        self._claimed = claimed
+        self.run_id = run_id
+        self._agents = agents
+        self._answers = answers
+        self._threads = threads
+        self._timeout_s = timeout_s
+        self._writer = Writer(streams, run_id, claimed.attempt, claimed.seq)
+        self._job = Job.decode(claimed.request)
+        self._started = time.monotonic()
+        self._text: list[str] = []
+        self._bytes = 0
+        self._output: str | None = None
+        self._usage: dict[str, int] | None = None
+        self._tools: list[bytes] = []
+        self._driving: asyncio.Task[None] | None = None
+        self._cancel_reason = claimed.cancel
+
+    def stop(self, reason: str) -> None:
+        """Somebody asked to cancel the run."""
+        self._cancel_reason = reason
+        if self._driving is not None:
+            self._driving.cancel()
+
+    async def run(self) -> None:
+        """Returns when the run has ended; Refused where it is no longer ours."""
+        try:
+            last = await self._outcome()
+            usage = self._usage
+            output = self._output if last.arg == "completed" else None
+            if last.arg == "completed":
+                await self._remember()
+            await self._writer.finish(last, usage=usage, output=output)
+        except BaseException:
+            await self._writer.abandon()
+            raise
+
+    async def _outcome(self) -> events.Event:
+        """The event that the run ends with."""
+        if self._cancel_reason is not None:
+            return events.cancelled(self._cancel_reason)
+        self._driving = asyncio.create_task(self._drive())
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._driving
+        except TimeoutError:
+            message = f"The attempt took longer than {self._timeout_s:g} s."
+            return events.failed("timeout", message, retryable=True)
+        except asyncio.CancelledError:
+            reason, current = self._stopped_for(), asyncio.current_task()
+            if reason is None or (current is not None and current.cancelling()):
+                raise
+            return events.cancelled(reason)
+        except AgentError as error:
+            text = error.message[:MESSAGE_CHARS]
+            return events.failed(error.code, text, retryable=error.retryable)
+        except Refused:
+            raise
+        except Exception as error:
+            log.exception("run %s: agent %s failed", self.run_id, self._claimed.agent)
+            message = f"The agent failed ({type(error).__name__})."
+            return events.failed("agent_error", message, retryable=False)
+        return events.completed(
+            self._usage, cached=False, duration_ms=self._elapsed_ms(), output=self._output
+        )
+
+    def _stopped_for(self) -> str | None:
+        return self._cancel_reason
+
+    def _elapsed_ms(self) -> int:
+        return int((time.monotonic() - self._started) * 1000)
+
+    async def _drive(self) -> None:
+        name = self._claimed.agent
+        agent = self._agents.get(name)
+        if agent is None:
+            raise AgentError("agent_unknown", f"This runner has no agent {name!r}.")
+        yielded = agent.call(self._run())
+        if isinstance(yielded, AsyncIterator):
+            if not hasattr(yielded, "aclose"):
+                async for item in yielded:
+                    await self._take(item)
+                return
+            async with aclosing(yielded):  # type: ignore[type-var]
+                async for item in yielded:
+                    await self._take(item)
+        elif isinstance(yielded, Iterator):
+            await self._drive_in_thread(yielded)
+        else:
+            if hasattr(yielded, "close"):
+                yielded.close()
+            raise AgentError(
+                "agent_invalid_output",
+                f"Agent {name!r} must be a generator; it returned {type(yielded).__name__}.",
+            )
+
+    async def _drive_in_thread(self, items: Iterator[Yielded]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            step = loop.run_in_executor(self._threads, next, items, _DONE)
+            try:
+                # A thread cannot be cancelled: it is left to finish its step.
+                item: Any = await asyncio.shield(step)
+            except asyncio.CancelledError:
+                step.add_done_callback(lambda done: _close_after(done, items))
+                raise
+            if item is _DONE:
+                return
+            await self._take(item)
+
+    def _run(self) -> Run:
+        messages = [Message(m["role"], m["content"]) for m in self._job.messages]
+        asked = next((m.content for m in reversed(messages) if m.role == "user"), "")
+        return Run(
+            id=self.run_id,
+            agent=self._claimed.agent,
+            input=asked,
+            messages=messages,
+            options=self._job.options,
+            attempt=self._claimed.attempt,
+        )
+
+    async def _take(self, item: Any) -> None:
+        """One thing that the agent yielded."""
+        if isinstance(item, str):
+            await self._take_text(item)
+        elif isinstance(item, Progress):
+            await self._writer.event(_progress(item))
+        elif isinstance(item, ToolCall):
+            call = events.tool_call(
+                _plain(item.id), _plain(item.name), _bounded(item.arguments)
+            )
+            self._tools.append(call.data)
+            await self._writer.event(call)
+        elif isinstance(item, ToolResult):
+            result = events.tool_result(_plain(item.id), _bounded(item.output))
+            self._tools.append(result.data)
+            await self._writer.event(result)
+        elif isinstance(item, Usage):
+            self._usage = {
+                "input_tokens": int(item.input_tokens),
+                "output_tokens": int(item.output_tokens),
+            }
+        elif isinstance(item, Output):
+            self._grow(item.text)
+            self._output = _plain(item.text)
+        else:
+            raise AgentError(
+                "agent_invalid_output",
+                f"Agent {self._claimed.agent!r} yielded {type(item).__name__}, "
+                "which is neither text nor an event.",
+            )
+
+    async def _take_text(self, piece: str) -> None:
+        if not piece:
+            return
+        piece = _plain(piece)
+        self._grow(piece)
+        self._text.append(piece)
+        await self._writer.text(piece)
+
+    def _grow(self, piece: str) -> None:
+        self._bytes += len(piece.encode())
+        if self._bytes > OUTPUT_BYTES:
+            raise AgentError(
+                "output_too_large", f"The answer passed {OUTPUT_BYTES // 1024} KiB."
+            )
+
+    async def _remember(self) -> None:
+        """Store the answer, before the end is announced: who asks then gets a hit."""
+        job, agent = self._job, self._agents[self._claimed.agent]
+        if not job.cache_key or job.version != agent.version:
+            return
+        answer = cache.answer_of(
+            agent=agent.name,
+            owner=self._claimed.owner,
+            text="".join(self._text),
+            output=self._output,
+            usage=self._usage,
+            tools=self._tools,
+            duration_ms=self._elapsed_ms(),
+        )
+        await self._answers.put(job.cache_key, answer, job.ttl_s)
+
+
+def _plain(text: str) -> str:
+    """Lone surrogates, which no UTF-8 can carry, become question marks."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
+def _progress(item: Progress) -> events.Event:
+    share = 100 * item.step / item.total_steps if item.total_steps else 0
+    percentage = share if item.percentage is None else item.percentage
+    return events.progress(
+        int(item.step),
+        int(item.total_steps),
+        _plain(str(item.current_agent))[:MESSAGE_CHARS],
+        _plain(str(item.message))[:MESSAGE_CHARS],
+        round(min(100.0, max(0.0, float(percentage))), 1),
+    )
+
+
+def _bounded(value: Any) -> Any:
+    """A JSON value as it is, if it is one and small; else its text, cut."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except (TypeError, ValueError, UnicodeEncodeError, RecursionError):
+        encoded, value = b"", str(value)
+    if len(encoded) <= TOOL_BYTES and not isinstance(value, str):
+        return value
+    text = _plain(value if isinstance(value, str) else encoded.decode())
+    return text if len(text) <= TOOL_BYTES else text[:TOOL_BYTES] + " …"
+
+
+def _close_after(done: asyncio.Future[Any], items: Iterator[Yielded]) -> None:
+    # Retrieve the outcome of a step that nobody awaits any more, and let the generator go.
+    if not done.cancelled():
+        done.exception()
+    close = getattr(items, "close", None)
+    if close is not None:
+        close()

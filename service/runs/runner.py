@@ -1,0 +1,257 @@
+"""The runner: a process that claims runs from the queue and executes them.
+
+Invariant: it never holds more than RUNNER_CONCURRENCY runs, renews the lease of each, and looks
+for lost ones once a second. Agent code runs here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+
+import uvloop
+
+from service.agents.registry import RegisteredAgent, load_agents
+from service.errors import SettingsError, StoreError
+from service.runs.execution import Execution
+from service.runs.lease import LeaseKeeper
+from service.runs.writer import Refused
+from service.settings import Settings
+from service.store import events, ids
+from service.store.cache import Cache
+from service.store.connections import connect, connect_blocking
+from service.store.queue import Leases, Queue, Ticket
+from service.store.streams import Appended, Claimed, Streams
+
+log = logging.getLogger("plateau.runner")
+
+# Cancelling must reach an agent within a second.
+CANCEL_POLL_S = 0.5
+BLOCK_MS = 1000
+PUBLISH_AGENTS_S = 600
+# What is left of the grace for handing back and closing.
+GRACE_RESERVE_S = 3
+
+
+class Runner:
+    """Opened and driven by `run`; `name` is the consumer's in the queue."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        agents: Mapping[str, RegisteredAgent],
+        streams: Streams,
+        queue: Queue,
+        answers: Cache,
+        leases: Leases,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._agents = agents
+        self._streams = streams
+        self._queue = queue
+        self._answers = answers
+        self._loop = asyncio.get_running_loop()
+        self._leases = LeaseKeeper(leases, name, self._lease_lost)
+        self._threads = ThreadPoolExecutor(settings.runner_concurrency, "agent")
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._executions: dict[str, Execution] = {}
+        self._published_at = float("-inf")
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        """Take and execute runs until `stopping`, then finish or hand back what is held."""
+        self._leases.start()
+        taking = asyncio.create_task(self._take_runs())
+        cancelling = asyncio.create_task(self._watch_cancels())
+        try:
+            await stopping.wait()
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
+            await self._finish()
+        finally:
+            taking.cancel()
+            cancelling.cancel()
+            await asyncio.gather(taking, cancelling, return_exceptions=True)
+            self._leases.stop()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _finish(self) -> None:
+        if self._tasks:
+            grace_s = max(1, self._settings.graceful_timeout_s - GRACE_RESERVE_S)
+            log.info("finishing %d runs, for %d s at most", len(self._tasks), grace_s)
+            await asyncio.wait(self._tasks.values(), timeout=grace_s)
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            log.info("handing back %d runs", len(self._tasks))
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _take_runs(self) -> None:
+        wait_s = 0.1
+        inherited = False
+        while True:
+            try:
+                await self._announce()
+                if not inherited:
+                    self._start(await self._queue.mine(self._name), retaken=True)
+                    inherited = True
+                await self._take_some()
+                wait_s = 0.1
+            except StoreError as error:
+                log.warning("the streams instance does not answer, trying again: %s", error)
+                await asyncio.sleep(wait_s * random.uniform(0.5, 1))
+                wait_s = min(2.0, wait_s * 2)
+                self._published_at = float("-inf")
+
+    async def _announce(self) -> None:
+        """Make the group and the agents known, also to a store that was emptied."""
+        if time.monotonic() - self._published_at < PUBLISH_AGENTS_S:
+            return
+        await self._queue.open()
+        versions = {name: agent.version for name, agent in self._agents.items()}
+        await self._queue.publish_agents(versions)
+        self._published_at = time.monotonic()
+
+    async def _take_some(self) -> None:
+        # Asked for once a second at least: it is also how the others see that we live.
+        free = self._settings.runner_concurrency - len(self._tasks)
+        self._start(await self._queue.take_over(self._name, max(1, free)), retaken=True)
+        free = self._settings.runner_concurrency - len(self._tasks)
+        if free > 0:
+            self._start(await self._queue.take(self._name, free, BLOCK_MS), retaken=False)
+        else:
+            await asyncio.wait(
+                self._tasks.values(), timeout=1, return_when=asyncio.FIRST_COMPLETED
+            )
+
+    def _start(self, tickets: list[Ticket], *, retaken: bool) -> None:
+        for ticket in tickets:
+            # Our own run whose lease had run out: taking it over has renewed it.
+            if ticket.entry in self._tasks:
+                continue
+            self._leases.hold(ticket.entry)
+            task = asyncio.create_task(self._execute(ticket, retaken=retaken))
+            self._tasks[ticket.entry] = task
+            task.add_done_callback(partial(self._ended, ticket.entry))
+
+    def _ended(self, entry: str, _: asyncio.Task[None]) -> None:
+        self._leases.release(entry)
+        self._tasks.pop(entry, None)
+        self._executions.pop(entry, None)
+
+    def _lease_lost(self, entry: str) -> None:
+        """Called from the thread that renews."""
+
+        def stop() -> None:
+            if entry in self._tasks:
+                log.warning("another runner has taken over a run of ours, stopping it")
+                self._tasks[entry].cancel()
+
+        self._loop.call_soon_threadsafe(stop)
+
+    async def _watch_cancels(self) -> None:
+        while True:
+            await asyncio.sleep(CANCEL_POLL_S)
+            watched = {run.run_id: run for run in self._executions.values()}
+            if not watched:
+                continue
+            with suppress(StoreError):
+                for run_id, reason in (
+                    await self._streams.cancel_reasons(list(watched))
+                ).items():
+                    watched[run_id].stop(reason)
+
+    async def _execute(self, ticket: Ticket, *, retaken: bool) -> None:
+        try:
+            claimed = await self._claim(ticket, retaken=retaken)
+            if claimed is not None:
+                execution = Execution(
+                    claimed,
+                    ticket.run_id,
+                    agents=self._agents,
+                    streams=self._streams,
+                    answers=self._answers,
+                    threads=self._threads,
+                    timeout_s=self._settings.run_timeout_s,
+                )
+                self._executions[ticket.entry] = execution
+                await execution.run()
+            await self._queue.done(ticket)
+        except Refused as refused:
+            log.warning("run %s: no longer ours (%s)", ticket.run_id, refused.code)
+            if refused.code != "fenced":
+                with suppress(StoreError):
+                    await self._queue.done(ticket)
+        except StoreError as error:
+            # The lease runs out and the run is taken over, by us or by another.
+            log.warning("run %s: left for another attempt: %s", ticket.run_id, error)
+        except Exception:
+            log.exception("run %s: left for another attempt", ticket.run_id)
+
+    async def _claim(self, ticket: Ticket, *, retaken: bool) -> Claimed | None:
+        """The claimed run, or None where there is nothing (left) to execute."""
+        attempt = 0
+        if retaken:
+            (number,) = await self._streams.last_numbers([ticket.run_id])
+            if number is None:
+                return None
+            attempt, _ = ids.split(number)
+        if attempt >= self._settings.max_attempts:
+            message = f"Its runner died, {attempt} times."
+            last = events.failed("runner_lost", message, retryable=True)
+            await self._streams.end(ticket.run_id, attempt, last)
+            return None
+        first = events.restarted(attempt + 1, "runner_lost")
+        if attempt == 0:
+            first = events.started(ticket.run_id, ticket.agent, 1)
+        claimed = await self._streams.claim(ticket.run_id, attempt + 1, self._name, first)
+        if isinstance(claimed, Appended):
+            log.info("run %s: nothing to do (%s)", ticket.run_id, claimed.code)
+            return None
+        return claimed
+
+
+async def _serve(settings: Settings, name: str) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    agents = load_agents(settings)
+    async with AsyncExitStack() as stack:
+        # Room for one command a run, and for the one that blocks.
+        connections = min(settings.runner_concurrency, 16) + 2
+        redis = connect(settings.redis_url, "plateau-runner", connections=connections)
+        stack.push_async_callback(redis.aclose)
+        cache_redis = None
+        if settings.cache_redis_url:
+            cache_redis = connect(settings.cache_redis_url, "plateau-runner", timeout_s=2.0)
+            stack.push_async_callback(cache_redis.aclose)
+        blocking = connect_blocking(settings.redis_url, "plateau-leases")
+        stack.callback(blocking.close)
+        streams = Streams(redis, alive_s=settings.run_timeout_s, record_s=settings.stream_ttl_s)
+        answers = Cache(
+            cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
+        )
+        runner = Runner(
+            name, settings, agents, streams, Queue(redis), answers, Leases(blocking)
+        )
+        log.info("runner %s has %s", name, ", ".join(sorted(agents)))
+        await runner.serve(stopping)
+
+
+def run(settings: Settings, name: str) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
+    try:
+        uvloop.run(_serve(settings, name))
+    except SettingsError as error:
+        log.error("%s", error)
+        return 2
+    return 0

@@ -1,0 +1,154 @@
+"""One attempt's events on their way into the stream.
+
+Invariant: events enter the stream in the order in which they were put, each once, whatever the
+connection does: a batch is sent again under the same number until the script answers. What
+waits here is bounded; a producer that is faster than Redis waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from service.errors import StoreUnavailable
+from service.store import events
+from service.store.events import Event
+from service.store.streams import Appended, Streams
+
+# The first piece at once, then pieces of this age: a token a piece would fill the 100 entries
+# with less than most answers.
+COALESCE_S = 0.03
+# What may wait for Redis before the agent has to.
+PENDING_EVENTS = 100
+PENDING_CHARS = 64 * 1024
+# The stream keeps as many: what is gone from there cannot be asked for again.
+RING = 100
+RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Refused(Exception):
+    """The script refused: `code` is fenced, ended, gone or gap (beyond the ring)."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Writer:
+    """`seq` is that of the attempt's last event, the one that claimed it."""
+
+    def __init__(self, streams: Streams, run_id: str, attempt: int, seq: int) -> None:
+        self._streams = streams
+        self._run_id = run_id
+        self._attempt = attempt
+        self._seq = seq
+        self._text: list[str] = []
+        self._pending: list[Event] = []
+        self._chars = 0
+        self._ring: deque[Event] = deque(maxlen=RING)
+        self._sent_at = float("-inf")
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def text(self, piece: str) -> None:
+        """Add to the answer."""
+        self._text.append(piece)
+        await self._added(len(piece))
+
+    async def event(self, event: Event) -> None:
+        """Anything else, after the text that came before it."""
+        self._close_text()
+        self._pending.append(event)
+        await self._added(len(event.data))
+
+    async def finish(
+        self, last: Event, *, usage: dict[str, int] | None = None, output: str | None = None
+    ) -> None:
+        """Everything that waits, then the terminal event, with the record's end."""
+        await self._settle()
+        self._close_text()
+        self._pending.append(last)
+
+        def send(batch: list[Event], first_seq: int) -> Awaitable[Appended]:
+            return self._streams.finish(
+                self._run_id,
+                self._attempt,
+                batch,
+                first_seq=first_seq,
+                usage=usage,
+                output=output,
+            )
+
+        await self._send_pending(send)
+
+    async def abandon(self) -> None:
+        """Send nothing more."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.gather(self._flushing, return_exceptions=True)
+
+    async def _added(self, chars: int) -> None:
+        self._chars += chars
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        elif self._flushing.done():
+            # It ends early only with an error: what the script refused ends the agent.
+            await self._settle()
+        if self._chars > PENDING_CHARS or len(self._pending) > PENDING_EVENTS:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        if self._flushing is not None:
+            flushing, self._flushing = self._flushing, None
+            try:
+                await flushing
+            except asyncio.CancelledError:
+                flushing.cancel()
+                raise
+
+    async def _flush(self) -> None:
+        await asyncio.sleep(max(0.0, self._sent_at + COALESCE_S - time.monotonic()))
+        self._close_text()
+        await self._send_pending(self._append)
+        if self._flushing is asyncio.current_task():
+            self._flushing = None
+            if self._text or self._pending:
+                self._flushing = asyncio.create_task(self._flush())
+
+    def _close_text(self) -> None:
+        if self._text:
+            self._pending.append(events.delta("".join(self._text)))
+            self._text.clear()
+
+    def _append(self, batch: list[Event], first_seq: int) -> Awaitable[Appended]:
+        return self._streams.append(self._run_id, self._attempt, batch, first_seq=first_seq)
+
+    async def _send_pending(
+        self, send: Callable[[list[Event], int], Awaitable[Appended]]
+    ) -> None:
+        batch, self._pending, self._chars = self._pending, [], 0
+        self._sent_at = time.monotonic()
+        first = self._seq + 1
+        tries = 0
+        while batch:
+            try:
+                appended = await send(batch, first)
+            except StoreUnavailable:
+                # Whether it was written is unknown; the script recognises the repeat. The
+                # attempt's deadline and its lease bound how long this goes on.
+                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                tries += 1
+                continue
+            if appended.code in ("ok", "dup"):
+                break
+            lost = first - 1 - appended.seq
+            if appended.code != "gap" or not 0 < lost <= len(self._ring):
+                raise Refused(appended.code)
+            # The store came back without its last second: send that again, too.
+            batch = [*list(self._ring)[-lost:], *batch]
+            for _ in range(lost):
+                self._ring.pop()
+            first = appended.seq + 1
+        self._ring.extend(batch)
+        self._seq = first + len(batch) - 1

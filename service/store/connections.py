@@ -1,0 +1,103 @@
+"""Every Redis client is made here, and every Redis failure becomes one of ours here.
+
+Invariant: a process holds a fixed number of connections, whatever the number of its readers; a
+burst waits for one of the pool, it does not open another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import Redis as BlockingRedis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
+
+from service.errors import StoreError, StoreFull, StoreUnavailable
+
+# Eight commands in flight saturate one Redis from one process.
+COMMAND_CONNECTIONS = 8
+# A burst of 1,000 readers joining is through the pool in well under a second.
+POOL_WAIT_S = 5.0
+
+_UNAVAILABLE = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    ReadOnlyError,
+    ClusterDownError,
+)
+
+
+def connect(
+    url: str,
+    name: str,
+    *,
+    connections: int = COMMAND_CONNECTIONS,
+    timeout_s: float = 5.0,
+    retries: int = 1,
+) -> Redis:
+    """A client with a bounded pool. RESP2 throughout: replies then look alike everywhere.
+
+    One retry by default, since every script of ours may be sent twice; `timeout_s` bounds a
+    command and must exceed the longest BLOCK sent through this client.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url,
+        protocol=2,
+        client_name=name,
+        max_connections=connections,
+        timeout=POOL_WAIT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, 2.0),
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
+    )
+    return Redis.from_pool(pool)
+
+
+def connect_blocking(url: str, name: str) -> BlockingRedis:
+    """A client for a thread: the lease is renewed even while an agent blocks the loop."""
+    return BlockingRedis.from_url(url, protocol=2, client_name=name, socket_timeout=2.0)
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what redis-py raises into StoreUnavailable, StoreFull or StoreError."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise StoreFull(str(error)) from error
+    except (*_UNAVAILABLE, OSError) as error:
+        raise StoreUnavailable(str(error)) from error
+    except RedisError as error:
+        raise StoreError(str(error)) from error
+
+
+def masked(url: str) -> str:
+    """The URL without its password, for people and logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def subscriber_connection(url: str, name: str) -> AbstractConnection:
+    """One connection for a hub. No read timeout: silence is normal there, the hub pings."""
+    pool: ConnectionPool = ConnectionPool.from_url(
+        url, protocol=2, client_name=name, socket_timeout=None, socket_connect_timeout=2.0
+    )
+    connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+    return connection

@@ -1,0 +1,60 @@
+"""Ids of runs and of events.
+
+Invariant: a run's id begins with its creation time, so that an absent run can be told from an
+expired one; event ids order as integers: `number(a, n) < number(a, n + 1) < number(a + 1, 1)`.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+HIT_ID = re.compile(r"hit-([0-9a-f]{32})")
+_EVENT_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})")
+_SEQ_BITS = 32
+_SEQ_MASK = (1 << _SEQ_BITS) - 1
+
+
+def new_run_id() -> str:
+    """48 bits of milliseconds, then 80 random ones, in hexadecimal."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def age_s(run_id: str) -> float:
+    """Seconds since the run was created, by the clock of whoever made its id."""
+    return time.time() - int(run_id[:12], 16) / 1000
+
+
+def new_token() -> str:
+    """128 random bits, safe in a URL."""
+    return secrets.token_urlsafe(16)
+
+
+def number(attempt: int, seq: int) -> int:
+    """An event id as one integer; 0 stands for a position before the first event."""
+    return attempt << _SEQ_BITS | seq
+
+
+def split(event_number: int) -> tuple[int, int]:
+    return event_number >> _SEQ_BITS, event_number & _SEQ_MASK
+
+
+def parse(event_id: str) -> int:
+    """`3-14` as a number; ValueError for anything else."""
+    match = _EVENT_ID.fullmatch(event_id)
+    if match is None:
+        raise ValueError(f"not an event id: {event_id[:40]!r}")
+    return number(int(match[1]), int(match[2]))
+
+
+def show(event_number: int) -> str:
+    return f"{event_number >> _SEQ_BITS}-{event_number & _SEQ_MASK}"
+
+
+def follows(event_number: int, last: int) -> bool:
+    """Whether nothing can be missing between `last` and this event."""
+    return event_number == last + 1 or (
+        event_number & _SEQ_MASK == 1 and event_number >> _SEQ_BITS > last >> _SEQ_BITS
+    )

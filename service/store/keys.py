@@ -1,0 +1,41 @@
+"""Every Redis key that Plateau uses, built in one place.
+
+Invariant: all keys of a run carry the same literal hash tag `{<id>}`, so that one script may
+touch them on a cluster; every key but the queue gets a life from whoever writes it first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+QUEUE = "runs:queue"
+GROUP = "runners"
+AGENTS = "agents"
+
+
+class RunKeys(NamedTuple):
+    """In the order in which the scripts take them."""
+
+    record: str
+    text: str
+    events: str
+    tokens: str
+
+
+def run(run_id: str) -> RunKeys:
+    record = f"run:{{{run_id}}}"
+    return RunKeys(record, f"{record}:text", f"{record}:events", f"{record}:tokens")
+
+
+def channel(run_id: str) -> str:
+    """The sharded channel of a run's entries; append.lua takes the record's name for it."""
+    return run(run_id).record
+
+
+def run_of(channel_name: bytes) -> str:
+    """The run whose channel this is."""
+    return channel_name[5:-1].decode()
+
+
+def cache(key: str) -> str:
+    return f"cache:{key}"

@@ -1,0 +1,161 @@
+"""The queue of runs: one stream with one consumer group.
+
+Invariant: an entry stays pending, under its runner's name, until its run has ended; the time
+since its last renewal is the age of the lease. Entries are deleted when they are acknowledged,
+so the length of the stream is the number of runs that wait or execute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple
+
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from service.store import keys
+from service.store.connections import store_errors
+
+LEASE_S = 6.0
+RENEW_S = 2.0
+# A runner reads the queue or takes over lost runs at least once a second.
+RUNNER_DEAD_S = 6.0
+AGENTS_LIFE_S = 86_400
+
+_ENQUEUE = files("service.store").joinpath("enqueue.lua").read_text()
+_RENEW = files("service.store").joinpath("renew.lua").read_text()
+
+Enqueued = Literal["ok", "full", "no_runner"]
+
+
+class Ticket(NamedTuple):
+    """A place in the queue: its entry's id, the run it stands for, and that run's agent."""
+
+    entry: str
+    run_id: str
+    agent: str
+
+
+class Depth(NamedTuple):
+    """Runs that wait, runs that execute, and the living runners."""
+
+    waiting: int
+    running: int
+    runners: int
+
+
+class Queue:
+    """What web workers and runners do with the queue."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis
+        self._enqueue = redis.register_script(_ENQUEUE)
+
+    async def open(self) -> None:
+        """Create the group; harmless where it exists."""
+        with store_errors():
+            try:
+                await self._redis.xgroup_create(keys.QUEUE, keys.GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def enqueue(self, run_id: str, agent: str, limit: int) -> Enqueued:
+        """Put a run into the queue, unless `limit` wait already or no runner is alive."""
+        args: list[str | int] = [keys.GROUP, run_id, agent, limit, int(RUNNER_DEAD_S * 1000)]
+        with store_errors():
+            try:
+                code: bytes = await self._enqueue([keys.QUEUE], args)
+            except ResponseError as error:
+                # No group: no runner has ever been here, or the store was emptied.
+                if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                    raise
+                return "no_runner"
+        return code.decode()  # type: ignore[return-value]
+
+    async def take(self, runner: str, count: int, block_ms: int) -> list[Ticket]:
+        """Up to `count` new runs, waiting for the first at most `block_ms`."""
+        with store_errors():
+            reply = await self._redis.xreadgroup(
+                keys.GROUP, runner, {keys.QUEUE: ">"}, count=count, block=block_ms
+            )
+        return _tickets(reply[0][1]) if reply else []
+
+    async def mine(self, runner: str) -> list[Ticket]:
+        """What a predecessor of the same name had taken and not finished."""
+        with store_errors():
+            reply = await self._redis.xreadgroup(
+                keys.GROUP, runner, {keys.QUEUE: "0"}, count=1000
+            )
+        return _tickets(reply[0][1]) if reply else []
+
+    async def take_over(self, runner: str, count: int) -> list[Ticket]:
+        """Up to `count` runs whose lease has run out."""
+        with store_errors():
+            reply = await self._redis.xautoclaim(
+                keys.QUEUE, keys.GROUP, runner, int(LEASE_S * 1000), count=count
+            )
+        return _tickets(reply[1])
+
+    async def done(self, ticket: Ticket) -> None:
+        """Acknowledge and delete the entry of a run that has ended."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xack(keys.QUEUE, keys.GROUP, ticket.entry)
+                pipe.xdel(keys.QUEUE, ticket.entry)
+                await pipe.execute()
+
+    async def depth(self) -> Depth:
+        with store_errors():
+            try:
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    pipe.xlen(keys.QUEUE)
+                    pipe.xpending(keys.QUEUE, keys.GROUP)
+                    pipe.xinfo_consumers(keys.QUEUE, keys.GROUP)
+                    length, pending, consumers = await pipe.execute()
+            except ResponseError as error:
+                if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                    raise
+                return Depth(0, 0, 0)
+        alive = sum(1 for consumer in consumers if consumer["idle"] < RUNNER_DEAD_S * 1000)
+        return Depth(length - pending["pending"], pending["pending"], alive)
+
+    async def publish_agents(self, versions: Mapping[str, str]) -> None:
+        """Announce the agents that a runner has, for a day."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(keys.AGENTS, mapping=dict(versions))
+                pipe.expire(keys.AGENTS, AGENTS_LIFE_S)
+                await pipe.execute()
+
+    async def agent_versions(self) -> dict[str, str]:
+        """Name to version of every agent announced in the last day."""
+        with store_errors():
+            found = await self._redis.hgetall(keys.AGENTS)
+        return {name.decode(): version.decode() for name, version in found.items()}
+
+
+class Leases:
+    """Renews leases over a blocking client, from a thread of its own."""
+
+    def __init__(self, redis: BlockingRedis) -> None:
+        self._renew = redis.register_script(_RENEW)
+
+    def renew(self, runner: str, entries: Sequence[str]) -> set[str]:
+        """Renew what is held; the entries that another runner has now."""
+        with store_errors():
+            lost: list[bytes] = self._renew(
+                keys=[keys.QUEUE], args=[keys.GROUP, runner, *entries]
+            )
+        return {entry.decode() for entry in lost}
+
+
+def _tickets(entries: list[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Ticket]:
+    # An entry deleted while it was pending comes back without fields.
+    return [
+        Ticket(entry.decode(), fields[b"run"].decode(), fields[b"agent"].decode())
+        for entry, fields in entries
+        if fields
+    ]

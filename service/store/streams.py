@@ -1,0 +1,366 @@
+"""Runs: their records, texts and streams.
+
+Invariant: after creation a run changes only through append.lua, so record, text and stream
+always agree and at most one terminal event is ever written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from service.store import events, ids, keys
+from service.store.connections import store_errors
+from service.store.events import Event
+
+# A late reader needs only the snapshot, so the entries go early.
+ENDED_EVENTS_LIFE_S = 60
+# Beyond the bounds that end a run: time for whoever ends it to do so.
+ALIVE_SLACK_S = 60
+
+_APPEND = files("service.store").joinpath("append.lua").read_text()
+_READ = files("service.store").joinpath("read.lua").read_text()
+
+_RECORD_FIELDS = (
+    "owner",
+    "status",
+    "agent",
+    "attempt",
+    "seq",
+    "created_ms",
+    "started_ms",
+    "ended_ms",
+    "usage",
+    "output",
+    "end",
+)
+
+
+class Appended(NamedTuple):
+    """`code` is ok, dup, gap, fenced, ended or gone; attempt and seq are the run's own."""
+
+    code: str
+    attempt: int
+    seq: int
+
+
+class Entry(NamedTuple):
+    """One event as it stands in the stream."""
+
+    number: int
+    data: bytes
+
+
+class Reading(NamedTuple):
+    """What a reader has not seen: either `entries`, or a `snapshot` and what follows it.
+
+    `number` is the id of the run's last event, 0 before the first. `snapshot` is an entry whose
+    number is that of the last event in it, with a number of 0 for a queued run.
+    """
+
+    owner: str
+    status: str
+    number: int
+    entries: list[Entry]
+    snapshot: Entry | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status not in ("queued", "running")
+
+
+class Record(NamedTuple):
+    """A run as `GET /v1/runs/{id}` shows it; times in milliseconds since the epoch."""
+
+    owner: str
+    status: str
+    agent: str
+    attempt: int
+    created_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    usage: dict[str, int] | None
+    output: str | None
+    error: dict[str, Any] | None
+
+
+class Claimed(NamedTuple):
+    """A run that is the caller's to execute, with what it was asked."""
+
+    attempt: int
+    seq: int
+    agent: str
+    owner: str
+    request: bytes
+    cancel: str | None
+
+
+class Denied(Exception):
+    """The token is not one of the run's."""
+
+
+class Streams:
+    """The streams instance, as far as runs go. Lives: `alive_s` without an event while a run
+    is on, `record_s` after its end."""
+
+    def __init__(self, redis: Redis, *, alive_s: int, record_s: int) -> None:
+        self._redis: Any = redis
+        self._append = redis.register_script(_APPEND)
+        self._read = redis.register_script(_READ)
+        self._alive_s = alive_s + ALIVE_SLACK_S
+        self._record_s = record_s
+
+    async def create(
+        self, run_id: str, *, agent: str, owner: str, token: str, request: bytes
+    ) -> None:
+        """Write the record of a queued run; StoreFull where there is no room for it."""
+        key = keys.run(run_id)
+        record = {
+            "status": "queued",
+            "agent": agent,
+            "owner": owner,
+            "attempt": 0,
+            "seq": 0,
+            "created_ms": int(time.time() * 1000),
+            "request": request,
+        }
+        with store_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(key.record, mapping=record)
+                pipe.expire(key.record, self._alive_s)
+                pipe.sadd(key.tokens, token)
+                pipe.expire(key.tokens, self._alive_s)
+                await pipe.execute()
+
+    async def discard(self, run_id: str) -> None:
+        """Forget a run that could not be enqueued."""
+        with store_errors():
+            await self._redis.delete(*keys.run(run_id))
+
+    async def append(
+        self,
+        run_id: str,
+        attempt: int,
+        batch: Sequence[Event],
+        *,
+        first_seq: int = 0,
+        fields: Sequence[str | int | bytes] = (),
+    ) -> Appended:
+        """Append as the producer of `attempt`; a repeat with the same `first_seq` is a dup."""
+        return await self._write(run_id, "append", attempt, first_seq, batch, fields)
+
+    async def claim(
+        self, run_id: str, attempt: int, runner: str, first: Event
+    ) -> Claimed | Appended:
+        """Start `attempt` (one more than the record's); else why not, as `append` says it."""
+        now_ms = int(time.time() * 1000)
+        appended = await self._write(
+            run_id, "claim", attempt, 0, [first], ("runner", runner, "started_ms", now_ms)
+        )
+        if appended.code not in ("ok", "dup"):
+            return appended
+        with store_errors():
+            agent, owner, request, cancel = await self._redis.hmget(
+                keys.run(run_id).record, ["agent", "owner", "request", "cancel"]
+            )
+        if request is None:
+            return Appended("gone", attempt, 0)
+        return Claimed(
+            appended.attempt,
+            appended.seq,
+            agent.decode(),
+            owner.decode(),
+            request,
+            cancel.decode() if cancel is not None else None,
+        )
+
+    async def end(self, run_id: str, attempt: int, last: Event) -> Appended:
+        """End a run on behalf of a producer that is gone; `attempt` is the one seen."""
+        return await self._write(run_id, "end", attempt, 0, [last], _ended_now())
+
+    async def finish(
+        self,
+        run_id: str,
+        attempt: int,
+        batch: Sequence[Event],
+        *,
+        first_seq: int,
+        usage: dict[str, int] | None = None,
+        output: str | None = None,
+    ) -> Appended:
+        """Append a batch whose last event is terminal, together with the record's end."""
+        fields: list[str | int | bytes] = list(_ended_now())
+        if usage is not None:
+            fields += ["usage", msgspec.json.encode(usage)]
+        if output is not None:
+            fields += ["output", output]
+        return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
+
+    async def ask_to_cancel(self, run_id: str, reason: str) -> str:
+        """The status that follows: `cancelled`, `running` (its runner will see to it), another
+        one where the run had ended already, or `gone`."""
+        fields = ("cancel", reason)
+        while True:
+            (number,) = await self.last_numbers([run_id])
+            if number is None:
+                return "gone"
+            attempt, _ = ids.split(number)
+            if attempt == 0:
+                ended = await self.end(run_id, 0, events.cancelled(reason))
+                code, status = ended.code, "cancelled"
+            else:
+                code = (await self.append(run_id, attempt, [], fields=fields)).code
+                status = "running"
+            if code == "ok":
+                return status
+            if code == "ended":
+                record = await self.record(run_id)
+                return "gone" if record is None else record.status
+            # Claimed or taken over between the two steps: look again.
+
+    async def cancel_reasons(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Of these runs, those that somebody wants cancelled, with the reason."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hget(keys.run(run_id).record, "cancel")
+                reasons = await pipe.execute()
+        return {
+            run_id: reason.decode()
+            for run_id, reason in zip(run_ids, reasons, strict=True)
+            if reason is not None
+        }
+
+    async def _write(
+        self,
+        run_id: str,
+        verb: str,
+        attempt: int,
+        first_seq: int,
+        batch: Sequence[Event],
+        fields: Sequence[str | int | bytes],
+    ) -> Appended:
+        args: list[str | int | bytes] = [
+            verb,
+            attempt,
+            first_seq,
+            self._alive_s,
+            self._record_s,
+            ENDED_EVENTS_LIFE_S,
+            len(batch),
+        ]
+        for event in batch:
+            args += (event.op, event.data, event.arg)
+        args += fields
+        with store_errors():
+            code, now_attempt, seq = await self._append(keys=list(keys.run(run_id)), args=args)
+        return Appended(code.decode(), now_attempt, seq)
+
+    async def read(self, run_id: str, last: int = 0, token: str = "") -> Reading | None:
+        """What follows event number `last`, in one moment; None where there is no such run.
+
+        Raises Denied where a token is given that is not one of the run's.
+        """
+        with store_errors():
+            reply = await self._read(
+                keys=list(keys.run(run_id)), args=[token, *ids.split(last)]
+            )
+        kind = reply[0]
+        if kind == b"gone":
+            return None
+        if kind == b"denied":
+            raise Denied
+        owner, status, attempt, seq = reply[1].decode(), reply[2].decode(), reply[3], reply[4]
+        number = ids.number(attempt, seq)
+        if kind == b"entries":
+            parts = iter(reply[5:])
+            entries = [
+                Entry(ids.parse(i.decode()), data) for i, data in zip(parts, parts, strict=True)
+            ]
+            if status == "queued" and not entries:
+                queued = Entry(0, events.snapshot("queued", "", b"", b"", missed=0))
+                return Reading(owner, status, number, [], queued)
+            return Reading(owner, status, number, entries)
+        return _from_snapshot(owner, status, number, last, reply[5:])
+
+    async def last_numbers(self, run_ids: Sequence[str]) -> list[int | None]:
+        """The number of each run's last event, None for a run that is gone; one round trip."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hmget(keys.run(run_id).record, ["attempt", "seq"])
+                rows = await pipe.execute()
+        return [
+            None if row[0] is None else ids.number(int(row[0]), int(row[1])) for row in rows
+        ]
+
+    async def record(self, run_id: str, token: str = "") -> Record | None:
+        """The run's record; None where there is none, Denied as in `read`."""
+        key = keys.run(run_id)
+        with store_errors():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hmget(key.record, list(_RECORD_FIELDS))
+                pipe.get(key.text)
+                pipe.sismember(key.tokens, token)
+                row, text, known = await pipe.execute()
+        if row[1] is None:
+            return None
+        if token and not known:
+            raise Denied
+        return _record(dict(zip(_RECORD_FIELDS, row, strict=True)), text)
+
+
+def _ended_now() -> tuple[str | int, ...]:
+    return ("ended_ms", int(time.time() * 1000))
+
+
+def _from_snapshot(
+    owner: str, status: str, number: int, last: int, folded: list[bytes]
+) -> Reading:
+    """The state up to the last event, or up to the one before the end: the terminal event
+    itself is always delivered as what it is."""
+    text, progress, tools, end = folded
+    attempt, seq = ids.split(number)
+    covered = number - 1 if end else number
+    entries = [Entry(number, end)] if end else []
+    if last == covered or ids.split(covered)[1] == 0:
+        return Reading(owner, status, number, entries)
+    seen_attempt, seen = ids.split(last)
+    missed = ids.split(covered)[1] - (seen if seen_attempt == attempt and seen < seq else 0)
+    data = events.snapshot(status, text.decode(), progress, tools, missed=missed)
+    return Reading(owner, status, number, entries, Entry(covered, data))
+
+
+def _record(row: dict[str, bytes | None], text: bytes | None) -> Record:
+    def whole(name: str) -> int | None:
+        value = row[name]
+        return None if value is None else int(value)
+
+    status = (row["status"] or b"").decode()
+    end = msgspec.json.decode(row["end"]) if row["end"] else {}
+    output = row["output"] if row["output"] is not None else text or b""
+    return Record(
+        owner=(row["owner"] or b"").decode(),
+        status=status,
+        agent=(row["agent"] or b"").decode(),
+        attempt=whole("attempt") or 0,
+        created_ms=whole("created_ms") or 0,
+        started_ms=whole("started_ms"),
+        ended_ms=whole("ended_ms"),
+        usage=msgspec.json.decode(row["usage"]) if row["usage"] else None,
+        output=output.decode() if status == "completed" else None,
+        error=_error(status, end),
+    )
+
+
+def _error(status: str, end: dict[str, Any]) -> dict[str, Any] | None:
+    if status == "failed":
+        return {key: end.get(key) for key in ("code", "message", "retryable")}
+    if status == "cancelled":
+        return {"code": "cancelled", "message": end.get("reason", ""), "retryable": False}
+    return None
