@@ -50,9 +50,14 @@ class EventStreams:
         self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A frame that stays for as long as the response does: it holds as little as it can.
         response = await self._respond(scope, receive)
-        await response(scope, receive, send)
+        if isinstance(response, LiveResponse) and scope["method"] != "HEAD":
+            # This frame stays for as long as the reader does; the response need not.
+            subscriber = await response.begin(send)
+            del response
+            await subscriber.run(receive)
+        else:
+            await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         headers = self._cors.headers_for(scope)

@@ -50,29 +50,35 @@ class LiveResponse(EventSourceResponse):
         self._hub = hub
         self._streams = streams
         self._feed = feed
-        self._reading: Reading | None = reading
+        self._reading = reading
         self._position = position
         self._named = named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            self._hub.part(self._feed)
+            await super().__call__(scope, receive, send)
+            return
+        subscriber = await self.begin(send)
+        await subscriber.run(receive)
+
+    async def begin(self, send: Send) -> Subscriber:
+        """Send the head; what is to be driven then needs this response no more."""
         try:
-            if scope["method"] == "HEAD":
-                await super().__call__(scope, receive, send)
-                return
             await send(start(self))
             await send(sse.body(sse.retry()))
-            subscriber = Subscriber(
-                self._hub, self._streams, self._feed, send, self._position, named=self._named
-            )
-            await subscriber.run(self._take_reading(), receive)
-        finally:
+        except BaseException:
             self._hub.part(self._feed)
-
-    def _take_reading(self) -> Reading:
-        # A parked reader must not hold on to what it has delivered.
-        reading, self._reading = self._reading, None
-        assert reading is not None
-        return reading
+            raise
+        return Subscriber(
+            self._hub,
+            self._streams,
+            self._feed,
+            self._reading,
+            send,
+            position=self._position,
+            named=self._named,
+        )
 
 
 class WholeResponse(EventSourceResponse):

@@ -39,7 +39,8 @@ class _NeverWritable:
 
 
 class Subscriber:
-    """Follows one run for one response; `position` is the last event it was given."""
+    """Follows one run for one response, and parts from its feed at the end. `position` is the
+    number of the last event it was given."""
 
     __slots__ = (
         "_catching_up",
@@ -49,6 +50,7 @@ class Subscriber:
         "_hub",
         "_leaving",
         "_named",
+        "_reading",
         "_send",
         "_streams",
         "position",
@@ -56,11 +58,20 @@ class Subscriber:
     )
 
     def __init__(
-        self, hub: Hub, streams: Streams, feed: Feed, send: Send, position: int, *, named: bool
+        self,
+        hub: Hub,
+        streams: Streams,
+        feed: Feed,
+        reading: Reading,
+        send: Send,
+        *,
+        position: int,
+        named: bool,
     ) -> None:
         self._hub = hub
         self._streams = streams
         self._feed = feed
+        self._reading: Reading | None = reading
         self._send = send
         # Event routes stand ahead of all middleware, so `send` is uvicorn's own bound method,
         # and its object knows whether the socket takes more.
@@ -72,19 +83,25 @@ class Subscriber:
         self.position = position
         self.turn = next_turn()
 
-    async def run(self, reading: Reading, receive: Receive) -> None:
+    async def run(self, receive: Receive) -> None:
         """From the first reading to the end of the response, or of the client's patience."""
         self._hub.enter(self)
         try:
-            await self._catch_up(reading)
+            await self._catch_up(self._take_reading())
             while not self._done:
                 if (await receive())["type"] == "http.disconnect":
                     return
         finally:
             self._hub.exit(self)
             self._feed.live.discard(self)
+            self._hub.part(self._feed)
             if self._catching_up is not None:
                 self._catching_up.cancel()
+
+    def _take_reading(self) -> Reading | None:
+        # Not kept: a parked reader must not hold on to what it has delivered.
+        reading, self._reading = self._reading, None
+        return reading
 
     # The live path: called by the feed and the hub's timer
 

@@ -1,0 +1,108 @@
+"""Fixtures that several modules share: Redis servers of the suite's own.
+
+Invariant: every test finds both servers empty; a test that leaves a key without a life fails,
+whatever it asserts itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from service.serve.redis_server import Role, options, server_binary
+from service.settings import Settings
+from service.store import keys
+from tests.processes import free_ports, wait_until
+
+# The queue lives as long as the service does; its entries are deleted one by one.
+LIVES_FOREVER = {keys.QUEUE.encode()}
+
+
+class Server(NamedTuple):
+    """One Redis server, configured as `plateau serve` configures it."""
+
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def client(self) -> Redis:
+        return Redis.from_url(self.url, protocol=2)
+
+
+def start_server(role: Role, folder: Path) -> Server:
+    """A server of the kind that REDIS_SERVER_BIN names; the caller ends its process."""
+    port = free_ports(1)
+    settings = Settings(redis_server_bin=os.environ.get("REDIS_SERVER_BIN", ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [server_binary(settings)]
+    for name, value in options(role, settings, folder, port).items():
+        arguments += [f"--{name}", value]
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    server = Server(f"redis://127.0.0.1:{port}/0", port, process)
+    client = server.client()
+
+    def answers() -> bool:
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+
+    wait_until(answers, f"the {role} server answers")
+    client.close()
+    return server
+
+
+def end_server(server: Server) -> None:
+    server.process.terminate()
+    server.process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def streams_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = start_server("streams", tmp_path_factory.mktemp("streams"))
+    yield server
+    end_server(server)
+
+
+@pytest.fixture(scope="session")
+def cache_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = start_server("cache", tmp_path_factory.mktemp("cache"))
+    yield server
+    end_server(server)
+
+
+@pytest.fixture
+def streams_url(streams_server: Server) -> Iterator[str]:
+    """The URL of an empty streams instance."""
+    with streams_server.client() as client:
+        client.flushall()
+        yield streams_server.url
+        assert_all_have_a_life(client)
+
+
+@pytest.fixture
+def cache_url(cache_server: Server) -> Iterator[str]:
+    """The URL of an empty cache."""
+    with cache_server.client() as client:
+        client.flushall()
+        yield cache_server.url
+        assert_all_have_a_life(client)
+
+
+def assert_all_have_a_life(client: Redis) -> None:
+    """Fail where a key would stay for ever."""
+    immortal = [key for key in client.scan_iter(count=1000) if client.ttl(key) == -1]
+    left = sorted(set(immortal) - LIVES_FOREVER)
+    assert not left, f"keys without a life: {left[:5]}"
