@@ -163,8 +163,8 @@ class Settings:
             raise SettingsError(f"LOG_FORMAT must be text or json, not {self.log_format!r}.")
         if not (self.api_keys or self.allow_anonymous or is_loopback(self.host)):
             raise SettingsError(
-                f"HOST={self.host} would let anyone who reaches this machine use it: set API_KEYS, "
-                "or ALLOW_ANONYMOUS=1 if that is meant, or bind to 127.0.0.1."
+                f"HOST={self.host} would let anyone who reaches this machine use it: set "
+                "API_KEYS, or ALLOW_ANONYMOUS=1 if that is meant, or bind to 127.0.0.1."
             )
         if any(len(key) < 8 for key in self.api_keys):
             raise SettingsError("Each of API_KEYS must have at least 8 characters.")

@@ -4,9 +4,9 @@
         yield Progress(1, 2, "reading")
         yield "text"
 
-A `str` is a piece of the answer; `Progress`, `ToolCall`, `ToolResult`, `Usage` and `Output` say
-the rest. A plain (synchronous) generator runs in a thread. To end a run with a code of its own an
-agent raises `AgentError`. Only the runner imports this package.
+A `str` is a piece of the answer; `Progress`, `ToolCall`, `ToolResult`, `Usage` and `Output`
+say the rest. A plain (synchronous) generator runs in a thread. To end a run with a code of its
+own an agent raises `AgentError`. Only the runner imports this package.
 
 Invariant: an agent sees a run and yields values; it never sees Redis or HTTP.
 """
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far it has come: step 1 of 3, and so on. `percentage` is 0-100, derived if not given."""
+    """How far it has come: step 1 of 3. `percentage` is 0-100, derived if not given."""
 
     step: int
     total_steps: int

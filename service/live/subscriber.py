@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Send
@@ -125,7 +126,10 @@ class Subscriber:
             self._catching_up = asyncio.ensure_future(self._catch_up_later())
 
     def lose(self) -> None:
-        self._end(_lost())
+        if self._flow.write_paused:
+            self.lag()
+        else:
+            self._end(_lost())
 
     def leave(self) -> None:
         """The worker goes: end in good order, the client comes back to another one."""
@@ -161,16 +165,23 @@ class Subscriber:
     async def _catch_up_later(self) -> None:
         try:
             await self._flow.drain()
-            reading = await self._streams.read(self._feed.run_id, self.position)
-            await self._catch_up(reading)
-        except StoreError as error:
-            log.warning("a reader comes back later: %s", error)
-            await self._send_in_pieces(sse.retry(), last=True)
+            await self._catch_up(None)
         except Exception:
             log.exception("a reader could not catch up")
             self.abort()
 
     async def _catch_up(self, reading: Reading | None) -> None:
+        """Deliver `reading`, read again, and so on, until nothing newer is known."""
+        try:
+            await self._read_on(reading or await self._read())
+        except StoreError as error:
+            log.warning("a reader has to come back: %s", error)
+            await self._send_in_pieces(sse.retry(), last=True)
+
+    def _read(self) -> Awaitable[Reading | None]:
+        return self._streams.read(self._feed.run_id, self.position)
+
+    async def _read_on(self, reading: Reading | None) -> None:
         feed = self._feed
         while True:
             if reading is None:
@@ -185,7 +196,7 @@ class Subscriber:
             if self._hub.attach(feed, self):
                 return
             expected = feed.newest
-            reading = await self._streams.read(feed.run_id, self.position)
+            reading = await self._read()
             if reading is not None and reading.number < expected <= feed.newest:
                 feed.rewind(reading.number)
 

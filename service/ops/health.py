@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 from redis.asyncio import Redis
 
 from service.errors import StoreError
-from service.live.hub import Hub
 from service.store.connections import store_errors
 from service.store.queue import Queue
 
@@ -23,10 +22,19 @@ CHECK_S = 2.0
 Component = dict[str, Any]
 
 
+class Ears(Protocol):
+    """What health asks of the hub."""
+
+    draining: bool
+
+    @property
+    def connected(self) -> bool: ...
+
+
 class Health:
     """Checks for one web worker. `cache` is None where the service runs without one."""
 
-    def __init__(self, streams: Redis, cache: Redis | None, queue: Queue, hub: Hub) -> None:
+    def __init__(self, streams: Redis, cache: Redis | None, queue: Queue, hub: Ears) -> None:
         self._streams = streams
         self._cache = cache
         self._queue = queue

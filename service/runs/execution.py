@@ -100,32 +100,36 @@ class Execution:
         if self._cancel_reason is not None:
             return events.cancelled(self._cancel_reason)
         self._driving = asyncio.create_task(self._drive())
+        deadline = asyncio.timeout(self._timeout_s)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with deadline:
                 await self._driving
-        except TimeoutError:
-            message = f"The attempt took longer than {self._timeout_s:g} s."
-            return events.failed("timeout", message, retryable=True)
-        except asyncio.CancelledError:
-            reason, current = self._stopped_for(), asyncio.current_task()
-            if reason is None or (current is not None and current.cancelling()):
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
                 raise
-            return events.cancelled(reason)
+            return self._failure(error)
         except AgentError as error:
-            text = error.message[:MESSAGE_CHARS]
+            text = _plain(error.message)[:MESSAGE_CHARS]
             return events.failed(error.code, text, retryable=error.retryable)
-        except Refused:
+        except (Refused, StoreError):
             raise
         except Exception as error:
-            log.exception("run %s: agent %s failed", self.run_id, self._claimed.agent)
-            message = f"The agent failed ({type(error).__name__})."
-            return events.failed("agent_error", message, retryable=False)
+            if deadline.expired():
+                message = f"The attempt took longer than {self._timeout_s:g} s."
+                return events.failed("timeout", message, retryable=True)
+            return self._failure(error)
         return events.completed(
             self._usage, cached=False, duration_ms=self._elapsed_ms(), output=self._output
         )
 
-    def _stopped_for(self) -> str | None:
-        return self._cancel_reason
+    def _failure(self, error: BaseException) -> events.Event:
+        """What came out of the agent: the answer to `stop`, or an error of its own."""
+        if self._cancel_reason is not None:
+            return events.cancelled(self._cancel_reason)
+        log.error("run %s: agent %s failed", self.run_id, self._claimed.agent, exc_info=error)
+        message = f"The agent failed ({type(error).__name__})."
+        return events.failed("agent_error", message, retryable=False)
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self._started) * 1000)
@@ -135,13 +139,13 @@ class Execution:
         agent = self._agents.get(name)
         if agent is None:
             raise AgentError("agent_unknown", f"This runner has no agent {name!r}.")
-        yielded = agent.call(self._run())
+        yielded: Any = agent.call(self._run())
         if isinstance(yielded, AsyncIterator):
             if not hasattr(yielded, "aclose"):
                 async for item in yielded:
                     await self._take(item)
                 return
-            async with aclosing(yielded):  # type: ignore[type-var]
+            async with aclosing(yielded):
                 async for item in yielded:
                     await self._take(item)
         elif isinstance(yielded, Iterator):

@@ -122,8 +122,8 @@ class Runner:
 
     async def _take_some(self) -> None:
         # Asked for once a second at least: it is also how the others see that we live.
-        free = self._settings.runner_concurrency - len(self._tasks)
-        self._start(await self._queue.take_over(self._name, max(1, free)), retaken=True)
+        free = max(0, self._settings.runner_concurrency - len(self._tasks))
+        self._start(await self._queue.take_over(self._name, free), retaken=True)
         free = self._settings.runner_concurrency - len(self._tasks)
         if free > 0:
             self._start(await self._queue.take(self._name, free, BLOCK_MS), retaken=False)
@@ -187,7 +187,9 @@ class Runner:
             await self._queue.done(ticket)
         except Refused as refused:
             log.warning("run %s: no longer ours (%s)", ticket.run_id, refused.code)
-            if refused.code != "fenced":
+            # Fenced: another runner has it. A gap: the store came back without so much of it
+            # that only another attempt can end it.
+            if refused.code in ("ended", "gone"):
                 with suppress(StoreError):
                     await self._queue.done(ticket)
         except StoreError as error:

@@ -90,31 +90,24 @@ class Writer:
 
     async def _added(self, chars: int) -> None:
         self._chars += chars
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush())
-        elif self._flushing.done():
-            # It ends early only with an error: what the script refused ends the agent.
+        if self._flushing is None or self._flushing.done():
+            # What the script refused ends the agent.
             await self._settle()
+            self._flushing = asyncio.create_task(self._flush())
         if self._chars > PENDING_CHARS or len(self._pending) > PENDING_EVENTS:
             await self._settle()
 
     async def _settle(self) -> None:
+        """Wait until nothing waits. Who is cancelled meanwhile leaves the batch on its way: cut
+        off, it might be in the stream, and the next would be taken for its repeat."""
         if self._flushing is not None:
-            flushing, self._flushing = self._flushing, None
-            try:
-                await flushing
-            except asyncio.CancelledError:
-                flushing.cancel()
-                raise
+            await asyncio.shield(self._flushing)
 
     async def _flush(self) -> None:
-        await asyncio.sleep(max(0.0, self._sent_at + COALESCE_S - time.monotonic()))
-        self._close_text()
-        await self._send_pending(self._append)
-        if self._flushing is asyncio.current_task():
-            self._flushing = None
-            if self._text or self._pending:
-                self._flushing = asyncio.create_task(self._flush())
+        while self._text or self._pending:
+            await asyncio.sleep(max(0.0, self._sent_at + COALESCE_S - time.monotonic()))
+            self._close_text()
+            await self._send_pending(self._append)
 
     def _close_text(self) -> None:
         if self._text:
