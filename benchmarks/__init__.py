@@ -1,0 +1,1 @@
+"""What is promised in figures, measured: `scripts/bench`."""

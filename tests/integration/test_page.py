@@ -1,0 +1,501 @@
+"""The page at / in a real browser, against a real `plateau serve`.
+
+Invariant: whatever happens to the connection, what the page shows in the end is the record's
+output, to the character, and every event id appears once or is covered by a snapshot.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+from uuid import uuid4
+
+import httpx
+import pytest
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.browser import await_true, browser, by_id, console, fresh_tab
+from tests.processes import Serving, serving
+
+TEXTS = Path(__file__).parent.parent / "texts"
+ARTICLE = (TEXTS / "photosynthesis.txt").read_text()
+KEY = "page-test-key-1"
+
+
+@pytest.fixture(scope="module")
+def plateau(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("page")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Chrome]:
+    with browser() as started:
+        yield started
+
+
+class Page:
+    """The page as someone in front of it sees and uses it."""
+
+    def __init__(self, driver: Chrome, url: str) -> None:
+        self.driver = driver
+        self.url = url
+        driver.get(url)
+
+    def paste(self, text: str) -> None:
+        by_id(self.driver, "input").click()
+        self.driver.execute_cdp_cmd("Input.insertText", {"text": text})
+
+    def ask(self, text: str = "", task: str = "summary") -> str:
+        """Ask about a text that the cache cannot know; return it."""
+        text = text or f"{ARTICLE}\n\nReference {uuid4()}.\n"
+        by_id(self.driver, "task").send_keys(task)
+        self.paste(text)
+        self.press("ask")
+        return text
+
+    def press(self, name: str) -> None:
+        by_id(self.driver, name).click()
+
+    def shown(self, name: str) -> str:
+        return by_id(self.driver, name).text
+
+    @property
+    def text(self) -> str:
+        found = by_id(self.driver, "answer").get_attribute("textContent")
+        return found or ""
+
+    @property
+    def status(self) -> str:
+        return by_id(self.driver, "run").get_attribute("data-status") or ""
+
+    def until(self, status: str) -> None:
+        await_true(self.driver, lambda: self.status == status, f"the run is {status}")
+
+    def until_text(self, longer_than: int = 0) -> int:
+        await_true(self.driver, lambda: len(self.text) > longer_than, "text arrives")
+        return len(self.text)
+
+    def record(self) -> dict[str, Any]:
+        stored = self.driver.execute_script("return sessionStorage.getItem('plateau.run')")
+        record: dict[str, Any] = httpx.get(json.loads(stored)["record_url"]).json()
+        return record
+
+    def logged(self) -> list[tuple[str, str]]:
+        """The (id, type) of each event in the page's log, oldest first."""
+        rows: list[list[str]] = self.driver.execute_script(
+            "return [...document.querySelectorAll('#log li:has(b)')].map((row) =>"
+            " [row.querySelector('b').textContent, row.childNodes[1].textContent.trim()])"
+        )
+        return [(row[0], row[1]) for row in rows]
+
+
+@pytest.fixture
+def page(plateau: Serving, chrome: Chrome) -> Page:
+    fresh_tab(chrome)
+    console(chrome)
+    return Page(chrome, plateau.url)
+
+
+def assert_whole(page: Page) -> None:
+    record = page.record()
+    assert record["status"] == "completed"
+    assert page.text == record["output"] != ""
+    seqs = [
+        (int(id_.split("-")[1]), type_) for id_, type_ in page.logged() if re.match(r"\d", id_)
+    ]
+    assert len(seqs) > 2 and seqs[-1][1] == "run.completed"
+    for (before, _), (after, type_) in itertools.pairwise(seqs):
+        assert after == before + 1 or (type_ == "run.snapshot" and after > before), seqs
+
+
+def test_an_answer_arrives_bit_by_bit(page: Page) -> None:
+    page.ask()
+    lengths = [page.until_text()]
+    shares = []
+    for _ in range(3):
+        lengths.append(page.until_text(lengths[-1]))
+        shares.append(float(by_id(page.driver, "progress").get_attribute("value") or 0))
+    assert "Step 3 of 3" in page.shown("progress-label")
+    assert 0 < shares[0] <= shares[-1] <= 1
+    page.until("completed")
+    assert_whole(page)
+    assert page.shown("status") == "Complete."
+    assert page.shown("fact-cache") == "miss"
+    assert (
+        0 < int(page.shown("fact-first").split()[0]) < int(page.shown("fact-total").split()[0])
+    )
+    assert console(page.driver) == []
+
+
+@pytest.mark.parametrize("meanwhile", ["it goes on", "it ends"])
+def test_drop_and_resume_leave_no_gap(page: Page, meanwhile: str) -> None:
+    page.ask()
+    page.until_text(60)
+    page.press("drop")
+    await_true(page.driver, lambda: "Dropped" in page.shown("status"), "it is dropped")
+    dropped = page.text
+    if meanwhile == "it ends":
+        await_true(page.driver, lambda: page.record()["status"] == "completed", "it ends")
+    assert page.text == dropped
+    page.press("resume")
+    page.until("completed")
+    assert page.text.startswith(dropped) and len(page.text) > len(dropped)
+    assert_whole(page)
+
+
+def test_a_killed_web_worker_costs_nothing(plateau: Serving, page: Page) -> None:
+    page.ask(task="flashcards")
+    page.until_text(60)
+    for pid in plateau.pids("gunicorn: worker"):
+        os.kill(pid, signal.SIGKILL)
+    await_true(page.driver, lambda: "reconnecting" in page.shown("status"), "it says so")
+    page.until("completed")
+    assert_whole(page)
+
+
+def test_asking_again_is_a_hit_and_the_snippet_works_on_it(page: Page) -> None:
+    page.ask()
+    page.until("completed")
+    answer = page.text
+    page.press("again")
+    await_true(page.driver, lambda: page.shown("fact-cache") == "hit", "a hit")
+    page.until("completed")
+    assert_whole(page)
+    assert page.text == answer
+    snippet = by_id(page.driver, "snippet").get_attribute("textContent")
+    page.driver.execute_script(
+        "window.seen = []; const console = {log: (...all) => seen.push(all)};" + str(snippet)
+    )
+    await_true(
+        page.driver,
+        lambda: page.driver.execute_script("return seen.at(-1)?.[1]") == "run.completed",
+        "the snippet sees the end",
+    )
+    assert page.driver.execute_script("return seen.map((one) => one[2]).join('')") == answer
+    by_id(page.driver, "refresh").click()
+    page.press("again")
+    await_true(page.driver, lambda: page.shown("fact-cache") == "miss", "the cache is skipped")
+
+
+def test_a_reload_keeps_run_and_form(page: Page) -> None:
+    text = page.ask()
+    page.until_text(60)
+    page.driver.refresh()
+    await_true(page.driver, lambda: page.status == "running", "it has rejoined")
+    assert by_id(page.driver, "input").get_property("value") == text
+    page.until("completed")
+    assert_whole(page)
+    answer = page.text
+    page.driver.refresh()
+    page.until("completed")
+    assert page.text == answer
+    assert page.shown("fact-cache") == "miss"
+
+
+def test_a_run_that_is_gone_is_said_to_be(page: Page) -> None:
+    gone = {"events_url": "/v1/runs/nonsense/events?token=x", "record_url": "/v1/runs/nonsense"}
+    page.driver.execute_script(
+        "sessionStorage.setItem('plateau.run', arguments[0])", json.dumps(gone)
+    )
+    page.driver.refresh()
+    page.until("lost")
+    assert by_id(page.driver, "failure").is_displayed()
+
+
+def test_cancel(page: Page) -> None:
+    page.ask(task="flashcards")
+    page.until_text()
+    page.press("cancel")
+    page.until("cancelled")
+    assert page.record()["status"] == "cancelled"
+    assert page.shown("status") == "Cancelled."
+    assert by_id(page.driver, "cancel").get_attribute("aria-disabled") == "true"
+
+
+def test_problems_stand_beside_the_form(page: Page) -> None:
+    page.press("ask")
+    await_true(page.driver, lambda: by_id(page.driver, "problem").is_displayed(), "a problem")
+    assert "input" in page.shown("problem") and "invalid_request" in page.shown("problem")
+    assert page.driver.switch_to.active_element.get_attribute("id") == "input"
+    assert by_id(page.driver, "input").get_attribute("aria-invalid") == "true"
+    by_id(page.driver, "agent").send_keys("other")
+    by_id(page.driver, "other").send_keys("nobody")
+    page.paste("Some text.")
+    page.press("ask")
+    await_true(page.driver, lambda: "unknown_agent" in page.shown("problem"), "which agent")
+    assert by_id(page.driver, "other").get_attribute("aria-invalid") == "true"
+
+
+def test_a_failed_run_says_why(page: Page) -> None:
+    by_id(page.driver, "agent").send_keys("openai")
+    page.paste(f"Hello {uuid4()}")
+    page.press("ask")
+    page.until("failed")
+    assert "upstream_not_configured" in page.shown("failure")
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(chrome: Chrome, tmp_path: Path) -> None:
+    with serving(tmp_path, env={"API_KEYS": KEY}) as locked:
+        fresh_tab(chrome)
+        page = Page(chrome, locked.url)
+        assert not by_id(chrome, "key").is_displayed()
+        page.ask()
+        await_true(chrome, lambda: by_id(chrome, "key").is_displayed(), "a field for the key")
+        assert chrome.switch_to.active_element.get_attribute("id") == "key"
+        refused = chrome.find_element(By.CSS_SELECTOR, "#problem strong")
+        by_id(chrome, "key").send_keys("wrong-key-0", Keys.ENTER)
+        WebDriverWait(chrome, 10).until(staleness_of(refused))
+        assert "unauthorized" in page.shown("problem")
+        by_id(chrome, "key").clear()
+        by_id(chrome, "key").send_keys(KEY, Keys.ENTER)
+        page.until("completed")
+        record = chrome.execute_script("return sessionStorage.getItem('plateau.run')")
+        output = httpx.get(json.loads(record)["record_url"]).json()["output"]
+        assert page.text == output
+        assert not by_id(chrome, "problem").is_displayed()
+        assert KEY not in record
+        assert chrome.execute_script("return localStorage.length + document.cookie.length") == 0
+        chrome.refresh()
+        page.until("completed")
+        page.press("again")
+        await_true(chrome, lambda: page.shown("fact-cache") == "hit", "the key is still known")
+
+
+def test_client_js_serves_a_page_of_another_origin(page: Page) -> None:
+    driver = page.driver
+    driver.get(urljoin(page.url.replace("127.0.0.1", "localhost"), "/health"))
+    driver.set_script_timeout(30)
+    result = driver.execute_async_script(
+        """
+        const [host, input, done] = arguments;
+        (async () => {
+          const {follow} = await import(`${host}/client.js`);
+          const body = JSON.stringify({agent: "study", input});
+          const headers = {"Content-Type": "application/json"};
+          const response = await fetch(`${host}/v1/runs`, {method: "POST", headers, body});
+          const url = new URL((await response.json()).events_url, response.url);
+          follow(url, ({closed, output}) => {
+            if (closed || output) done([location.origin, closed, output]);
+          });
+        })().catch((error) => done(String(error)));
+        """,
+        page.url,
+        f"{ARTICLE} {uuid4()}",
+    )
+    origin, closed, output = result
+    assert origin != page.url and not closed and len(output) > 60
+
+
+TRICKY = (
+    "# One\n\nA **bold** and *slanted* `code` word.\nNext line\n\n- a\n- **b** c\n\n- d\n  more"
+    "\n1. x\n2) y\n\n```js\nlet a = **b**;\n# no\n\n```\nend ** of * it ` all",
+    "####### seven\n#no\n-no\n\n\n\n   \n- \n-\n*\n**\n***\n**a*\n*a**\n``\n```\nopen **fence",
+    "<b>not</b> &amp; <script>x()</script>\r\n\r\n- win\r\n",
+    "- list\n\nparagraph\n  indented\n\n* star\n+ plus\n10. ten\n9999999999. long\n",
+    "𝒜 é ü \u200b\t tab ****** `` ``` \n**a `b** c`\n" * 3,
+)
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_the_answer_keeps_every_character(page: Page, text: str) -> None:
+    cuts = sorted(random.sample(range(1, len(text)), min(40, len(text) - 1)))
+    parts = [text[:cut] for cut in [*cuts, len(text), cuts[0], len(text)]]
+    shown = page.driver.execute_async_script(
+        """
+        const [parts, done] = arguments;
+        import("/page.js").then(({answer}) => {
+          const node = document.getElementById("answer");
+          done(parts.map((part) => { answer.show(part); return node.textContent; }));
+        });
+        """,
+        parts,
+    )
+    assert shown == parts
+    allowed = "p,h3,h4,h5,h6,ul,ol,li,pre,code,strong,em,span"
+    assert not page.driver.execute_script(
+        f"return document.querySelectorAll('#answer *:not({allowed})').length"
+    )
+
+
+# One text for all that only look, so that but one of them has to wait for it.
+SEEN = f"{ARTICLE}\n\nReference {uuid4()}.\n"
+PHONE = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+
+
+@pytest.fixture
+def emulated(chrome: Chrome) -> Iterator[None]:
+    """Undoes what a test has emulated."""
+    yield
+    chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def open_all(page: Page) -> None:
+    page.driver.execute_script(
+        "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+    )
+
+
+SMALL_TARGETS = """
+return [...document.querySelectorAll("a, button, input, select, textarea, summary")]
+  .map((node) => node.type === "checkbox" ? node.closest("label") : node)
+  .filter((node) => node.checkVisibility())
+  .filter((node) => {
+    const {width, height} = node.getBoundingClientRect();
+    return width < 43.5 || height < 43.5;
+  })
+  .map((node) => node.outerHTML);
+"""
+
+
+@pytest.mark.parametrize("width", [360, 320])
+def test_a_phone_shows_it_all(page: Page, emulated: None, width: int) -> None:
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE | {"width": width})
+
+    def fits() -> bool:
+        widest = page.driver.execute_script("return document.documentElement.scrollWidth")
+        return bool(widest <= width)
+
+    assert fits()
+    page.ask(SEEN)
+    page.until_text()
+    assert fits()
+    page.until("completed")
+    open_all(page)
+    assert fits()
+    assert page.driver.execute_script(SMALL_TARGETS) == []
+
+
+LOW_CONTRAST = """
+const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+const rgba = (color) => {
+  canvas.clearRect(0, 0, 1, 1);
+  canvas.fillStyle = color;
+  canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data];
+};
+const light = (color) => {
+  const [r, g, b] = color.map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = (node) => {
+  for (let at = node; at; at = at.parentElement) {
+    const color = rgba(getComputedStyle(at).backgroundColor);
+    if (color[3] === 255) return color;
+  }
+  return rgba("Canvas");
+};
+const speaks = (node) => [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+const found = [...document.body.querySelectorAll("*")]
+  .filter((node) => speaks(node) && node.checkVisibility())
+  .filter((node) => !node.closest("[aria-disabled=true], option, template"))
+  .map((node) => {
+    const pair = [light(rgba(getComputedStyle(node).color)), light(ground(node))];
+    return [(Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05), node.outerHTML];
+  });
+return [light(ground(document.body)), found.length, found.filter(([ratio]) => ratio < 4.5)];
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_themes_can_be_read(page: Page, emulated: None, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    page.ask(SEEN)
+    page.until("completed")
+    page.driver.execute_script("document.getElementById('input').value = ''")
+    page.press("ask")
+    await_true(page.driver, lambda: by_id(page.driver, "problem").is_displayed(), "a problem")
+    open_all(page)
+    ground, seen, low = page.driver.execute_script(LOW_CONTRAST)
+    assert ground > 0.8 if scheme == "light" else ground < 0.05
+    assert seen > 40 and low == []
+
+
+def test_all_of_it_works_by_keyboard(page: Page) -> None:
+    def send(*keys: str) -> None:
+        ActionChains(page.driver).send_keys(*keys).perform()
+
+    def focused() -> str:
+        node = page.driver.switch_to.active_element
+        outline = float(node.value_of_css_property("outline-width").removesuffix("px"))
+        assert outline >= 2, "the focus can be seen"
+        return node.get_attribute("id") or node.tag_name
+
+    def tab_to(name: str, most: int = 30) -> None:
+        for _ in range(most):
+            send(Keys.TAB)
+            if focused() == name:
+                return
+        raise AssertionError(f"{name} cannot be reached")
+
+    order = []
+    for _ in range(9):
+        send(Keys.TAB)
+        order.append(focused())
+        if order[-1] == "task":
+            send("f")
+    assert order == ["a"] * 3 + ["agent", "task", "sample", "input", "ask", "refresh"]
+    assert by_id(page.driver, "task").get_property("value") == "flashcards"
+    ActionChains(page.driver).key_down(Keys.SHIFT).send_keys(Keys.TAB * 2).key_up(
+        Keys.SHIFT
+    ).perform()
+    assert focused() == "input"
+    page.driver.execute_cdp_cmd("Input.insertText", {"text": f"{ARTICLE} {uuid4()}"})
+    ActionChains(page.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(
+        Keys.CONTROL
+    ).perform()
+    page.until_text()
+    assert focused() == "input"
+    tab_to("drop")
+    send(Keys.ENTER)
+    await_true(page.driver, lambda: "Dropped" in page.shown("status"), "it is dropped")
+    assert focused() == "drop"
+    tab_to("resume", most=1)
+    send(Keys.SPACE)
+    page.until("completed")
+    assert focused() == "resume"
+    assert_whole(page)
+
+
+NAMED = {"button", "link", "textbox", "combobox", "checkbox", "progressbar", "log", "article"}
+
+
+def test_a_screen_reader_is_told_what_is_what(page: Page) -> None:
+    page.ask()
+    page.until_text()
+    driver = page.driver
+    nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"].lower() in NAMED
+    ]
+    assert {"button", "link", "textbox", "combobox", "checkbox"} <= {role for role, _ in named}
+    assert [role for role, name in named if not name] == []
+    # Each word of an answer would be read out if it were live: only the status line is.
+    live = "return document.querySelector('#answer').closest('[aria-live], [role=status]')"
+    assert driver.execute_script(live) is None
+    assert by_id(driver, "status").get_attribute("role") == "status"
+    assert by_id(driver, "answer").get_attribute("aria-busy") == "true"
+    page.until("completed")
+    assert by_id(driver, "answer").get_attribute("aria-busy") == "false"
+    ids = driver.execute_script(
+        "return [...document.querySelectorAll('[id]')].map((n) => n.id)"
+    )
+    assert len(ids) == len(set(ids))
+    assert driver.execute_script("return document.documentElement.lang") == "en"
+    assert driver.execute_script("return document.querySelectorAll('h1').length") == 1
