@@ -185,6 +185,7 @@ def _paths() -> dict[str, Any]:
         "/": {"get": _open("A page to try it on", _file("text/html"), False)},
         "/page.css": {"get": _open("Its style", _file("text/css"), False)},
         "/page.js": {"get": _open("Its script", _file("text/javascript"), False)},
+        "/answer.js": {"get": _open("Its renderer", _file("text/javascript"), False)},
         "/client.js": {"get": _open("`follow` and `fold`", _file("text/javascript"), False)},
         "/icon.svg": {"get": _open("The icon", _file("image/svg+xml"), False)},
         "/openapi.json": {"get": _open("This document", _says("OpenAPI 3.1", up), False)},

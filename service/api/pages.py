@@ -22,6 +22,7 @@ _PAGES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/answer.js": ("answer.js", "text/javascript"),
     "/client.js": ("client.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -315,7 +315,7 @@ def test_the_answer_keeps_every_character(page: Page, text: str) -> None:
     shown = page.driver.execute_async_script(
         """
         const [parts, done] = arguments;
-        import("/page.js").then(({answer}) => {
+        import("/answer.js").then(({answer}) => {
           const node = document.getElementById("answer");
           done(parts.map((part) => { answer.show(part); return node.textContent; }));
         });
