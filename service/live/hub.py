@@ -195,7 +195,7 @@ class Hub:
             try:
                 for subscriber in self.subscribers:
                     if subscriber.turn == turn:
-                        subscriber.ping()
+                        subscriber.beat()
                 await self._sweep([f for f in self._feeds.values() if f.turn == turn])
             except StoreError as error:
                 log.warning("a sweep has to wait: %s", error)

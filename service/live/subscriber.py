@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import random
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Send
@@ -17,7 +17,7 @@ from starlette.types import Receive, Send
 from service.errors import StoreError
 from service.live import sse
 from service.live.feed import Feed
-from service.live.sse import Frame, next_turn
+from service.live.sse import TURNS, Frame, next_turn
 from service.store import events
 from service.store.streams import Reading, Streams
 
@@ -28,6 +28,8 @@ log = logging.getLogger("plateau.hub")
 
 # What a reader that must catch up is handed at a time: the socket's pace decides the rest.
 PIECE_BYTES = 8 * 1024
+# Neither an event nor progress for so long: no run of ours is silent for a tenth of it.
+STALE_S = 600
 
 
 class _NeverWritable:
@@ -45,13 +47,16 @@ class Subscriber:
 
     __slots__ = (
         "_catching_up",
+        "_connection",
         "_done",
         "_feed",
         "_flow",
         "_hub",
         "_leaving",
         "_named",
+        "_quiet_turns",
         "_reading",
+        "_seen_at_turn",
         "_send",
         "_streams",
         "position",
@@ -76,11 +81,14 @@ class Subscriber:
         self._send = send
         # Event routes stand ahead of all middleware, so `send` is uvicorn's own bound method,
         # and its object knows whether the socket takes more.
-        self._flow: Any = getattr(getattr(send, "__self__", None), "flow", _NeverWritable())
+        self._connection: Any = getattr(send, "__self__", None)
+        self._flow: Any = getattr(self._connection, "flow", _NeverWritable())
         self._named = named
         self._catching_up: asyncio.Task[None] | None = None
         self._done = False
         self._leaving = False
+        self._quiet_turns = 0
+        self._seen_at_turn = position
         self.position = position
         self.turn = next_turn()
 
@@ -88,7 +96,7 @@ class Subscriber:
         """From the first reading to the end of the response, or of the client's patience."""
         self._hub.enter(self)
         try:
-            await self._catch_up(self._take_reading())
+            await self._catch_up()
             while not self._done:
                 if (await receive())["type"] == "http.disconnect":
                     return
@@ -98,11 +106,6 @@ class Subscriber:
             self._hub.part(self._feed)
             if self._catching_up is not None:
                 self._catching_up.cancel()
-
-    def _take_reading(self) -> Reading | None:
-        # Not kept: a parked reader must not hold on to what it has delivered.
-        reading, self._reading = self._reading, None
-        return reading
 
     # The live path: called by the feed and the hub's timer
 
@@ -115,9 +118,20 @@ class Subscriber:
         self._done = frame.terminal
         return True
 
-    def ping(self) -> None:
-        """Only on the live path: whoever catches up may be in the middle of a frame."""
-        if self in self._feed.live and not self._flow.write_paused:
+    def beat(self) -> None:
+        """Once every `TURNS` seconds: a ping, or the end of a response that has gone stale."""
+        self._quiet_turns = self._quiet_turns + 1 if self.position == self._seen_at_turn else 0
+        self._seen_at_turn = self.position
+        writable = not self._flow.write_paused
+        # Whoever catches up may be in the middle of a frame.
+        live = self in self._feed.live and writable
+        if self._quiet_turns * TURNS >= STALE_S:
+            self._leaving = True
+            if live:
+                self._end(sse.retry())
+            elif not writable:
+                self.abort()
+        elif live:
             self._write(sse.PING)
 
     def lag(self) -> None:
@@ -140,7 +154,7 @@ class Subscriber:
 
     def abort(self) -> None:
         """Cut a connection that neither reads nor ends."""
-        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        transport = getattr(self._connection, "transport", None)
         if transport is not None:
             transport.abort()
 
@@ -165,54 +179,64 @@ class Subscriber:
     async def _catch_up_later(self) -> None:
         try:
             await self._flow.drain()
-            await self._catch_up(None)
+            await self._catch_up()
         except Exception:
             log.exception("a reader could not catch up")
             self.abort()
 
-    async def _catch_up(self, reading: Reading | None) -> None:
-        """Deliver `reading`, read again, and so on, until nothing newer is known."""
-        try:
-            await self._read_on(reading or await self._read())
-        except StoreError as error:
-            log.warning("a reader has to come back: %s", error)
-            await self._send_in_pieces(sse.retry(), last=True)
-
-    def _read(self) -> Awaitable[Reading | None]:
-        return self._streams.read(self._feed.run_id, self.position)
-
-    async def _read_on(self, reading: Reading | None) -> None:
-        feed = self._feed
-        while True:
-            if reading is None:
-                await self._send_in_pieces(_lost(), last=True)
-                return
-            await self._deliver(reading)
-            if self._done:
-                return
-            if self._leaving:
+    async def _catch_up(self) -> None:
+        """Read and deliver until nothing newer is known, then take to the live path. While the
+        store is away the response stays open: whoever waits need not come back."""
+        turn = 0
+        while not self._gone():
+            try:
+                if await self._read_on():
+                    return
+            except StoreError as error:
+                if turn == 0:
+                    log.warning("a reader waits for the store: %s", error)
+                turn += 1
+                if turn % TURNS == 0:
+                    await self._send(sse.PING)
+                await asyncio.sleep(random.uniform(0.5, 1.5))
+            if self._leaving and not self._done:
                 await self._send_in_pieces(sse.retry(), last=True)
-                return
-            if self._hub.attach(feed, self):
-                return
-            expected = feed.newest
-            reading = await self._read()
+
+    def _gone(self) -> bool:
+        return self._done or bool(getattr(self._connection, "disconnected", False))
+
+    async def _read_on(self) -> bool:
+        """One reading, delivered; whether the live path has taken over."""
+        feed = self._feed
+        expected = feed.newest
+        reading, self._reading = self._reading, None
+        if reading is None:
+            reading = await self._streams.read(feed.run_id, self.position)
             if reading is not None and reading.number < expected <= feed.newest:
                 feed.rewind(reading.number)
-
-    async def _deliver(self, reading: Reading) -> None:
-        entries = reading.entries
+        if reading is None:
+            await self._send_in_pieces(_lost(), last=True)
+            return False
+        number, ended, entries = reading.number, reading.ended, reading.entries
         if reading.snapshot is not None:
             entries = [reading.snapshot, *entries]
-        content = sse.encode_all(entries, named=self._named)
-        await self._send_in_pieces(content, last=reading.ended)
-        self.position = reading.number
+        # Of a long snapshot all those who are being sent it hold one copy.
+        content = feed.borrow(sse.encode_all(entries, named=self._named))
+        del reading, entries
+        try:
+            await self._send_in_pieces(content, last=ended)
+        finally:
+            feed.give_back()
+        self.position = number
+        return not ended and not self._leaving and self._hub.attach(feed, self)
 
     async def _send_in_pieces(self, content: bytes, *, last: bool) -> None:
         for start in range(0, len(content), PIECE_BYTES):
             rest = start + PIECE_BYTES < len(content)
             piece = content[start : start + PIECE_BYTES]
             await self._send(sse.body(piece, last=last and not rest))
+        if last and not content:
+            await self._send(sse.body(b"", last=True))
         self._done = last
 
 
