@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,11 +30,11 @@ UNITS = {
 
 def parse_size(text: str) -> int:
     """Bytes from Redis' own notation: `10mb` is 10 MiB, `10m` 10,000,000."""
-    digits = text.strip().lower().rstrip("bkmg")
-    unit = text.strip().lower()[len(digits) :]
-    if not digits.isdigit() or unit not in UNITS:
+    match = re.fullmatch(r"([0-9]{1,15})([bkmg]{0,2})", text.strip().lower())
+    if match is None or match[2] not in UNITS or not int(match[1]):
+        # Redis takes 0 for no bound at all.
         raise ValueError("a size such as 10mb")
-    return int(digits) * UNITS[unit]
+    return int(match[1]) * UNITS[match[2]]
 
 
 def _flag(text: str) -> bool:
@@ -68,7 +69,7 @@ def _agents(text: str) -> tuple[tuple[str, str], ...]:
 
 def _whole(least: int, most: int = 2**31) -> Any:
     def parse(text: str) -> int:
-        if not text.strip().isdigit() or not least <= int(text) <= most:
+        if not re.fullmatch(r"\s*[0-9]{1,10}\s*", text) or not least <= int(text) <= most:
             raise ValueError(
                 f"a whole number from {least}" + (f" to {most}" if most < 2**31 else "")
             )

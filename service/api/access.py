@@ -31,9 +31,7 @@ class Access:
         if scheme.lower() == "bearer" and digest in self._owners:
             return digest
         raise Problem(
-            "unauthorized",
-            "Send one of the service's keys as 'Authorization: Bearer <key>'.",
-            headers={"WWW-Authenticate": "Bearer"},
+            "unauthorized", "Send one of the service's keys as 'Authorization: Bearer <key>'."
         )
 
     def reader(self, headers: Headers, token: str) -> str:

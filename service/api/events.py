@@ -30,16 +30,18 @@ _PREFIX, _SUFFIX = "/v1/runs/", "/events"
 
 
 def wants(scope: Scope) -> bool:
-    """Whether a request is for a live stream."""
+    """Whether a request is for a live stream; a preflight never is."""
     path: str = scope["path"]
-    if scope["method"] in ("GET", "HEAD"):
-        return path.startswith(_PREFIX) and path.endswith(_SUFFIX)
-    return scope["method"] == "POST" and path == "/v1/runs" and _accepts_events(scope)
+    method: str = scope["method"]
+    if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
+        return method != "OPTIONS"
+    return method == "POST" and path == "/v1/runs" and _accepts_events(scope)
 
 
 def _accepts_events(scope: Scope) -> bool:
     return any(
-        name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"]
+        name == b"accept" and b"text/event-stream" in value.lower()
+        for name, value in scope["headers"]
     )
 
 
@@ -64,8 +66,12 @@ class EventStreams:
         request = Request(scope, receive)
         state = state_of(scope)
         try:
-            if scope["method"] == "POST":
+            if scope["path"] == "/v1/runs":
                 return await _create(request, state, headers)
+            if scope["method"] not in ("GET", "HEAD"):
+                raise Problem(
+                    "method_not_allowed", "Follow it with GET.", headers={"Allow": "GET, HEAD"}
+                )
             return await _resume(request, state, headers)
         except Exception as error:
             response = _failed(error, scope)
@@ -115,7 +121,7 @@ def _named(request: Request) -> bool:
 def _replay(
     run_id: str, answer: Answer, position: int, named: bool, headers: dict[str, str]
 ) -> Response:
-    entries = [entry for entry in hits.entries(run_id, answer) if entry.number > position]
+    entries = hits.entries_after(run_id, answer, position)
     if not entries:
         return Response(status_code=204, headers=headers)
     content = sse.retry() + sse.encode_all(entries, named=named)

@@ -10,8 +10,6 @@ import hmac
 import time
 from typing import Any
 
-import msgspec
-
 from service.errors import Problem
 from service.store import events, ids
 from service.store.cache import Answer, Cache
@@ -45,6 +43,19 @@ def entries(run_id: str, answer: Answer) -> list[Entry]:
     return [Entry(ids.number(1, seq), event) for seq, event in enumerate(data, 1)]
 
 
+def entries_after(run_id: str, answer: Answer, position: int) -> list[Entry]:
+    """What follows `position`. One that lies ahead belongs to an answer that this one has
+    replaced: its reader gets a snapshot, then the end."""
+    found = entries(run_id, answer)
+    last = found[-1]
+    if position <= last.number:
+        return [entry for entry in found if entry.number > position]
+    covered = last.number - 1
+    tools = b",".join(bytes(tool) for tool in answer.tools)
+    data = events.snapshot("completed", answer.text, b"", tools, missed=len(found) - 1)
+    return [Entry(covered, data), last]
+
+
 def record(run_id: str, answer: Answer) -> dict[str, Any]:
     return {
         "id": run_id,
@@ -64,7 +75,3 @@ def record(run_id: str, answer: Answer) -> dict[str, Any]:
 
 def age_s(answer: Answer) -> int:
     return max(0, int(time.time()) - answer.stored_s)
-
-
-def encode(value: Any) -> bytes:
-    return msgspec.json.encode(value)

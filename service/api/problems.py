@@ -22,10 +22,14 @@ _BY_STATUS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
 def respond(problem: Problem) -> Response:
+    headers = problem.headers
+    if problem.status == 401:
+        # RFC 9110, 15.5.2 asks for it.
+        headers = {"WWW-Authenticate": "Bearer", **headers}
     return Response(
         msgspec.json.encode(problem.document()),
         problem.status,
-        problem.headers,
+        headers,
         "application/problem+json",
     )
 

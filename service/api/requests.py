@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.errors import Problem
 from service.store import ids
@@ -18,8 +18,13 @@ from service.store import ids
 BODY_BYTES = 1024 * 1024
 WAIT_MOST_S = 120
 MESSAGES_MOST = 1000
+# Far below what the encoders can recurse, on any interpreter.
+OPTIONS_DEPTH = 100
+DETAIL_CHARS = 200
 
-_FIELD = re.compile(r" - at `\$\.?([^`]*)`")
+# What msgspec's messages say of the place: https://jcristharif.com/msgspec
+_AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
+_MEMBER = re.compile(r"(?:unknown|required) field `(.*?)`(?: - at `[^`]*`)?\Z", re.DOTALL)
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
@@ -59,10 +64,17 @@ async def read_body(request: Request) -> bytes:
     ):
         raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES:
-            raise _too_large()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_BYTES:
+                raise _too_large()
+    except ClientDisconnect:
+        # Nobody is there to read this, and nothing is wrong on our side.
+        raise Problem("bad_request", "The body broke off.") from None
+    if not body and "upgrade" in request.headers:
+        # The parser takes what follows such a head for another protocol.
+        raise Problem("bad_request", "Send no Upgrade header: the body is lost behind it.")
     return bytes(body)
 
 
@@ -81,13 +93,14 @@ def parse_run(body: bytes) -> RunRequest:
         request = msgspec.json.decode(body, type=RunRequest)
     except msgspec.ValidationError as error:
         text = str(error)
-        found = _FIELD.search(text)
-        unknown = re.search(r"unknown field `([^`]*)`", text)
-        missing = re.search(r"required field `([^`]*)`", text)
-        parts = [found[1] if found else "", *(m[1] for m in (unknown, missing) if m)]
+        parts = [found[1] for found in (_AT.search(text), _MEMBER.search(text)) if found]
         raise _invalid(".".join(part for part in parts if part), text) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem("bad_json", f"The body is not valid JSON: {str(error)[:200]}.") from None
+    except RecursionError:
+        # Nothing else in a request nests freely.
+        raise _too_deep() from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        detail = f"The body is not valid JSON: {str(error)[:DETAIL_CHARS]}"
+        raise Problem("bad_json", f"{detail.rstrip('.')}.") from None
     _check(request)
     return request
 
@@ -106,7 +119,8 @@ def _check(request: RunRequest) -> None:
         raise _invalid("cache.mode", "One of `use`, `refresh` and `off`.")
     if request.cache.ttl_s is not None and not 1 <= request.cache.ttl_s <= 30 * 86_400:
         raise _invalid("cache.ttl_s", "Between 1 second and 30 days.")
-    _check_text(request)
+    if _is_deeper(request.options, OPTIONS_DEPTH):
+        raise _too_deep()
 
 
 def _check_messages(messages: list[InputMessage] | None) -> None:
@@ -122,16 +136,30 @@ def _check_messages(messages: list[InputMessage] | None) -> None:
         raise _invalid("messages", "The last message must be the user's, and not empty.")
 
 
-def _check_text(request: RunRequest) -> None:
-    """Lone surrogates cannot be stored as UTF-8; better said here than found later."""
-    try:
-        msgspec.json.encode(request)
-    except (UnicodeEncodeError, RecursionError, ValueError):
-        raise _invalid("", "It holds text that is not valid Unicode.") from None
+def _is_deeper(value: dict[str, Any], levels: int) -> bool:
+    """Whether objects and arrays stand within each other to more than `levels`."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        layer = [
+            member
+            for outer in layer
+            for member in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(member, dict | list)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _too_deep() -> Problem:
+    return _invalid("options", f"They may nest {OPTIONS_DEPTH} levels deep.")
 
 
 def _invalid(field: str, detail: str) -> Problem:
-    return Problem("invalid_request", detail, extra={"field": field})
+    """`field` is a path such as `messages[0].role`, empty for the document as a whole."""
+    return Problem(
+        "invalid_request", detail[:DETAIL_CHARS], extra={"field": field[:DETAIL_CHARS]}
+    )
 
 
 def run_id_of(request: Request) -> str:
@@ -159,7 +187,7 @@ def position_of(header: str | None, query: str | None) -> int:
         ) from None
 
 
-def wait_of(prefer: str | None) -> int | None:
+def wait_of(prefer: str) -> int | None:
     """Seconds of `Prefer: wait=N` (RFC 7240), at most two minutes; None without it."""
-    found = _PREFER_WAIT.search(prefer or "")
+    found = _PREFER_WAIT.search(prefer)
     return None if found is None else min(int(found[1]), WAIT_MOST_S)

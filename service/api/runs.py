@@ -5,6 +5,7 @@ Invariant: a run that a client was told of is in the queue or in the cache.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from service.api.requests import (
     wait_of,
 )
 from service.api.state import State, state_of
-from service.errors import Problem
+from service.errors import Problem, StoreError
 from service.live.waiting import until_ended
 from service.runs.queue import Ask, Taken
 from service.store import ids
@@ -68,15 +69,19 @@ async def create(request: Request) -> Response:
     }
     if taken.answer is not None:
         return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
-    wait_s = wait_of(request.headers.get("prefer"))
+    status = "queued"
+    wait_s = wait_of(", ".join(request.headers.getlist("prefer")))
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
-        await until_ended(state["hub"], state["streams"], taken.run_id, timeout_s=wait_s)
-        record = await state["streams"].record(taken.run_id)
-        if record is not None and record.ended_ms is not None:
-            return _json(_shown(taken.run_id, record) | links, 200, headers)
-    status = {"id": taken.run_id, "status": "queued", "agent": ask.agent, "cached": False}
-    return _json(status | links, 202, headers)
+        # The run is on its way: a store that fails now ends the waiting, not the run.
+        with suppress(StoreError):
+            await until_ended(state["hub"], state["streams"], taken.run_id, timeout_s=wait_s)
+            record = await state["streams"].record(taken.run_id)
+            if record is not None and record.ended_ms is not None:
+                return _json(_shown(taken.run_id, record) | links, 200, headers)
+            status = status if record is None else record.status
+    accepted = {"id": taken.run_id, "status": status, "agent": ask.agent, "cached": False}
+    return _json(accepted | links, 202, headers)
 
 
 async def look_up(request: Request) -> Response:

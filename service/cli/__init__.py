@@ -64,9 +64,9 @@ def _parser(*, with_ask: bool) -> argparse.ArgumentParser:
     _add(commands, "runner", _runner, "one runner alone, on the Redis of REDIS_URL")
     if with_ask:
         # It brings an HTTP client, which has no place in the memory of a server.
-        from service.cli import ask
+        from service.cli.ask import add_parser
 
-        ask.add_parser(commands)
+        add_parser(commands)
     return parser
 
 

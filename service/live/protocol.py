@@ -22,8 +22,33 @@ HIGH_WATER_BYTES = 8 * 1024
 LOW_WATER_BYTES = 2 * 1024
 
 
+# The parser below keeps whatever a client calls headers; nginx stops at 32 KiB.
+HEAD_BYTES = 64 * 1024
+
+
 class LiveProtocol(HttpToolsProtocol):
     """Used by every worker of ours; plain uvicorn serves the same application without it."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            if self._head_bytes > HEAD_BYTES:
+                self.send_400_response("The request's head is too large.")
+                return
+            # A body may begin in the same piece: what counts is where the next one begins.
+            self._head_bytes += len(data)
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

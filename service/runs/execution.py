@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from service.agents import (
     Yielded,
 )
 from service.agents.registry import RegisteredAgent
+from service.errors import StoreError
 from service.runs.job import Job
 from service.runs.writer import Refused, Writer
 from service.store import cache, events
@@ -40,6 +42,8 @@ log = logging.getLogger("plateau.runner")
 OUTPUT_BYTES = 256 * 1024
 # A tool's arguments or output beyond this are cut: they are shown, not processed.
 TOOL_BYTES = 16 * 1024
+# As much of them is kept for the cache as a snapshot holds.
+TOOLS_BYTES = 32 * 1024
 MESSAGE_CHARS = 500
 
 _DONE = object()
@@ -73,6 +77,7 @@ class Execution:
         self._output: str | None = None
         self._usage: dict[str, int] | None = None
         self._tools: list[bytes] = []
+        self._tools_bytes = 0
         self._driving: asyncio.Task[None] | None = None
         self._cancel_reason = claimed.cancel
 
@@ -110,8 +115,8 @@ class Execution:
                 raise
             return self._failure(error)
         except AgentError as error:
-            text = _plain(error.message)[:MESSAGE_CHARS]
-            return events.failed(error.code, text, retryable=error.retryable)
+            message = _short(error.message)
+            return events.failed(error.code, message, retryable=error.retryable)
         except (Refused, StoreError):
             raise
         except Exception as error:
@@ -145,7 +150,7 @@ class Execution:
                 async for item in yielded:
                     await self._take(item)
                 return
-            async with aclosing(yielded):
+            async with aclosing(yielded):  # type: ignore[type-var]
                 async for item in yielded:
                     await self._take(item)
         elif isinstance(yielded, Iterator):
@@ -165,12 +170,12 @@ class Execution:
             try:
                 # A thread cannot be cancelled: it is left to finish its step.
                 item: Any = await asyncio.shield(step)
-            except asyncio.CancelledError:
-                step.add_done_callback(lambda done: _close_after(done, items))
+                if item is _DONE:
+                    return
+                await self._take(item)
+            except BaseException:
+                step.add_done_callback(partial(_close_after, items))
                 raise
-            if item is _DONE:
-                return
-            await self._take(item)
 
     def _run(self) -> Run:
         messages = [Message(m["role"], m["content"]) for m in self._job.messages]
@@ -191,19 +196,14 @@ class Execution:
         elif isinstance(item, Progress):
             await self._writer.event(_progress(item))
         elif isinstance(item, ToolCall):
-            call = events.tool_call(
-                _plain(item.id), _plain(item.name), _bounded(item.arguments)
-            )
-            self._tools.append(call.data)
-            await self._writer.event(call)
+            call_id, name = _short(item.id), _short(item.name)
+            await self._take_tool(events.tool_call(call_id, name, _bounded(item.arguments)))
         elif isinstance(item, ToolResult):
-            result = events.tool_result(_plain(item.id), _bounded(item.output))
-            self._tools.append(result.data)
-            await self._writer.event(result)
+            await self._take_tool(events.tool_result(_short(item.id), _bounded(item.output)))
         elif isinstance(item, Usage):
             self._usage = {
-                "input_tokens": int(item.input_tokens),
-                "output_tokens": int(item.output_tokens),
+                "input_tokens": _count(item.input_tokens),
+                "output_tokens": _count(item.output_tokens),
             }
         elif isinstance(item, Output):
             self._grow(item.text)
@@ -222,6 +222,12 @@ class Execution:
         self._grow(piece)
         self._text.append(piece)
         await self._writer.text(piece)
+
+    async def _take_tool(self, event: events.Event) -> None:
+        if self._tools_bytes + len(event.data) <= TOOLS_BYTES:
+            self._tools_bytes += len(event.data)
+            self._tools.append(event.data)
+        await self._writer.event(event)
 
     def _grow(self, piece: str) -> None:
         self._bytes += len(piece.encode())
@@ -256,31 +262,45 @@ def _plain(text: str) -> str:
     return text
 
 
+def _short(value: object) -> str:
+    return _plain(str(value)[:MESSAGE_CHARS])
+
+
+def _count(value: int) -> int:
+    """Within what every reader's JSON can count."""
+    return max(0, min(int(value), 2**53 - 1))
+
+
 def _progress(item: Progress) -> events.Event:
     share = 100 * item.step / item.total_steps if item.total_steps else 0
     percentage = share if item.percentage is None else item.percentage
     return events.progress(
-        int(item.step),
-        int(item.total_steps),
-        _plain(str(item.current_agent))[:MESSAGE_CHARS],
-        _plain(str(item.message))[:MESSAGE_CHARS],
+        _count(item.step),
+        _count(item.total_steps),
+        _short(item.current_agent),
+        _short(item.message),
         round(min(100.0, max(0.0, float(percentage))), 1),
     )
 
 
 def _bounded(value: Any) -> Any:
     """A JSON value as it is, if it is one and small; else its text, cut."""
-    try:
-        encoded = msgspec.json.encode(value)
-    except (TypeError, ValueError, UnicodeEncodeError, RecursionError):
-        encoded, value = b"", str(value)
-    if len(encoded) <= TOOL_BYTES and not isinstance(value, str):
-        return value
-    text = _plain(value if isinstance(value, str) else encoded.decode())
-    return text if len(text) <= TOOL_BYTES else text[:TOOL_BYTES] + " …"
+    if not isinstance(value, str):
+        try:
+            encoded = msgspec.json.encode(value)
+        except (TypeError, ValueError, RecursionError):
+            value = str(value)
+        else:
+            if len(encoded) <= TOOL_BYTES:
+                return value
+            value = encoded.decode()
+    text = value.encode(errors="replace")
+    if len(text) <= TOOL_BYTES:
+        return text.decode()
+    return text[:TOOL_BYTES].decode(errors="ignore") + " …"
 
 
-def _close_after(done: asyncio.Future[Any], items: Iterator[Yielded]) -> None:
+def _close_after(items: Iterator[Yielded], done: asyncio.Future[Any]) -> None:
     # Retrieve the outcome of a step that nobody awaits any more, and let the generator go.
     if not done.cancelled():
         done.exception()

@@ -19,7 +19,7 @@ from functools import partial
 import uvloop
 
 from service.agents.registry import RegisteredAgent, load_agents
-from service.errors import SettingsError, StoreError
+from service.errors import SettingsError, StoreError, StoreFull
 from service.runs.execution import Execution
 from service.runs.lease import LeaseKeeper
 from service.runs.writer import Refused
@@ -36,6 +36,7 @@ log = logging.getLogger("plateau.runner")
 CANCEL_POLL_S = 0.5
 BLOCK_MS = 1000
 PUBLISH_AGENTS_S = 600
+PUBLISH_RETRY_S = 5
 # What is left of the grace for handing back and closing.
 GRACE_RESERVE_S = 3
 
@@ -64,7 +65,7 @@ class Runner:
         self._threads = ThreadPoolExecutor(settings.runner_concurrency, "agent")
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._executions: dict[str, Execution] = {}
-        self._published_at = float("-inf")
+        self._announce_at = float("-inf")
 
     async def serve(self, stopping: asyncio.Event) -> None:
         """Take and execute runs until `stopping`, then finish or hand back what is held."""
@@ -109,16 +110,22 @@ class Runner:
                 log.warning("the streams instance does not answer, trying again: %s", error)
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))
                 wait_s = min(2.0, wait_s * 2)
-                self._published_at = float("-inf")
+                self._announce_at = float("-inf")
 
     async def _announce(self) -> None:
         """Make the group and the agents known, also to a store that was emptied."""
-        if time.monotonic() - self._published_at < PUBLISH_AGENTS_S:
+        if time.monotonic() < self._announce_at:
             return
-        await self._queue.open()
         versions = {name: agent.version for name, agent in self._agents.items()}
-        await self._queue.publish_agents(versions)
-        self._published_at = time.monotonic()
+        again_s = float(PUBLISH_AGENTS_S)
+        try:
+            await self._queue.open()
+            await self._queue.publish_agents(versions)
+        except StoreFull as error:
+            # What is in the queue can be executed all the same, and that makes room.
+            log.warning("the agents could not be announced, trying again: %s", error)
+            again_s = PUBLISH_RETRY_S
+        self._announce_at = time.monotonic() + again_s
 
     async def _take_some(self) -> None:
         # Asked for once a second at least: it is also how the others see that we live.

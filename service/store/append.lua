@@ -63,7 +63,8 @@ elseif verb == 'end' then
     redis.call('HSET', record, 'attempt', 1)
   end
 else
-  if attempt < now_attempt then
+  if attempt < now_attempt or attempt < 1 then
+    -- A queued run has no producer.
     return {'fenced', now_attempt, seq}
   end
   if attempt > now_attempt then

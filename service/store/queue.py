@@ -20,8 +20,10 @@ from service.store.connections import store_errors
 
 LEASE_S = 6.0
 RENEW_S = 2.0
-# A runner reads the queue or takes over lost runs at least once a second.
+# A runner looks for lost runs, and so gives a sign of life, at least once a second.
 RUNNER_DEAD_S = 6.0
+# After every entry there may be, and not the last id of all, which stands for `>`.
+_BEYOND = "18446744073709551615-0"
 AGENTS_LIFE_S = 86_400
 
 _ENQUEUE = files("service.store").joinpath("enqueue.lua").read_text()
@@ -92,19 +94,34 @@ class Queue:
         return _tickets(reply[0][1]) if reply else []
 
     async def take_over(self, runner: str, count: int) -> list[Ticket]:
-        """Up to `count` runs whose lease has run out."""
+        """Up to `count` runs whose lease has run out; a sign of life even where that is 0."""
+        lease_ms = int(LEASE_S * 1000)
         with store_errors():
-            reply = await self._redis.xautoclaim(
-                keys.QUEUE, keys.GROUP, runner, int(LEASE_S * 1000), count=count
+            async with self._redis.pipeline(transaction=False) as pipe:
+                # Reading what is pending makes the consumer known and its idle time 0. On
+                # Redis 7.0 neither XAUTOCLAIM nor a read that finds nothing new does.
+                pipe.xreadgroup(keys.GROUP, runner, {keys.QUEUE: _BEYOND}, count=1)
+                # Looks at all that is pending; XAUTOCLAIM only at the ten times `count` first.
+                pipe.xpending_range(
+                    keys.QUEUE, keys.GROUP, "-", "+", max(1, count), idle=lease_ms
+                )
+                _, late = await pipe.execute()
+            if not (late and count > 0):
+                return []
+            # Whoever comes second finds them renewed, and gets nothing.
+            entries = await self._redis.xclaim(
+                keys.QUEUE, keys.GROUP, runner, lease_ms, [row["message_id"] for row in late]
             )
-        return _tickets(reply[1])
+        return _tickets(entries)
 
     async def done(self, ticket: Ticket) -> None:
         """Acknowledge and delete the entry of a run that has ended."""
         with store_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.xack(keys.QUEUE, keys.GROUP, ticket.entry)
+            # No transaction: a full Redis refuses it, whatever is in it. Deleted first: what is
+            # only pending after that, `take_over` clears away.
+            async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.xdel(keys.QUEUE, ticket.entry)
+                pipe.xack(keys.QUEUE, keys.GROUP, ticket.entry)
                 await pipe.execute()
 
     async def depth(self) -> Depth:
@@ -120,7 +137,7 @@ class Queue:
                     raise
                 return Depth(0, 0, 0)
         alive = sum(1 for consumer in consumers if consumer["idle"] < RUNNER_DEAD_S * 1000)
-        return Depth(length - pending["pending"], pending["pending"], alive)
+        return Depth(max(0, length - pending["pending"]), pending["pending"], alive)
 
     async def publish_agents(self, versions: Mapping[str, str]) -> None:
         """Announce the agents that a runner has, for a day."""

@@ -60,7 +60,7 @@ class Reading(NamedTuple):
     """What a reader has not seen: either `entries`, or a `snapshot` and what follows it.
 
     `number` is the id of the run's last event, 0 before the first. `snapshot` is an entry whose
-    number is that of the last event in it, with a number of 0 for a queued run.
+    number is that of the last event in it, 0 where there is none (yet).
     """
 
     owner: str
@@ -283,8 +283,7 @@ class Streams:
                 Entry(ids.parse(i.decode()), data) for i, data in zip(parts, parts, strict=True)
             ]
             if status == "queued" and not entries:
-                queued = Entry(0, events.snapshot("queued", "", b"", b"", missed=0))
-                return Reading(owner, status, number, [], queued)
+                return Reading(owner, status, number, [], _queued())
             return Reading(owner, status, number, entries)
         return _from_snapshot(owner, status, number, last, reply[5:])
 
@@ -303,12 +302,16 @@ class Streams:
         """The run's record; None where there is none, Denied as in `read`."""
         key = keys.run(run_id)
         with store_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
+            # No transaction: a full Redis refuses it, whatever is in it. Once the record says
+            # that the run has ended, the text changes no more.
+            async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hmget(key.record, list(_RECORD_FIELDS))
                 pipe.get(key.text)
                 pipe.sismember(key.tokens, token)
-                row, text, known = await pipe.execute()
-        if row[1] is None:
+                pipe.exists(key.record)
+                row, text, known, there = await pipe.execute()
+        # Expired in between, text and all.
+        if row[1] is None or not there:
             return None
         if token and not known:
             raise Denied
@@ -319,21 +322,30 @@ def _ended_now() -> tuple[str | int, ...]:
     return ("ended_ms", int(time.time() * 1000))
 
 
+def _queued() -> Entry:
+    return Entry(0, events.snapshot("queued", "", b"", b"", missed=0))
+
+
 def _from_snapshot(
     owner: str, status: str, number: int, last: int, folded: list[bytes]
 ) -> Reading:
     """The state up to the last event, or up to the one before the end: the terminal event
     itself is always delivered as what it is."""
+    if status == "queued":
+        return Reading(owner, status, number, [], _queued())
     text, progress, tools, end = folded
     attempt, seq = ids.split(number)
     covered = number - 1 if end else number
     entries = [Entry(number, end)] if end else []
-    if last == covered or ids.split(covered)[1] == 0:
+    # It ended in the queue. Whoever comes from ahead still holds what has been lost since.
+    only_the_end = ids.split(covered)[1] == 0
+    if last == covered or (only_the_end and last < number):
         return Reading(owner, status, number, entries)
     seen_attempt, seen = ids.split(last)
     missed = ids.split(covered)[1] - (seen if seen_attempt == attempt and seen < seq else 0)
     data = events.snapshot(status, text.decode(), progress, tools, missed=missed)
-    return Reading(owner, status, number, entries, Entry(covered, data))
+    snapshot = Entry(0 if only_the_end else covered, data)
+    return Reading(owner, status, number, entries, snapshot)
 
 
 def _record(row: dict[str, bytes | None], text: bytes | None) -> Record:

@@ -1,0 +1,122 @@
+"""The store as tests use it: clients for one scenario, and runs at every stage.
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await streams.append(run_id, 1, texts("a", "b"))
+
+    on_streams(streams_url, scenario)
+
+Invariant: `redis` is a second client, which looks at the keys past the code that is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from service.store import events, ids, keys
+from service.store.connections import connect
+from service.store.events import Event
+from service.store.streams import Claimed, Entry, Streams
+
+T = TypeVar("T")
+
+ALIVE_S = 120
+RECORD_S = 600
+TOKEN = "token-of-the-first-caller"
+
+
+def on_streams(url: str, scenario: Callable[[Streams, Any], Awaitable[T]]) -> T:
+    """Run `scenario` in a loop of its own, over clients of its own."""
+
+    async def opened() -> T:
+        redis: Any = connect(url, "test")
+        looking: Any = connect(url, "test-looking", connections=2)
+        try:
+            streams = Streams(redis, alive_s=ALIVE_S, record_s=RECORD_S)
+            return await scenario(streams, looking)
+        finally:
+            await looking.aclose()
+            await redis.aclose()
+
+    return asyncio.run(opened())
+
+
+async def queued(streams: Streams, request: bytes = b"{}") -> str:
+    run_id = ids.new_run_id()
+    await streams.create(run_id, agent="notes", owner="ann", token=TOKEN, request=request)
+    return run_id
+
+
+async def claim(streams: Streams, run_id: str, attempt: int, runner: str = "r1") -> Claimed:
+    first = events.restarted(attempt, "runner_lost")
+    if attempt == 1:
+        first = events.started(run_id, "notes", 1)
+    claimed = await streams.claim(run_id, attempt, runner, first)
+    assert isinstance(claimed, Claimed), claimed
+    return claimed
+
+
+async def running(streams: Streams, request: bytes = b"{}") -> str:
+    run_id = await queued(streams, request)
+    await claim(streams, run_id, 1)
+    return run_id
+
+
+async def finished(streams: Streams, *pieces: str) -> str:
+    run_id = await running(streams)
+    batch = [*texts(*pieces), done()]
+    assert (await streams.finish(run_id, 1, batch, first_seq=2)).code == "ok"
+    return run_id
+
+
+def texts(*pieces: str) -> list[Event]:
+    return [events.delta(piece) for piece in pieces]
+
+
+def done() -> Event:
+    return events.completed(None, cached=False, duration_ms=1)
+
+
+def shown(entries: list[Entry]) -> list[str]:
+    return [ids.show(entry.number) for entry in entries]
+
+
+def decoded(data: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(data, type=dict[str, Any])
+
+
+async def everything(redis: Any, run_id: str) -> tuple[Any, ...]:
+    """All that the store knows of a run."""
+    key = keys.run(run_id)
+    return (
+        await redis.hgetall(key.record),
+        await redis.get(key.text),
+        await redis.xrange(key.events),
+        await redis.smembers(key.tokens),
+    )
+
+
+async def stream_of(redis: Any, run_id: str) -> list[tuple[str, bytes]]:
+    entries = await redis.xrange(keys.run(run_id).events)
+    return [(entry_id.decode(), fields[b"e"]) for entry_id, fields in entries]
+
+
+async def text_of(redis: Any, run_id: str) -> str:
+    text: bytes | None = await redis.get(keys.run(run_id).text)
+    return (text or b"").decode()
+
+
+async def until(
+    condition: Callable[[], Awaitable[object]], what: str, *, timeout_s: float = 15
+) -> None:
+    """Return as soon as `condition()` is true; fail, naming `what`, when it never is."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not await condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {timeout_s} s: {what}") from None

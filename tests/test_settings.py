@@ -1,0 +1,241 @@
+"""Settings from the environment: what is read, what is refused, and what an error may say."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings, help_text, is_loopback, parse_size
+
+MIB = 1024 * 1024
+NUMBERS = [
+    setting.name
+    for setting in fields(Settings)
+    if type(setting.default) is int
+    and setting.name not in ("cache_max_memory", "stream_max_memory")
+]
+SIZES = ["cache_max_memory", "stream_max_memory"]
+SECRETS = {
+    "API_KEYS": "first-secret-key,second-secret-key",
+    "ADMIN_TOKEN": "secret-admin-token",
+    "OPENAI_API_KEY": "sk-secret-openai-key",
+    "REDIS_URL": "redis://:secret-password@redis.example/0",
+    "CACHE_REDIS_URL": "rediss://user:secret-password@cache.example/0",
+}
+
+
+def refusal(**environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(environ)
+    return str(caught.value)
+
+
+def test_the_defaults() -> None:
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert (settings.host, settings.port, settings.web_concurrency) == ("127.0.0.1", 8000, 2)
+    assert (settings.cache_max_memory, settings.cache_ttl_s) == (10 * MIB, 3600)
+    assert (settings.stream_max_memory, settings.stream_ttl_s) == (64 * MIB, 600)
+    assert (settings.max_requests, settings.max_requests_jitter) == (1000, 50)
+    assert (settings.worker_timeout_s, settings.graceful_timeout_s) == (120, 20)
+    assert (settings.run_timeout_s, settings.queue_timeout_s) == (120, 60)
+    assert (settings.max_attempts, settings.runner_concurrency) == (2, 32)
+    assert settings.queue_limit == 1000
+    assert (settings.max_messages, settings.max_content_messages) == (10, 5)
+    assert settings.max_content_length == 200
+    assert not (settings.api_keys or settings.allowed_origins or settings.agents)
+    assert settings.redis_url == settings.cache_redis_url == settings.admin_token == ""
+    assert settings.allow_anonymous is False
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    environ = {
+        "HOST": " ::1 ",
+        "PORT": "9000",
+        "DATA_DIR": "/var/lib/plateau",
+        "REDIS_URL": "redis://redis.example:6380/1",
+        "CACHE_MAX_MEMORY": "20mb",
+        "STREAM_MAX_MEMORY": "1g",
+        "STREAM_TTL_S": " 61 ",
+        "API_KEYS": "key-number-one, key-number-two,",
+        "ALLOWED_ORIGINS": "https://a.example ,https://b.example",
+        "ALLOW_ANONYMOUS": "yes",
+        "AGENTS": "notes=my.module:notes, quiz=my.other:Quiz.ask",
+        "LOG_FORMAT": "json",
+        "SOMETHING_ELSE": "ignored",
+    }
+    settings = Settings.from_env(environ)
+    assert (settings.host, settings.port) == ("::1", 9000)
+    assert settings.data_dir == Path("/var/lib/plateau")
+    assert settings.redis_url == "redis://redis.example:6380/1"
+    assert (settings.cache_max_memory, settings.stream_max_memory) == (20 * MIB, 10**9)
+    assert settings.stream_ttl_s == 61
+    assert settings.api_keys == ("key-number-one", "key-number-two")
+    assert settings.allowed_origins == ("https://a.example", "https://b.example")
+    assert settings.allow_anonymous is True
+    assert settings.agents == (("notes", "my.module:notes"), ("quiz", "my.other:Quiz.ask"))
+    assert settings.log_format == "json"
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    environ = {setting.name.upper(): " " for setting in fields(Settings)}
+    assert Settings.from_env(environ) == Settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "1.5", "1e3", "0x10", "1 000", "1_000", "+5"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_is_none(name: str, text: str) -> None:
+    said = refusal(**{name.upper(): text})
+    assert said.startswith(f"{name.upper()} must be a whole number from ")
+    assert said.endswith(f", not {text!r}.")
+
+
+@pytest.mark.parametrize(
+    "text", ["²", "①", "١٢", "9" * 5000], ids=["superscript", "circled", "Arabic", "too many"]
+)
+def test_a_number_in_other_digits_is_refused_in_the_same_words(text: str) -> None:
+    assert refusal(PORT=text).startswith("PORT must be a whole number from 1 to 65535")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "65"),
+        ("STREAM_TTL_S", "60"),
+        ("CACHE_TTL_S", "0"),
+        ("MAX_ATTEMPTS", "0"),
+        ("RUNNER_CONCURRENCY", "1001"),
+        ("QUEUE_LIMIT", str(2**31 + 1)),
+    ],
+)
+def test_a_number_out_of_range(name: str, text: str) -> None:
+    assert refusal(**{name: text}).startswith(f"{name} must be a whole number from ")
+
+
+@pytest.mark.parametrize(
+    "text", ["big", "10 mb", "-1mb", "1.5mb", "mb", "10tb", "10mib", "0x10"]
+)
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_that_is_none(name: str, text: str) -> None:
+    assert refusal(**{name.upper(): text}) == (
+        f"{name.upper()} must be a size such as 10mb, not {text!r}."
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "0mb"])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_bound_of_nothing_is_refused(name: str, text: str) -> None:
+    # Redis takes a maxmemory of 0 for no bound at all.
+    assert refusal(**{name.upper(): text}).startswith(f"{name.upper()} must be ")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("100", 100),
+        ("7b", 7),
+        ("1k", 1000),
+        ("1KB", 1024),
+        ("10m", 10**7),
+        ("10mb", 10 * MIB),
+        (" 2GB ", 2048 * MIB),
+        ("2g", 2 * 10**9),
+    ],
+)
+def test_a_size_in_the_notation_of_redis(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["2", "on", "yess", "none"])
+def test_a_flag_that_is_none(text: str) -> None:
+    assert refusal(ALLOW_ANONYMOUS=text) == f"ALLOW_ANONYMOUS must be 1 or 0, not {text!r}."
+
+
+@pytest.mark.parametrize("text", ["1", "true", "YES", "0", "False", "no"])
+def test_a_flag(text: str) -> None:
+    assert Settings.from_env({"ALLOW_ANONYMOUS": text}).allow_anonymous is (
+        text.lower() in ("1", "true", "yes")
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["notes", "notes=", "notes=module", "=module:notes", "notes=:notes", "notes=module:"],
+)
+def test_agents_that_are_none(text: str) -> None:
+    said = refusal(AGENTS=text)
+    assert said.startswith("AGENTS must be name=module:callable")
+    assert repr(text) in said
+
+
+def test_a_log_format_that_is_none() -> None:
+    assert refusal(LOG_FORMAT="xml") == "LOG_FORMAT must be text or json, not 'xml'."
+
+
+# Secrets
+
+
+def hidden_in(said: str) -> bool:
+    return "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"PORT": "x"}, {"HOST": "0.0.0.0", "API_KEYS": ""}, {"LOG_FORMAT": "x"}, {"AGENTS": "x"}],
+)
+def test_no_error_shows_a_secret(environ: dict[str, str]) -> None:
+    assert hidden_in(refusal(**(SECRETS | environ)))
+
+
+def test_a_key_that_is_too_short_is_refused_and_not_shown() -> None:
+    said = refusal(API_KEYS="long-enough-secret,secret7")
+    assert said == "Each of API_KEYS must have at least 8 characters."
+
+
+def test_the_help_names_every_variable_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    shown = help_text()
+    assert hidden_in(shown)
+    names = {line.split()[0] for line in shown.splitlines()[1:]}
+    assert names == {setting.name.upper() for setting in fields(Settings)}
+
+
+# Who may reach it
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]", "0:0:0:0:0:0:0:1"]
+)
+def test_without_keys_it_listens_on_loopback(host: str) -> None:
+    assert is_loopback(host)
+    assert Settings.from_env({"HOST": host}).host == host
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "::", "192.168.1.5", "example.org", "localhost.example.org", "[::]", "*"],
+)
+def test_without_keys_another_address_needs_a_word(host: str) -> None:
+    assert not is_loopback(host)
+    said = refusal(HOST=host)
+    assert host in said
+    assert "API_KEYS" in said and "ALLOW_ANONYMOUS=1" in said
+    assert refusal(HOST=host, ALLOW_ANONYMOUS="0") == said
+    assert Settings.from_env({"HOST": host, "ALLOW_ANONYMOUS": "1"}).host == host
+    assert Settings.from_env({"HOST": host, "API_KEYS": "a-key-of-mine"}).host == host

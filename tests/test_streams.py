@@ -1,0 +1,283 @@
+"""append.lua: what it answers, and that it writes only when it answers ok."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.store import events, ids, keys
+from service.store.streams import Appended, Claimed, Streams
+from tests.store import (
+    TOKEN,
+    claim,
+    decoded,
+    done,
+    everything,
+    finished,
+    on_streams,
+    queued,
+    running,
+    stream_of,
+    text_of,
+    texts,
+)
+
+
+def test_the_script_numbers_what_comes_without_a_number(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        assert await streams.append(run_id, 1, texts("a", "b")) == Appended("ok", 1, 3)
+        assert await streams.append(run_id, 1, texts("c"), first_seq=4) == ("ok", 1, 4)
+        assert [entry_id for entry_id, _ in await stream_of(redis, run_id)] == [
+            "1-1",
+            "1-2",
+            "1-3",
+            "1-4",
+        ]
+        assert await text_of(redis, run_id) == "abc"
+
+    on_streams(streams_url, scenario)
+
+
+@pytest.mark.parametrize(("first", "count"), [(2, 3), (2, 1), (3, 2), (4, 1)])
+def test_what_is_there_already_is_a_dup(streams_url: str, first: int, count: int) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await streams.append(run_id, 1, texts("a", "b", "c"), first_seq=2)
+        before = await everything(redis, run_id)
+        repeat = texts("a", "b", "c")[first - 2 : first - 2 + count]
+        assert await streams.append(run_id, 1, repeat, first_seq=first) == ("dup", 1, 4)
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_of_a_batch_that_is_partly_there_only_the_rest_is_written(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await streams.append(run_id, 1, texts("a", "b"), first_seq=2)
+        overlapping = texts("b", "c", "d")
+        assert await streams.append(run_id, 1, overlapping, first_seq=3) == ("ok", 1, 5)
+        assert await text_of(redis, run_id) == "abcd"
+        assert len(await stream_of(redis, run_id)) == 5
+
+    on_streams(streams_url, scenario)
+
+
+@pytest.mark.parametrize("pieces", [["c"], ["c", "d"], []])
+def test_a_hole_is_a_gap_and_nothing_is_written(streams_url: str, pieces: list[str]) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await streams.append(run_id, 1, texts("a"), first_seq=2)
+        before = await everything(redis, run_id)
+        assert await streams.append(run_id, 1, texts(*pieces), first_seq=4) == ("gap", 1, 2)
+        # An attempt that the record does not know yet: the store has been rewound.
+        assert await streams.append(run_id, 2, texts(*pieces), first_seq=1) == ("gap", 1, 2)
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_an_earlier_attempt_is_fenced_in_all_that_it_tries(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await streams.append(run_id, 1, texts("a"), first_seq=2)
+        await claim(streams, run_id, 2, "r2")
+        await streams.append(run_id, 2, texts("b"), first_seq=2)
+        before = await everything(redis, run_id)
+        for first_seq in (0, 1, 2, 3, 4):
+            refused = await streams.append(run_id, 1, texts("z"), first_seq=first_seq)
+            assert refused == ("fenced", 2, 2)
+        assert (await streams.append(run_id, 1, [])).code == "fenced"
+        assert (await streams.finish(run_id, 1, [done()], first_seq=3)).code == "fenced"
+        assert (await streams.end(run_id, 1, done())).code == "fenced"
+        for attempt in (0, 1):
+            refused_claim = await streams.claim(run_id, attempt, "r1", done())
+            assert refused_claim == Appended("fenced", 2, 2)
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_a_queued_run_has_no_producer(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await queued(streams)
+        before = await everything(redis, run_id)
+        assert await streams.append(run_id, 0, texts("a")) == ("fenced", 0, 0)
+        assert await streams.append(run_id, 1, texts("a")) == ("gap", 0, 0)
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_after_the_end_nothing_is_written(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await finished(streams, "a")
+        before = await everything(redis, run_id)
+        assert await streams.append(run_id, 1, texts("z")) == ("ended", 1, 3)
+        assert await streams.append(run_id, 1, texts("z"), first_seq=4) == ("ended", 1, 3)
+        assert await streams.append(run_id, 1, []) == ("ended", 1, 3)
+        assert await streams.append(run_id, 1, texts("a", "y", "z"), first_seq=2) == (
+            "ended",
+            1,
+            3,
+        )
+        assert (await streams.end(run_id, 1, done())).code == "ended"
+        assert await streams.claim(run_id, 2, "r2", done()) == Appended("ended", 1, 3)
+        # The producer that did not hear the answer to its terminal event is not refused.
+        assert (await streams.finish(run_id, 1, [done()], first_seq=3)).code == "dup"
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_a_run_that_is_gone_is_never_created_again(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = ids.new_run_id()
+        for first_seq in (0, 1, 5):
+            appended = await streams.append(run_id, 1, texts("a"), first_seq=first_seq)
+            assert appended == ("gone", 0, 0)
+        assert (await streams.finish(run_id, 1, [done()], first_seq=1)).code == "gone"
+        assert (await streams.end(run_id, 0, done())).code == "gone"
+        assert await streams.claim(run_id, 1, "r1", done()) == Appended("gone", 0, 0)
+        assert await streams.ask_to_cancel(run_id, "asked") == "gone"
+        assert await streams.read(run_id) is None
+        assert await streams.record(run_id) is None
+        assert await streams.last_numbers([run_id]) == [None]
+        assert await streams.cancel_reasons([run_id]) == {}
+        assert await redis.keys("*") == []
+
+    on_streams(streams_url, scenario)
+
+
+def test_an_expired_run_stays_gone_for_its_producer(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await redis.delete(*keys.run(run_id))
+        assert (await streams.append(run_id, 1, texts("a"), first_seq=2)).code == "gone"
+        assert await redis.keys("*") == []
+
+    on_streams(streams_url, scenario)
+
+
+def test_a_claim_starts_the_run_and_gives_what_was_asked(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await queued(streams, b'{"messages":[]}')
+        claimed = await claim(streams, run_id, 1)
+        assert claimed == Claimed(1, 1, "notes", "ann", b'{"messages":[]}', None)
+        record = await streams.record(run_id, TOKEN)
+        assert record is not None and record.status == "running" and record.attempt == 1
+        assert record.started_ms is not None and record.started_ms >= record.created_ms
+        ((entry_id, data),) = await stream_of(redis, run_id)
+        assert entry_id == "1-1"
+        assert decoded(data)["type"] == "run.started"
+
+    on_streams(streams_url, scenario)
+
+
+def test_a_claim_that_is_sent_again_is_the_same_claim(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await queued(streams, b"asked")
+        first = await claim(streams, run_id, 1, "r1")
+        before = await everything(redis, run_id)
+        assert await claim(streams, run_id, 1, "r1") == first
+        assert await everything(redis, run_id) == before
+        # Another runner that wants the same attempt has lost it.
+        refused = await streams.claim(run_id, 1, "r2", done())
+        assert refused == Appended("fenced", 1, 1)
+        # No attempt is left out.
+        assert await streams.claim(run_id, 3, "r2", done()) == Appended("fenced", 1, 1)
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_taking_over_clears_what_came_before_and_keeps_the_wish_to_cancel(
+    streams_url: str,
+) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams, b"asked")
+        await streams.append(
+            run_id,
+            1,
+            [
+                *texts("first try"),
+                events.progress(1, 2, "", "half", 50.0),
+                events.tool_call("t", "find", {}),
+            ],
+        )
+        assert await streams.ask_to_cancel(run_id, "asked") == "running"
+        claimed = await claim(streams, run_id, 2, "r2")
+        assert claimed == Claimed(2, 1, "notes", "ann", b"asked", "asked")
+        record, text, stream, _ = await everything(redis, run_id)
+        assert text is None
+        assert b"progress" not in record and b"tools" not in record
+        assert stream[-1][0] == b"2-1"
+        await streams.append(run_id, 2, texts("second"), first_seq=2)
+        assert await text_of(redis, run_id) == "second"
+
+    on_streams(streams_url, scenario)
+
+
+def test_a_queued_run_that_is_ended_has_its_end_as_its_only_event(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await queued(streams)
+        last = events.failed("queue_timeout", "nobody came", retryable=True)
+        assert await streams.end(run_id, 0, last) == ("ok", 1, 1)
+        assert await stream_of(redis, run_id) == [("1-1", last.data)]
+        record = await streams.record(run_id)
+        assert record is not None and record.status == "failed" and record.ended_ms
+        assert record.error == {
+            "code": "queue_timeout",
+            "message": "nobody came",
+            "retryable": True,
+        }
+        assert await streams.end(run_id, 0, last) == ("ended", 1, 1)
+        assert await streams.claim(run_id, 1, "r1", done()) == Appended("ended", 1, 1)
+
+    on_streams(streams_url, scenario)
+
+
+def test_who_finds_the_producer_gone_ends_the_attempt_it_saw(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await streams.append(run_id, 1, texts("half an ans"), first_seq=2)
+        last = events.failed("runner_lost", "it died", retryable=True)
+        assert await streams.end(run_id, 0, last) == ("fenced", 1, 2)
+        assert await streams.end(run_id, 1, last) == ("ok", 1, 3)
+        # The producer was only slow: it is told, and the text stays as it was.
+        appended = await streams.append(run_id, 1, texts("wer", "."), first_seq=3)
+        assert appended == ("ended", 1, 3)
+        assert await text_of(redis, run_id) == "half an ans"
+
+    on_streams(streams_url, scenario)
+
+
+def test_cancelling_a_queued_run_ends_it(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await queued(streams)
+        assert await streams.ask_to_cancel(run_id, "asked") == "cancelled"
+        before = await everything(redis, run_id)
+        assert await streams.ask_to_cancel(run_id, "again") == "cancelled"
+        assert await everything(redis, run_id) == before
+        record = await streams.record(run_id)
+        assert record is not None and record.status == "cancelled"
+        assert record.error == {"code": "cancelled", "message": "asked", "retryable": False}
+
+    on_streams(streams_url, scenario)
+
+
+def test_cancelling_a_running_run_tells_its_runner(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id, other = await running(streams), await running(streams)
+        assert await streams.ask_to_cancel(run_id, "asked") == "running"
+        assert await streams.cancel_reasons([other, run_id]) == {run_id: "asked"}
+        assert len(await stream_of(redis, run_id)) == 1
+        last = events.cancelled("asked")
+        await streams.finish(run_id, 1, [last], first_seq=2)
+        assert await streams.ask_to_cancel(run_id, "late") == "cancelled"
+        await streams.finish(other, 1, [done()], first_seq=2)
+        assert await streams.ask_to_cancel(other, "late") == "completed"
+
+    on_streams(streams_url, scenario)
