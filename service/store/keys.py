@@ -11,6 +11,8 @@ from typing import NamedTuple
 QUEUE = "runs:queue"
 GROUP = "runners"
 AGENTS = "agents"
+# External runs by the time at which to look at them: no queue entry stands for those.
+EXTERNAL = "runs:external"
 
 
 class RunKeys(NamedTuple):
@@ -39,3 +41,12 @@ def run_of(channel_name: bytes) -> str:
 
 def cache(key: str) -> str:
     return f"cache:{key}"
+
+
+def stats(host: str) -> str:
+    return f"stats:{host}"
+
+
+def owner(owner_name: str) -> str:
+    """The runs of one owner that have not ended, by the time at which they must have."""
+    return f"owner:{owner_name}"

@@ -122,12 +122,13 @@ def text_of(events: Iterable[Event]) -> str:
 
 
 def keys_in(*urls: str) -> set[bytes]:
-    """Every key of these Redis servers."""
+    """What these Redis servers hold: every key, all those of one run as one, and without what
+    the service notes of itself as time goes by."""
     found: set[bytes] = set()
     for url in urls:
         with Redis.from_url(url, protocol=2) as redis:
-            found |= set(redis.scan_iter(count=1000))
-    return found
+            found |= {key.partition(b"}")[0] for key in redis.scan_iter(count=1000)}
+    return {key for key in found if not key.startswith((b"stats:", b"worker:"))}
 
 
 @contextmanager

@@ -1,0 +1,41 @@
+"""The runner as a child of `plateau serve`.
+
+Invariant: it is forked from the master after the application was loaded there, so that the two
+share its pages, and imports agents only in the child, so that workers never have them.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+from collections.abc import Callable
+
+from service.serve.child import Child, fork
+from service.serve.titles import set_title
+from service.settings import Settings
+
+
+class Runner(Child):
+    """`release` closes in the child what belongs to the master and its workers."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("The runner")
+        self._settings = settings
+        # A successor of the same name takes its predecessor's runs at once.
+        self._consumer = f"{socket.gethostname()}:{settings.port}"
+        self.release: Callable[[], None] = lambda: None
+
+    def spawn(self) -> int:
+        gc.collect()
+        gc.freeze()
+        # Its runs are in Redis, and another runner takes them over: no need to be gentle when
+        # the master is no more.
+        return fork(self._main, death_signal=signal.SIGKILL)
+
+    def _main(self) -> int:
+        self.release()
+        set_title("plateau: runner")
+        from service.runs import runner
+
+        return runner.run(self._settings, self._consumer)

@@ -1,0 +1,244 @@
+"""Web workers leaving: recycled, replaced, stopped; what their clients notice of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from service.serve.worker import FAREWELL_S, MIN_AGE_S, PlateauWorker, WorkerServer
+from tests.processes import Serving, serving, wait_until
+
+WORKER, RUNNER = "gunicorn: worker", "plateau: runner"
+
+SLOW_AGENT = """
+import asyncio
+
+async def slow(run):
+    for number in range(600):
+        yield f"{number} "
+        await asyncio.sleep(0.05)
+"""
+
+YOUNG_WORKERS = """
+from service.cli import main
+from service.serve.worker import PlateauWorker
+
+PlateauWorker.min_age_s = 0
+raise SystemExit(main(["serve"]))
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Serving]:
+    """A serve whose agent `slow` takes half a minute."""
+    (tmp_path / "slowly.py").write_text(SLOW_AGENT)
+    env = {"AGENTS": "slow=slowly:slow", "GRACEFUL_TIMEOUT_S": "5"}
+    with serving(tmp_path, env=env) as running:
+        yield running
+
+
+def open_events(running: Serving, client: httpx.Client) -> str:
+    """The URL of the events of a new slow run."""
+    run = client.post(
+        running.url + "/v1/runs", json={"agent": "slow", "input": "x", "cache": {"mode": "off"}}
+    )
+    assert run.status_code == 202, run.text
+    return running.url + str(run.json()["events_url"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_open_stream_is_ended_not_broken_off(slow: Serving, number: signal.Signals) -> None:
+    with httpx.Client(timeout=10) as client:
+        with client.stream("GET", open_events(slow, client)) as response:
+            lines = response.iter_lines()
+            assert any("message.delta" in line for line in lines)
+            began = time.monotonic()
+            slow.send(number)
+            # Raises where the response is not complete.
+            rest = list(lines)
+        assert time.monotonic() - began < 4
+    assert any(line.startswith("retry:") for line in rest)
+    slow.stop()
+    assert "Traceback" not in slow.stderr
+    assert "cut" not in slow.stderr
+
+
+def test_sighup_replaces_workers_and_runner_and_nothing_else(slow: Serving) -> None:
+    before = slow.tree()
+    old = {pid for pid, title in before.items() if WORKER in title or RUNNER in title}
+    with httpx.Client(timeout=10) as client:
+        with client.stream("GET", open_events(slow, client)) as response:
+            slow.send(signal.SIGHUP)
+            assert any(line.startswith("retry:") for line in list(response.iter_lines())[1:])
+    wait_until(lambda: not old & slow.tree().keys(), "the old ones have gone")
+    wait_until(lambda: len(slow.tree()) == len(before), "new ones have come")
+    assert before.keys() - old <= slow.tree().keys()
+    assert httpx.get(slow.url + "/health/live").status_code == 200
+    assert "died" not in slow.stderr
+
+
+def test_a_stuck_response_is_cut_within_the_grace(tmp_path: Path) -> None:
+    """One that nobody can end: the application itself does not answer."""
+    with serving(
+        tmp_path,
+        arguments=["-c", STUCK_APP],
+        env={"GRACEFUL_TIMEOUT_S": "4", "WEB_CONCURRENCY": "1"},
+    ) as running:
+        failed: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                httpx.get(running.url + "/v1/stuck", timeout=20)
+            except httpx.HTTPError as error:
+                failed.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(lambda: "stuck" in running.stderr, "the request has arrived")
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 5
+        asking.join(10)
+        assert failed
+        assert "1 connections did not end within 2 s and are cut" in running.stderr
+        assert "Traceback" not in running.stderr
+
+
+STUCK_APP = """
+import asyncio, sys
+import service.app
+
+create_app = service.app.create_app
+
+def stuck(settings):
+    app = create_app(settings)
+
+    async def wrapped(scope, receive, send):
+        if scope["type"] == "http" and scope["path"] == "/v1/stuck":
+            print("stuck", file=sys.stderr, flush=True)
+            await asyncio.sleep(60)
+        await app(scope, receive, send)
+
+    return wrapped
+
+service.app.create_app = stuck
+from service.cli import main
+raise SystemExit(main(["serve"]))
+"""
+
+
+def test_impatience_shortens_a_graceful_stop(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, arguments=["-c", STUCK_APP], env={"WEB_CONCURRENCY": "1"}) as running,
+        socket.create_connection(("127.0.0.1", running.port)) as connection,
+    ):
+        connection.sendall(b"GET /v1/stuck HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_until(lambda: "stuck" in running.stderr, "the request has arrived")
+        began = time.monotonic()
+        running.tree()
+        running.send(signal.SIGTERM)
+        wait_until(lambda: not running.pids(RUNNER), "it is stopping")
+        assert running.pids(WORKER)
+        assert running.stop(signal.SIGINT) == 0
+        assert time.monotonic() - began < 10
+        assert "Traceback" not in running.stderr
+
+
+def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
+    env = {"WEB_CONCURRENCY": "1", "WORKER_TIMEOUT_S": "5"}
+    with serving(tmp_path, env=env) as running:
+        before = running.pids(WORKER)
+        os.kill(before[0], signal.SIGSTOP)
+        wait_until(
+            lambda: running.pids(WORKER) not in ([], before), "another one", timeout_s=20
+        )
+        assert "WORKER TIMEOUT" in running.stderr
+
+
+def test_recycling_breaks_no_connection(tmp_path: Path) -> None:
+    """Every worker is replaced under load, one at a time, and no request fails."""
+    env = {"MAX_REQUESTS": "40", "MAX_REQUESTS_JITTER": "5"}
+    with serving(tmp_path, arguments=["-c", YOUNG_WORKERS], env=env) as running:
+        first = set(running.pids(WORKER))
+        fewest, told, asked = len(first), 0, 0
+        with httpx.Client(timeout=10) as one, httpx.Client(timeout=10) as other:
+
+            def load() -> bool:
+                nonlocal told, asked, fewest
+                for client in (one, other):
+                    answer = client.get(running.url + "/health/live")
+                    assert answer.status_code == 200
+                    told += answer.headers.get("connection") == "close"
+                    asked += 1
+                now = running.pids(WORKER)
+                fewest = min(fewest, len(now))
+                return len(now) == 2 and not first & set(now)
+
+            wait_until(load, "both workers are replaced", timeout_s=40)
+        assert told >= 2
+        assert fewest >= 1
+        assert "recycled after" in running.stderr
+        assert "died" not in running.stderr
+        assert "WORKER TIMEOUT" not in running.stderr
+
+
+def make_server(turn: bool) -> WorkerServer:
+    """One that is driven by hand; `turn`: whether no other worker is being recycled."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    worker: Any = SimpleNamespace(
+        cfg=SimpleNamespace(graceful_timeout=20),
+        max_requests=1000,
+        min_age_s=MIN_AGE_S,
+        ppid=os.getppid(),
+        takes_turn=lambda: turn,
+    )
+    server = WorkerServer(uvicorn.Config(app, log_config=None), worker)
+    server.server_state.total_requests = 5000
+    return server
+
+
+def tick(server: WorkerServer, after_s: float) -> bool:
+    server._recycle_when_due(time.monotonic() + after_s)
+    return server.should_exit
+
+
+def test_a_young_worker_is_not_recycled() -> None:
+    server = make_server(turn=True)
+    assert not tick(server, MIN_AGE_S - 5)
+    assert not server.config.encoded_headers
+
+
+def test_a_worker_waits_for_its_turn() -> None:
+    server = make_server(turn=False)
+    assert not tick(server, MIN_AGE_S + 5)
+    assert not tick(server, MIN_AGE_S + 500)
+    assert not server.config.encoded_headers
+
+
+def test_a_worker_says_farewell_before_it_leaves() -> None:
+    server = make_server(turn=True)
+    assert not tick(server, MIN_AGE_S + 5)
+    assert (b"connection", b"close") in server.server_state.default_headers
+    assert (b"connection", b"close") in server.config.encoded_headers
+    assert not tick(server, MIN_AGE_S + 5 + FAREWELL_S / 2)
+    assert tick(server, MIN_AGE_S + 5 + FAREWELL_S)
+
+
+def test_uvicorn_itself_counts_nothing() -> None:
+    assert PlateauWorker.CONFIG_KWARGS["limit_max_requests"] is None
+    server = make_server(turn=False)
+    assert not asyncio.run(server.on_tick(1))
