@@ -6,13 +6,16 @@ the fork, and a loop, a client or a thread from there would be shared by every w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from service import tasks
+from service.api import external as external_api
 from service.api import health, openapi, pages, problems, runs
 from service.api.access import Access
 from service.api.cors import Cors
@@ -22,10 +25,14 @@ from service.errors import PlateauError
 from service.live.hub import Hub
 from service.ops.health import Health
 from service.runs.queue import Intake
+from service.runs.reaper import Reaper
 from service.settings import Settings
 from service.store.cache import Cache
 from service.store.connections import connect
+from service.store.external import External
+from service.store.fullness import Fullness
 from service.store.queue import Queue
+from service.store.stats import Stats
 from service.store.streams import Streams
 
 
@@ -34,16 +41,28 @@ class Plateau:
 
     def __init__(self, settings: Settings) -> None:
         self._starlette = Starlette(
-            routes=[*runs.routes, *health.routes, *pages.routes, *openapi.routes],
+            routes=[
+                *runs.routes,
+                *external_api.routes,
+                *health.routes,
+                *pages.routes,
+                *openapi.routes,
+            ],
             exception_handlers={
                 PlateauError: problems.handle,
                 HTTPException: problems.handle,
                 Exception: problems.handle,
             },
-            lifespan=_lifespan(settings),
+            lifespan=self._lifespan,
         )
+        # A redirect would name the host as the client did, not as a proxy would.
+        self._starlette.router.redirect_slashes = False
+        self._settings = settings
         self._web = Cors(self._starlette, settings)
         self._events = EventStreams(self._web)
+
+    def _lifespan(self, _: Starlette) -> AbstractAsyncContextManager[State]:
+        return _opened(self._settings, self._web)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -59,35 +78,58 @@ def create_app(settings: Settings | None = None) -> Plateau:
     return Plateau(settings or Settings.from_env())
 
 
-def _lifespan(settings: Settings):  # type: ignore[no-untyped-def]
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[State]:
-        async with AsyncExitStack() as stack:
-            redis = connect(settings.redis_url, "plateau-web")
-            stack.push_async_callback(redis.aclose)
-            cache_redis = None
-            if settings.cache_redis_url:
-                # A cache that is slow is worse than a miss.
-                cache_redis = connect(settings.cache_redis_url, "plateau-web", timeout_s=0.5)
-                stack.push_async_callback(cache_redis.aclose)
-            streams = Streams(
-                redis, alive_s=settings.run_timeout_s, record_s=settings.stream_ttl_s
-            )
-            cache = Cache(
-                cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
-            )
-            queue = Queue(redis)
-            hub = Hub(settings.redis_url, streams, "plateau-hub")
-            hub.open()
-            stack.push_async_callback(hub.close)
-            yield State(
-                settings=settings,
-                access=Access(settings.api_keys),
-                streams=streams,
-                cache=cache,
-                hub=hub,
-                intake=Intake(streams, queue, cache, limit=settings.queue_limit),
-                health=Health(redis, cache_redis, queue, hub),
-            )
+@asynccontextmanager
+async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
+    async with AsyncExitStack() as stack:
+        redis = connect(settings.redis_url, "plateau-web")
+        stack.push_async_callback(redis.aclose)
+        cache_redis = None
+        if settings.cache_redis_url:
+            # A cache that is slow is worse than a miss.
+            cache_redis = connect(settings.cache_redis_url, "plateau-web", timeout_s=0.5)
+            stack.push_async_callback(cache_redis.aclose)
+        streams = Streams(redis, alive_s=settings.silence_s, record_s=settings.stream_ttl_s)
+        cache = Cache(
+            cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
+        )
+        queue = Queue(redis)
+        stats = Stats(redis)
+        external = External(redis, idle_s=settings.external_idle_s)
+        reaper = Reaper(
+            streams,
+            queue,
+            external,
+            stats,
+            queue_timeout_s=settings.queue_timeout_s,
+            external_idle_s=settings.external_idle_s,
+        )
+        hub = Hub(settings.redis_url, streams, "plateau-hub")
+        hub.open()
+        stack.push_async_callback(hub.close)
+        for keeps_on in (reaper.keep_looking, stats.keep_flushing):
+            stack.push_async_callback(tasks.end, asyncio.create_task(keeps_on()))
+        intake = Intake(
+            streams,
+            queue,
+            cache,
+            external,
+            Fullness(redis, settings.stream_max_memory),
+            stats,
+            limit=settings.queue_limit,
+            window_s=settings.stream_ttl_s,
+        )
+        yield State(
+            settings=settings,
+            access=_access(settings, cors),
+            streams=streams,
+            cache=cache,
+            hub=hub,
+            intake=intake,
+            health=Health(redis, cache_redis, queue, hub),
+        )
 
-    return lifespan
+
+def _access(settings: Settings, cors: Cors) -> Access:
+    return Access(
+        settings.api_keys, None if settings.allow_anonymous else cors.is_allowed_origin
+    )

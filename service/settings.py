@@ -78,8 +78,10 @@ def _whole(least: int, most: int = 2**31) -> Any:
     return parse
 
 
-def _setting(default: Any, parse: Any, text: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "text": text})
+def _setting(default: Any, parse: Any, text: str, *, secret: bool = False) -> Any:
+    """A `secret` is shown neither in an error nor in a repr."""
+    described = {"parse": parse, "text": text, "secret": secret}
+    return field(default=default, repr=not secret, metadata=described)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +95,11 @@ class Settings:
         Path("data"), Path, "where the Redis servers that we start keep their files"
     )
     redis_url: str = _setting(
-        "", str.strip, "streams, runs, conversations; unset: serve starts one"
+        "", str.strip, "streams, runs, conversations; unset: serve starts one", secret=True
     )
-    cache_redis_url: str = _setting("", str.strip, "the answer cache; unset: serve starts one")
+    cache_redis_url: str = _setting(
+        "", str.strip, "the answer cache; unset: serve starts one", secret=True
+    )
     redis_server_bin: str = _setting(
         "", str.strip, "server to start instead of the bundled one"
     )
@@ -127,8 +131,10 @@ class Settings:
     )
     max_content_length: int = _setting(200, _whole(1), "characters kept of such a text")
     memory_warn_mb: int = _setting(400, _whole(1), "total memory over which health degrades")
-    api_keys: tuple[str, ...] = _setting((), _list, "comma-separated keys; each is an owner")
-    admin_token: str = _setting("", str.strip, "opens /api/admin; unset: closed")
+    api_keys: tuple[str, ...] = _setting(
+        (), _list, "comma-separated keys; each is an owner", secret=True
+    )
+    admin_token: str = _setting("", str.strip, "opens /api/admin; unset: closed", secret=True)
     allowed_origins: tuple[str, ...] = _setting((), _list, "comma-separated origins for CORS")
     allow_anonymous: bool = _setting(False, _flag, "1: serve other addresses without keys")
     agents: tuple[tuple[str, str], ...] = _setting(
@@ -137,7 +143,7 @@ class Settings:
     openai_base_url: str = _setting(
         "", str.strip, "an OpenAI-compatible endpoint, with its /v1"
     )
-    openai_api_key: str = _setting("", str.strip, "its key")
+    openai_api_key: str = _setting("", str.strip, "its key", secret=True)
     openai_model: str = _setting("", str.strip, "its model where a request names none")
     log_format: str = _setting("text", str.strip, "text or json")
 
@@ -153,11 +159,16 @@ class Settings:
             try:
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as error:
-                shown = "" if _is_secret(setting.name) else f", not {text!r}"
+                shown = "" if setting.metadata["secret"] else f", not {text!r}"
                 raise SettingsError(f"{setting.name.upper()} must be {error}{shown}.") from None
         settings = cls(**values)
         settings._check()
         return settings
+
+    @property
+    def silence_s(self) -> int:
+        """The longest that a run may be silent before somebody ends it."""
+        return max(self.run_timeout_s, self.queue_timeout_s, self.external_idle_s)
 
     def _check(self) -> None:
         if self.log_format not in ("text", "json"):
@@ -167,12 +178,12 @@ class Settings:
                 f"HOST={self.host} would let anyone who reaches this machine use it: set "
                 "API_KEYS, or ALLOW_ANONYMOUS=1 if that is meant, or bind to 127.0.0.1."
             )
-        if any(len(key) < 8 for key in self.api_keys):
-            raise SettingsError("Each of API_KEYS must have at least 8 characters.")
-
-
-def _is_secret(name: str) -> bool:
-    return name in ("api_keys", "admin_token", "openai_api_key", "redis_url", "cache_redis_url")
+        if "*" in self.allowed_origins:
+            raise SettingsError("ALLOWED_ORIGINS must name each origin: https://example.com,…")
+        if any(len(key) < 8 or not key.isascii() for key in self.api_keys):
+            raise SettingsError(
+                "Each of API_KEYS must have at least 8 characters, all of them ASCII."
+            )
 
 
 def is_loopback(host: str) -> bool:

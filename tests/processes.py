@@ -25,6 +25,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from redis import Redis
 
 from service.settings import Settings
 
@@ -43,6 +44,13 @@ def wait_until(condition: Callable[[], object], what: str, *, timeout_s: float =
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what}")
         time.sleep(0.02)
+
+
+def is_on_disk(client: Redis) -> bool:
+    """Whether the append-only file has all that was acknowledged; while a sync is under way
+    Redis puts off writing, for two seconds at most."""
+    state = client.info("persistence")
+    return not (state["aof_pending_bio_fsync"] or state["aof_buffer_length"])
 
 
 def free_ports(count: int = 3) -> int:

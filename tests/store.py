@@ -12,15 +12,19 @@ Invariant: `redis` is a second client, which looks at the keys past the code tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
+from redis import Redis
 
 from service.store import events, ids, keys
+from service.store.cache import Answer
 from service.store.connections import connect
 from service.store.events import Event
-from service.store.streams import Claimed, Entry, Streams
+from service.store.reading import Entry
+from service.store.streams import Claimed, Streams
 
 T = TypeVar("T")
 
@@ -81,7 +85,7 @@ def done() -> Event:
     return events.completed(None, cached=False, duration_ms=1)
 
 
-def shown(entries: list[Entry]) -> list[str]:
+def shown(entries: Sequence[Entry]) -> list[str]:
     return [ids.show(entry.number) for entry in entries]
 
 
@@ -120,3 +124,29 @@ async def until(
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"not within {timeout_s} s: {what}") from None
+
+
+@contextmanager
+def own_bound(url: str) -> Iterator[None]:
+    """A block in which the test may lower `maxmemory`; the server has none of the scripts."""
+    with Redis.from_url(url, protocol=2) as client:
+        settings: Any = client.config_get("maxmemory")
+        client.script_flush()
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", settings["maxmemory"])
+
+
+@contextmanager
+def full(url: str) -> Iterator[None]:
+    """A block in which the server uses twice its `maxmemory`."""
+    with own_bound(url), Redis.from_url(url, protocol=2) as client:
+        memory: Any = client.info("memory")
+        client.config_set("maxmemory", memory["used_memory"] // 2)
+        yield
+
+
+def answer(text: str = "Because.", **changed: Any) -> Answer:
+    usual = Answer(text, 1_700_000_000, "token", 12, agent="notes", owner="ann")
+    return msgspec.structs.replace(usual, **changed)

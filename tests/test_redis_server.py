@@ -21,7 +21,7 @@ from service.serve.child import Backoff
 from service.serve.data_dir import DataDir
 from service.serve.redis_server import LOG_BYTES, RedisServer, Role, server_binary
 from service.settings import Settings
-from tests.processes import environment, free_ports, wait_until
+from tests.processes import environment, free_ports, is_on_disk, wait_until
 
 Start = Callable[[Role], RedisServer]
 
@@ -163,6 +163,7 @@ def test_streams_outlive_their_server(start: Start, number: signal.Signals) -> N
     server = start("streams")
     with Redis.from_url(server.url) as client:
         client.xadd("run:{a}:events", {"e": "kept"}, id="1-1")
+        wait_until(lambda: is_on_disk(client), "it is on disk")
     server.send(number)
     wait_until(lambda: server.reap() is not None, "it ends")
     server.start()

@@ -204,7 +204,7 @@ def test_no_error_shows_a_secret(environ: dict[str, str]) -> None:
 
 def test_a_key_that_is_too_short_is_refused_and_not_shown() -> None:
     said = refusal(API_KEYS="long-enough-secret,secret7")
-    assert said == "Each of API_KEYS must have at least 8 characters."
+    assert said == "Each of API_KEYS must have at least 8 characters, all of them ASCII."
 
 
 def test_the_help_names_every_variable_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
-from redis import Redis
 
 from service.errors import StoreFull
 from service.store import events, ids, keys
@@ -23,6 +21,7 @@ from tests.store import (
     done,
     finished,
     on_streams,
+    own_bound,
     queued,
     running,
     stream_of,
@@ -197,16 +196,6 @@ def test_a_run_that_ends_in_the_queue_has_the_lives_of_an_ended_one(streams_url:
     on_streams(streams_url, scenario)
 
 
-@pytest.fixture
-def bounded_url(streams_url: str) -> Iterator[str]:
-    """A streams instance whose bound the test may change, and that has none of the scripts."""
-    with Redis.from_url(streams_url, protocol=2) as client:
-        settings: Any = client.config_get("maxmemory")
-        client.script_flush()
-        yield streams_url
-        client.config_set("maxmemory", settings["maxmemory"])
-
-
 async def fill(streams: Streams, redis: Any) -> None:
     """Lower the bound to just above what is used, then create runs until one is refused."""
     memory = await redis.info("memory")
@@ -219,7 +208,7 @@ async def fill(streams: Streams, redis: Any) -> None:
     assert not await redis.exists(*keys.run(refused))
 
 
-def test_a_full_store_refuses_new_runs_and_finishes_those_it_has(bounded_url: str) -> None:
+def test_a_full_store_refuses_new_runs_and_finishes_those_it_has(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         first, second, third = [await queued(streams) for _ in range(3)]
         await fill(streams, redis)
@@ -239,7 +228,8 @@ def test_a_full_store_refuses_new_runs_and_finishes_those_it_has(bounded_url: st
         with pytest.raises(StoreFull):
             await queued(streams)
 
-    on_streams(bounded_url, scenario)
+    with own_bound(streams_url):
+        on_streams(streams_url, scenario)
 
 
 def shown_types(entries: list[Any]) -> list[str]:

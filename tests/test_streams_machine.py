@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 from service.store import events, ids, keys
 from service.store.connections import connect
 from service.store.events import Event
-from service.store.streams import Appended, Claimed, Reading, Streams
+from service.store.reading import Reading
+from service.store.streams import Appended, Claimed, Streams
 from tests.store import queued
 
 T = TypeVar("T")

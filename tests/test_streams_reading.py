@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from service.store import events, ids, keys
-from service.store.streams import Denied, Reading, Streams
+from service.store.reading import Reading
+from service.store.streams import Denied, Streams
 from tests.store import (
     TOKEN,
     claim,

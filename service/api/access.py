@@ -6,7 +6,7 @@ name is such a digest, so no key is ever stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from starlette.datastructures import Headers
@@ -17,14 +17,19 @@ ANONYMOUS = "anonymous"
 
 
 class Access:
-    """Without keys everyone is one owner, `anonymous`."""
+    """Without keys everyone is one owner, `anonymous`; `is_allowed_origin` then says which
+    pages may speak for a person at this machine, None that all may."""
 
-    def __init__(self, api_keys: Sequence[str]) -> None:
+    def __init__(
+        self, api_keys: Sequence[str], is_allowed_origin: Callable[[str], bool] | None
+    ) -> None:
         self._owners = {_digest(key) for key in api_keys}
+        self._is_allowed_origin = is_allowed_origin
 
     def owner(self, headers: Headers) -> str:
         """Who asks; a Problem `unauthorized` for no key or a wrong one."""
         if not self._owners:
+            self._check_origin(headers.get("origin"))
             return ANONYMOUS
         scheme, _, key = headers.get("authorization", "").partition(" ")
         digest = _digest(key.strip())
@@ -32,6 +37,15 @@ class Access:
             return digest
         raise Problem(
             "unauthorized", "Send one of the service's keys as 'Authorization: Bearer <key>'."
+        )
+
+    def _check_origin(self, origin: str | None) -> None:
+        # Any page can make a browser send a simple request to a service on its machine.
+        if origin is None or self._is_allowed_origin is None or self._is_allowed_origin(origin):
+            return
+        raise Problem(
+            "origin_not_allowed",
+            "Without API_KEYS only pages of this machine may ask; see ALLOWED_ORIGINS.",
         )
 
     def reader(self, headers: Headers, token: str) -> str:

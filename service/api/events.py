@@ -34,7 +34,8 @@ def wants(scope: Scope) -> bool:
     path: str = scope["path"]
     method: str = scope["method"]
     if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
-        return method != "OPTIONS"
+        # To append to a run is no stream, and has a route.
+        return method not in ("OPTIONS", "POST")
     return method == "POST" and path == "/v1/runs" and _accepts_events(scope)
 
 
@@ -70,7 +71,9 @@ class EventStreams:
                 return await _create(request, state, headers)
             if scope["method"] not in ("GET", "HEAD"):
                 raise Problem(
-                    "method_not_allowed", "Follow it with GET.", headers={"Allow": "GET, HEAD"}
+                    "method_not_allowed",
+                    "Follow it with GET, append to it with POST.",
+                    headers={"Allow": "GET, HEAD, POST"},
                 )
             return await _resume(request, state, headers)
         except Exception as error:
@@ -93,6 +96,8 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     """`POST /v1/runs` whose answer is the stream itself."""
     taken, ask = await take(request, state)
     headers |= taken_headers(taken, ask)
+    # The token that this stream is rejoined with.
+    headers["Content-Location"] = f"/v1/runs/{taken.run_id}/events?token={taken.token}"
     named = _named(request)
     if taken.answer is not None:
         return _replay(taken.run_id, taken.answer, 0, named, headers)

@@ -13,7 +13,7 @@ from typing import Any
 from service.errors import Problem
 from service.store import events, ids
 from service.store.cache import Answer, Cache
-from service.store.streams import Entry
+from service.store.reading import Entry
 
 
 async def find(cache: Cache, run_id: str, *, token: str, owner: str) -> Answer:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service import __version__
+from service.api.external import EVENTS_MOST, ExternalEvent
 from service.api.requests import RunRequest
 from service.errors import PROBLEMS
 
@@ -121,7 +122,10 @@ def _create() -> dict[str, Any]:
     return {
         "summary": "Ask an agent",
         "description": "With `Accept: text/event-stream` the answer is the stream itself.",
-        "parameters": [_header("Prefer", "`wait=N`: answer when the run ends, or after N s.")],
+        "parameters": [
+            _header("Prefer", "`wait=N`: answer when the run ends, or after N s."),
+            _header("Idempotency-Key", "A repeat under the same key is the same run."),
+        ],
         "requestBody": {"required": True, **_content(_ref("RunRequest"))},
         "responses": {
             "200": {
@@ -129,13 +133,15 @@ def _create() -> dict[str, Any]:
                 "content": _content(_ref("Run"))["content"] | _EVENTS["content"],
             },
             "202": _says("Enqueued", _ref("Run")),
-            **_problems(400, 401, 413, 422, 429, 503),
+            **_problems(400, 401, 403, 413, 422, 429, 503),
         },
     }
 
 
 def _paths() -> dict[str, Any]:
     up = {"type": "object"}
+    one = _ref("ExternalEvent")
+    many = {"type": "array", "items": one, "maxItems": EVENTS_MOST}
     key_or_token: list[dict[str, Any]] = [{"key": []}, {}]
     return {
         "/v1/runs": {"post": _create()},
@@ -164,6 +170,18 @@ def _paths() -> dict[str, Any]:
                     "200": _EVENTS,
                     "204": _says("That event was the last: do not come back"),
                     **_problems(400, 401, 404, 410),
+                },
+            },
+            "post": {
+                "summary": "Append to an external run",
+                "description": "One event or an array, all or nothing; `[]` renews the lease.",
+                "parameters": [
+                    _query("first_seq", "The number of the first event: makes a repeat safe.")
+                ],
+                "requestBody": {"required": True, **_content({"anyOf": [one, many]})},
+                "responses": {
+                    "200": _says("Appended, or there already", up),
+                    **_problems(400, 401, 404, 409, 410, 413, 422, 503),
                 },
             },
         },
@@ -206,8 +224,8 @@ def _open(summary: str, says: dict[str, Any], may_fail: bool) -> dict[str, Any]:
 
 @cache
 def document() -> bytes:
-    _, schemas = msgspec.json.schema_components(
-        [RunRequest], ref_template="#/components/schemas/{name}"
+    (_, external), schemas = msgspec.json.schema_components(
+        [RunRequest, ExternalEvent], ref_template="#/components/schemas/{name}"
     )
     return msgspec.json.encode(
         {
@@ -215,7 +233,12 @@ def document() -> bytes:
             "info": {"title": "Plateau", "version": __version__},
             "paths": _paths(),
             "components": {
-                "schemas": {**schemas, "Run": _RUN, "Problem": _PROBLEM},
+                "schemas": {
+                    **schemas,
+                    "ExternalEvent": external,
+                    "Run": _RUN,
+                    "Problem": _PROBLEM,
+                },
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             },
             "security": [{"key": []}],

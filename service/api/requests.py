@@ -20,6 +20,8 @@ WAIT_MOST_S = 120
 MESSAGES_MOST = 1000
 # Far below what the encoders can recurse, on any interpreter.
 OPTIONS_DEPTH = 100
+# The agent of a run whose producer is not a runner of ours.
+EXTERNAL = "external"
 DETAIL_CHARS = 200
 
 # What msgspec's messages say of the place: https://jcristharif.com/msgspec
@@ -87,53 +89,58 @@ def _too_large() -> Problem:
     )
 
 
-def parse_run(body: bytes) -> RunRequest:
-    """A valid request, or Problem `bad_json` or `invalid_request` with its field."""
+def decode(body: bytes, form: Any, *, free: str = "") -> Any:
+    """The body as `form`, or Problem `bad_json` or `invalid_request` with its field; `free` is
+    the one that may nest freely."""
     try:
-        request = msgspec.json.decode(body, type=RunRequest)
+        return msgspec.json.decode(body, type=form)
     except msgspec.ValidationError as error:
         text = str(error)
         parts = [found[1] for found in (_AT.search(text), _MEMBER.search(text)) if found]
-        raise _invalid(".".join(part for part in parts if part), text) from None
+        raise invalid(".".join(part for part in parts if part), text) from None
     except RecursionError:
-        # Nothing else in a request nests freely.
-        raise _too_deep() from None
+        raise _too_deep(free) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         detail = f"The body is not valid JSON: {str(error)[:DETAIL_CHARS]}"
         raise Problem("bad_json", f"{detail.rstrip('.')}.") from None
+
+
+def parse_run(body: bytes) -> RunRequest:
+    """A valid request; Problems as in `decode`."""
+    request: RunRequest = decode(body, RunRequest, free="options")
     _check(request)
     return request
 
 
 def _check(request: RunRequest) -> None:
     if not request.agent or len(request.agent) > 100:
-        raise _invalid("agent", "Name an agent.")
-    if (request.input is None) == (request.messages is None):
-        raise _invalid("input", "Give either `input` or `messages`.")
+        raise invalid("agent", "Name an agent.")
+    if request.agent != EXTERNAL and (request.input is None) == (request.messages is None):
+        raise invalid("input", "Give either `input` or `messages`.")
     if request.input is not None and not request.input.strip():
-        raise _invalid("input", "The input is empty.")
+        raise invalid("input", "The input is empty.")
     _check_messages(request.messages)
     if len(request.user) > 200:
-        raise _invalid("user", "At most 200 characters.")
+        raise invalid("user", "At most 200 characters.")
     if request.cache.mode not in ("use", "refresh", "off"):
-        raise _invalid("cache.mode", "One of `use`, `refresh` and `off`.")
+        raise invalid("cache.mode", "One of `use`, `refresh` and `off`.")
     if request.cache.ttl_s is not None and not 1 <= request.cache.ttl_s <= 30 * 86_400:
-        raise _invalid("cache.ttl_s", "Between 1 second and 30 days.")
+        raise invalid("cache.ttl_s", "Between 1 second and 30 days.")
     if _is_deeper(request.options, OPTIONS_DEPTH):
-        raise _too_deep()
+        raise _too_deep("options")
 
 
 def _check_messages(messages: list[InputMessage] | None) -> None:
     if messages is None:
         return
     if not messages or len(messages) > MESSAGES_MOST:
-        raise _invalid("messages", f"Between 1 and {MESSAGES_MOST} messages.")
+        raise invalid("messages", f"Between 1 and {MESSAGES_MOST} messages.")
     for index, message in enumerate(messages):
         if message.role not in ("system", "user", "assistant"):
-            raise _invalid(f"messages[{index}].role", "`system`, `user` or `assistant`.")
+            raise invalid(f"messages[{index}].role", "`system`, `user` or `assistant`.")
     last = messages[-1]
     if last.role != "user" or not last.content.strip():
-        raise _invalid("messages", "The last message must be the user's, and not empty.")
+        raise invalid("messages", "The last message must be the user's, and not empty.")
 
 
 def _is_deeper(value: dict[str, Any], levels: int) -> bool:
@@ -151,11 +158,11 @@ def _is_deeper(value: dict[str, Any], levels: int) -> bool:
     return True
 
 
-def _too_deep() -> Problem:
-    return _invalid("options", f"They may nest {OPTIONS_DEPTH} levels deep.")
+def _too_deep(field: str) -> Problem:
+    return invalid(field, f"They may nest {OPTIONS_DEPTH} levels deep.")
 
 
-def _invalid(field: str, detail: str) -> Problem:
+def invalid(field: str, detail: str) -> Problem:
     """`field` is a path such as `messages[0].role`, empty for the document as a whole."""
     return Problem(
         "invalid_request", detail[:DETAIL_CHARS], extra={"field": field[:DETAIL_CHARS]}
@@ -191,3 +198,12 @@ def wait_of(prefer: str) -> int | None:
     """Seconds of `Prefer: wait=N` (RFC 7240), at most two minutes; None without it."""
     found = _PREFER_WAIT.search(prefer)
     return None if found is None else min(int(found[1]), WAIT_MOST_S)
+
+
+def idempotency_key_of(header: str | None) -> str:
+    """The `Idempotency-Key`, '' for none; at most 255 visible characters."""
+    if header is None:
+        return ""
+    if not re.fullmatch(r"[!-~]{1,255}", header.strip()):
+        raise invalid("Idempotency-Key", "Between 1 and 255 visible ASCII characters.")
+    return header.strip()

@@ -15,7 +15,9 @@ from starlette.routing import Route
 
 from service.api import hits
 from service.api.requests import (
+    EXTERNAL,
     check_run_id,
+    idempotency_key_of,
     parse_run,
     read_body,
     run_id_of,
@@ -26,7 +28,8 @@ from service.errors import Problem, StoreError
 from service.live.waiting import until_ended
 from service.runs.queue import Ask, Taken
 from service.store import ids
-from service.store.streams import Denied, Record
+from service.store.records import Record
+from service.store.streams import Denied
 
 
 async def take(request: Request, state: State) -> tuple[Taken, Ask]:
@@ -41,6 +44,7 @@ async def take(request: Request, state: State) -> tuple[Taken, Ask]:
         options=body.options,
         mode=body.cache.mode,
         ttl_s=body.cache.ttl_s,
+        idempotency_key=idempotency_key_of(request.headers.get("idempotency-key")),
     )
     return await state["intake"].take(ask), ask
 
@@ -69,7 +73,7 @@ async def create(request: Request) -> Response:
     }
     if taken.answer is not None:
         return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
-    status = "queued"
+    status = taken.status
     wait_s = wait_of(", ".join(request.headers.getlist("prefer")))
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
@@ -104,8 +108,10 @@ async def cancel(request: Request) -> Response:
     if ids.HIT_ID.fullmatch(run_id):
         await hits.find(state["cache"], run_id, token=token, owner=owner)
         raise Problem("run_finished", "The answer came from the cache: nothing to cancel.")
-    await own_record(state, run_id, token=token, owner=owner)
-    status = await state["streams"].ask_to_cancel(run_id, "requested")
+    record = await own_record(state, run_id, token=token, owner=owner)
+    status = await state["streams"].ask_to_cancel(
+        run_id, "requested", external=record.agent == EXTERNAL
+    )
     if status == "gone":
         raise absent(run_id, state)
     if status not in ("cancelled", "running"):

@@ -12,17 +12,21 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
+from service import tasks
 from service.errors import StoreError, StoreUnavailable
 from service.live.feed import Feed, Follower
 from service.live.sse import TURNS, Frame
 from service.live.subscriber import Subscriber
 from service.live.subscription import Subscription
 from service.store import ids, keys
-from service.store.streams import Reading, Streams
+from service.store.reading import Reading
+from service.store.streams import Streams
 
 log = logging.getLogger("plateau.hub")
 
 CONFIRM_S = 5.0
+# Without a connection: long enough for a worker that has just come up.
+CONNECT_S = 1.0
 # After a reconnect: enough to be quick, few enough not to starve the pool.
 REPAIRS_AT_ONCE = 50
 # What a response may take to end when the worker goes.
@@ -60,9 +64,7 @@ class Hub:
         ]
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
 
     async def drain(self) -> None:
         """End every response cleanly with a `retry:`; cut the ones that do not read."""
@@ -101,7 +103,7 @@ class Hub:
         try:
             if feed.followers == 1:
                 await self._subscription.subscribe([feed])
-            async with asyncio.timeout(CONFIRM_S):
+            async with asyncio.timeout(CONFIRM_S if self.connected else CONNECT_S):
                 await asyncio.shield(feed.ready)
         except TimeoutError:
             self.part(feed)

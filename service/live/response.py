@@ -15,7 +15,8 @@ from service.live import sse
 from service.live.feed import Feed
 from service.live.hub import Hub
 from service.live.subscriber import Subscriber
-from service.store.streams import Reading, Streams
+from service.store.reading import Reading
+from service.store.streams import Streams
 
 
 class _Nothing:

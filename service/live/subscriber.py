@@ -19,7 +19,8 @@ from service.live import sse
 from service.live.feed import Feed
 from service.live.sse import TURNS, Frame, next_turn
 from service.store import events
-from service.store.streams import Reading, Streams
+from service.store.reading import Reading
+from service.store.streams import Streams
 
 if TYPE_CHECKING:
     from service.live.hub import Hub

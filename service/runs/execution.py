@@ -206,8 +206,9 @@ class Execution:
                 "output_tokens": _count(item.output_tokens),
             }
         elif isinstance(item, Output):
-            self._grow(item.text)
-            self._output = _plain(item.text)
+            output = _plain(item.text)
+            self._grow(output)
+            self._output = output
         else:
             raise AgentError(
                 "agent_invalid_output",

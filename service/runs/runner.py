@@ -18,6 +18,7 @@ from functools import partial
 
 import uvloop
 
+from service import tasks
 from service.agents.registry import RegisteredAgent, load_agents
 from service.errors import SettingsError, StoreError, StoreFull
 from service.runs.execution import Execution
@@ -28,6 +29,7 @@ from service.store import events, ids
 from service.store.cache import Cache
 from service.store.connections import connect, connect_blocking
 from service.store.queue import Leases, Queue, Ticket
+from service.store.stats import Stats
 from service.store.streams import Appended, Claimed, Streams
 
 log = logging.getLogger("plateau.runner")
@@ -53,6 +55,7 @@ class Runner:
         queue: Queue,
         answers: Cache,
         leases: Leases,
+        stats: Stats,
     ) -> None:
         self._name = name
         self._settings = settings
@@ -60,6 +63,7 @@ class Runner:
         self._streams = streams
         self._queue = queue
         self._answers = answers
+        self._stats = stats
         self._loop = asyncio.get_running_loop()
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
         self._threads = ThreadPoolExecutor(settings.runner_concurrency, "agent")
@@ -72,28 +76,35 @@ class Runner:
         self._leases.start()
         taking = asyncio.create_task(self._take_runs())
         cancelling = asyncio.create_task(self._watch_cancels())
+        counting = asyncio.create_task(self._stats.keep_flushing())
         try:
             await stopping.wait()
-            taking.cancel()
-            await asyncio.gather(taking, return_exceptions=True)
+            await tasks.end(taking)
             await self._finish()
         finally:
-            taking.cancel()
-            cancelling.cancel()
-            await asyncio.gather(taking, cancelling, return_exceptions=True)
+            await tasks.end(taking, cancelling, counting)
             self._leases.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
+            with suppress(StoreError):
+                await self._stats.flush()
 
     async def _finish(self) -> None:
         if self._tasks:
             grace_s = max(1, self._settings.graceful_timeout_s - GRACE_RESERVE_S)
             log.info("finishing %d runs, for %d s at most", len(self._tasks), grace_s)
+            waiting = asyncio.create_task(self._stay_known())
             await asyncio.wait(self._tasks.values(), timeout=grace_s)
-        for task in self._tasks.values():
-            task.cancel()
+            await tasks.end(waiting)
         if self._tasks:
             log.info("handing back %d runs", len(self._tasks))
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await tasks.end(*self._tasks.values())
+
+    async def _stay_known(self) -> None:
+        """A successor takes what is enqueued meanwhile: nobody is turned away."""
+        while True:
+            with suppress(StoreError):
+                await self._queue.take_over(self._name, 0)
+            await asyncio.sleep(1)
 
     async def _take_runs(self) -> None:
         wait_s = 0.1
@@ -221,7 +232,9 @@ class Runner:
         first = events.restarted(attempt + 1, "runner_lost")
         if attempt == 0:
             first = events.started(ticket.run_id, ticket.agent, 1)
-        claimed = await self._streams.claim(ticket.run_id, attempt + 1, self._name, first)
+        # By entry: a run that is in the queue twice is claimed once, by the same runner, too.
+        claimant = f"{self._name} {ticket.entry}"
+        claimed = await self._streams.claim(ticket.run_id, attempt + 1, claimant, first)
         if isinstance(claimed, Appended):
             log.info("run %s: nothing to do (%s)", ticket.run_id, claimed.code)
             return None
@@ -245,12 +258,19 @@ async def _serve(settings: Settings, name: str) -> None:
             stack.push_async_callback(cache_redis.aclose)
         blocking = connect_blocking(settings.redis_url, "plateau-leases")
         stack.callback(blocking.close)
-        streams = Streams(redis, alive_s=settings.run_timeout_s, record_s=settings.stream_ttl_s)
+        streams = Streams(redis, alive_s=settings.silence_s, record_s=settings.stream_ttl_s)
         answers = Cache(
             cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
         )
         runner = Runner(
-            name, settings, agents, streams, Queue(redis), answers, Leases(blocking)
+            name,
+            settings,
+            agents,
+            streams,
+            Queue(redis),
+            answers,
+            Leases(blocking),
+            Stats(redis),
         )
         log.info("runner %s has %s", name, ", ".join(sorted(agents)))
         await runner.serve(stopping)

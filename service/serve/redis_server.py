@@ -2,7 +2,8 @@
 
 Invariant: whatever clients do, neither takes more memory than its bound and a bounded share for
 their buffers; nobody but this machine reaches them; what streams have acknowledged survives a
-restart. Every option here means the same to Redis 7.0 and to Valkey 9.
+restart, and but for the last second or two a crash. Every option here means the same to Redis
+7.0 and to Valkey 9.
 """
 
 from __future__ import annotations

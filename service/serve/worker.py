@@ -33,9 +33,10 @@ MIN_AGE_S = 60.0
 # Long enough for clients that keep a connection busy to hear `Connection: close` on it.
 FAREWELL_S = 2.0
 # Kept of the grace, so that a worker has gone before its master loses patience.
-RESERVE_S = 2.0
+RESERVE_S = 3.0
 QUICK_S = 1.0
-LIFESPAN_S = 1.0
+# For the application to close what it opened, once no response is left.
+CLOSE_S = 2.0
 
 
 class WorkerServer(uvicorn.Server):
@@ -107,9 +108,18 @@ class WorkerServer(uvicorn.Server):
         except TimeoutError:
             await self._cut()
 
+    async def _wait_tasks_to_complete(self) -> None:
+        await super()._wait_tasks_to_complete()
+        # What is left of the grace was for responses, and there are none any more.
+        if self._ending is not None:
+            self._ending.reschedule(asyncio.get_running_loop().time() + CLOSE_S)
+
     async def _cut(self) -> None:
         """Break off what is still open; the application still gets to close its connections."""
         connections = list(self.server_state.connections)
+        if not connections:
+            log.warning("The application did not close within %g s.", CLOSE_S)
+            return
         log.warning(
             "%d connections did not end within %g s and are cut.",
             len(connections),
@@ -118,7 +128,7 @@ class WorkerServer(uvicorn.Server):
         for connection in connections:
             connection.transport.abort()
         with suppress(TimeoutError):
-            async with asyncio.timeout(LIFESPAN_S):
+            async with asyncio.timeout(CLOSE_S):
                 await self.lifespan.shutdown()
 
 

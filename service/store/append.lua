@@ -12,10 +12,12 @@
 --       e  terminal, arg is the status
 --
 -- Gives {code, attempt, seq}: ok, dup (there already), gap (resend from seq + 1), fenced (a later
--- attempt exists), ended, gone. Only ok writes; no run is ever created here.
+-- attempt exists), ended, full (the answer would pass 256 KiB), gone. Only ok writes; no run is
+-- ever created here.
 
 local STREAM_CAP = 100
 local TOOLS_CAP = 32768
+local OUTPUT_CAP = 262144
 
 local record, text, events = KEYS[1], KEYS[2], KEYS[3]
 local verb, attempt, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -82,6 +84,16 @@ else
   if not running then
     return {'ended', now_attempt, seq}
   end
+end
+
+local growth = 0
+for i = skip, count - 1 do
+  if ARGV[8 + 3 * i] == 't' then
+    growth = growth + #ARGV[10 + 3 * i]
+  end
+end
+if growth > 0 and growth + redis.call('STRLEN', text) > OUTPUT_CAP then
+  return {'full', now_attempt, seq}
 end
 
 local ended = false

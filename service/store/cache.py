@@ -146,6 +146,6 @@ def pack(answer: Answer) -> bytes:
 def unpack(packed: bytes) -> Answer | None:
     try:
         return msgspec.json.decode(zlib.decompress(packed, -15), type=Answer)
-    except (zlib.error, msgspec.MsgspecError) as error:
+    except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
         log.warning("a cached answer cannot be read, taken as a miss: %s", error)
         return None

@@ -1,22 +1,27 @@
 #!lua
--- Writes the record of a new run; a repeat under the same id joins it.
+-- Writes the record of a new run; a repeat under the same id joins it. Without field, value
+-- pairs it only joins.
 --
 -- KEYS  record, text, events, tokens (one slot)
 -- ARGV  token, life_s, fingerprint of what is asked, most tokens, then field, value pairs
 --
--- Gives {'created'}, {'exists', status}, or {'conflict'} where another request has the id.
+-- Gives 'created', 'absent', the status of the run that was there already, or 'conflict' where
+-- another request has the id.
 -- Refused when memory is full: a new run is not worth a running one.
 
 local record, tokens = KEYS[1], KEYS[4]
 local status = redis.call('HGET', record, 'status')
 if status then
   if redis.call('HGET', record, 'fingerprint') ~= ARGV[3] then
-    return {'conflict'}
+    return 'conflict'
   end
   if redis.call('SCARD', tokens) < tonumber(ARGV[4]) then
     redis.call('SADD', tokens, ARGV[1])
   end
-  return {'exists', status}
+  return status
+end
+if #ARGV < 5 then
+  return 'absent'
 end
 local fields = {}
 for i = 5, #ARGV do
@@ -26,4 +31,4 @@ redis.call('HSET', record, 'fingerprint', ARGV[3], unpack(fields))
 redis.call('SADD', tokens, ARGV[1])
 redis.call('EXPIRE', record, ARGV[2])
 redis.call('EXPIRE', tokens, ARGV[2])
-return {'created'}
+return 'created'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from hashlib import blake2b
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 HIT_ID = re.compile(r"hit-([0-9a-f]{32})")
@@ -20,6 +21,20 @@ _SEQ_MASK = (1 << _SEQ_BITS) - 1
 def new_run_id() -> str:
     """48 bits of milliseconds, then 80 random ones, in hexadecimal."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def derived_run_ids(owner: str, key: str, window_s: int) -> tuple[str, str]:
+    """The ids that an idempotency key may stand for: in this window of time and in the one
+    before. They begin with a window's start, so that they age as other ids do; a repeat within
+    `window_s` finds the first run under one of the two."""
+    window = int(time.time() // window_s)
+
+    def derived(number: int) -> str:
+        text = f"{owner}\n{key}\n{number}".encode()
+        digest = blake2b(text, digest_size=10).hexdigest()
+        return f"{number * window_s * 1000:012x}{digest}"
+
+    return derived(window), derived(window - 1)
 
 
 def age_s(run_id: str) -> float:
@@ -47,6 +62,10 @@ def parse(event_id: str) -> int:
     if match is None:
         raise ValueError(f"not an event id: {event_id[:40]!r}")
     return number(int(match[1]), int(match[2]))
+
+
+def show_of(attempt: int, seq: int) -> str:
+    return f"{attempt}-{seq}"
 
 
 def show(event_number: int) -> str:

@@ -25,6 +25,7 @@ RUNNER_DEAD_S = 6.0
 # After every entry there may be, and not the last id of all, which stands for `>`.
 _BEYOND = "18446744073709551615-0"
 AGENTS_LIFE_S = 86_400
+LOOKS_AT_ONCE = 100
 
 _ENQUEUE = files("service.store").joinpath("enqueue.lua").read_text()
 _RENEW = files("service.store").joinpath("renew.lua").read_text()
@@ -111,6 +112,36 @@ class Queue:
             # Whoever comes second finds them renewed, and gets nothing.
             entries = await self._redis.xclaim(
                 keys.QUEUE, keys.GROUP, runner, lease_ms, [row["message_id"] for row in late]
+            )
+        return _tickets(entries)
+
+    async def abandoned(self, idle_s: float) -> list[Ticket]:
+        """Claimed runs whose lease nobody has renewed, nor taken over, for `idle_s`."""
+        with store_errors():
+            rows = await self._pending(idle_s)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for row in rows:
+                    pipe.xrange(keys.QUEUE, row["message_id"], row["message_id"])
+                found = await pipe.execute()
+        return _tickets([entry for entries in found for entry in entries])
+
+    async def _pending(self, idle_s: float) -> list[dict[str, Any]]:
+        try:
+            rows: list[dict[str, Any]] = await self._redis.xpending_range(
+                keys.QUEUE, keys.GROUP, "-", "+", LOOKS_AT_ONCE, idle=int(idle_s * 1000)
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                raise
+            return []
+        return rows
+
+    async def overdue(self, age_s: float) -> list[Ticket]:
+        """Entries that are older than `age_s`, by the server's clock, claimed or not."""
+        with store_errors():
+            seconds, _ = await self._redis.time()
+            entries = await self._redis.xrange(
+                keys.QUEUE, "-", int((seconds - age_s) * 1000), count=LOOKS_AT_ONCE
             )
         return _tickets(entries)
 

@@ -14,31 +14,23 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from service.store import events, ids, keys
+from service.store import events, ids, keys, records
 from service.store.connections import store_errors
 from service.store.events import Event
+from service.store.reading import Reading, reading_of
+from service.store.records import Record
 
 # A late reader needs only the snapshot, so the entries go early.
 ENDED_EVENTS_LIFE_S = 60
 # Beyond the bounds that end a run: time for whoever ends it to do so.
 ALIVE_SLACK_S = 60
 
+# Callers that may share one run: each has a token of its own.
+TOKENS_MOST = 1000
+
+_CREATE = files("service.store").joinpath("create.lua").read_text()
 _APPEND = files("service.store").joinpath("append.lua").read_text()
 _READ = files("service.store").joinpath("read.lua").read_text()
-
-_RECORD_FIELDS = (
-    "owner",
-    "status",
-    "agent",
-    "attempt",
-    "seq",
-    "created_ms",
-    "started_ms",
-    "ended_ms",
-    "usage",
-    "output",
-    "end",
-)
 
 
 class Appended(NamedTuple):
@@ -47,46 +39,6 @@ class Appended(NamedTuple):
     code: str
     attempt: int
     seq: int
-
-
-class Entry(NamedTuple):
-    """One event as it stands in the stream."""
-
-    number: int
-    data: bytes
-
-
-class Reading(NamedTuple):
-    """What a reader has not seen: either `entries`, or a `snapshot` and what follows it.
-
-    `number` is the id of the run's last event, 0 before the first. `snapshot` is an entry whose
-    number is that of the last event in it, 0 where there is none (yet).
-    """
-
-    owner: str
-    status: str
-    number: int
-    entries: list[Entry]
-    snapshot: Entry | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.status not in ("queued", "running")
-
-
-class Record(NamedTuple):
-    """A run as `GET /v1/runs/{id}` shows it; times in milliseconds since the epoch."""
-
-    owner: str
-    status: str
-    agent: str
-    attempt: int
-    created_ms: int
-    started_ms: int | None
-    ended_ms: int | None
-    usage: dict[str, int] | None
-    output: str | None
-    error: dict[str, Any] | None
 
 
 class Claimed(NamedTuple):
@@ -104,38 +56,54 @@ class Denied(Exception):
     """The token is not one of the run's."""
 
 
+class Conflict(Exception):
+    """The id belongs to a run that was asked something else."""
+
+
 class Streams:
     """The streams instance, as far as runs go. Lives: `alive_s` without an event while a run
     is on, `record_s` after its end."""
 
     def __init__(self, redis: Redis, *, alive_s: int, record_s: int) -> None:
         self._redis: Any = redis
+        self._create = redis.register_script(_CREATE)
         self._append = redis.register_script(_APPEND)
         self._read = redis.register_script(_READ)
         self._alive_s = alive_s + ALIVE_SLACK_S
         self._record_s = record_s
 
     async def create(
-        self, run_id: str, *, agent: str, owner: str, token: str, request: bytes
-    ) -> None:
-        """Write the record of a queued run; StoreFull where there is no room for it."""
-        key = keys.run(run_id)
-        record = {
-            "status": "queued",
-            "agent": agent,
-            "owner": owner,
-            "attempt": 0,
-            "seq": 0,
-            "created_ms": int(time.time() * 1000),
-            "request": request,
-        }
+        self,
+        run_id: str,
+        *,
+        agent: str,
+        owner: str,
+        token: str,
+        request: bytes,
+        fingerprint: str = "",
+    ) -> str:
+        """Write the record of a queued run: `created`, or the status of the run that has this
+        id already and has been joined. Conflict where it was asked something else (another
+        `fingerprint`), StoreFull where there is no room."""
+        fields: list[str | int | bytes] = [
+            *("status", "queued", "agent", agent, "owner", owner, "attempt", 0, "seq", 0),
+            *("created_ms", int(time.time() * 1000), "request", request),
+        ]
+        return await self._create_or_join(run_id, token, fingerprint, fields)
+
+    async def join(self, run_id: str, *, token: str, fingerprint: str) -> str:
+        """As `create` for a run that may be there: its status, or `absent`."""
+        return await self._create_or_join(run_id, token, fingerprint, [])
+
+    async def _create_or_join(
+        self, run_id: str, token: str, fingerprint: str, fields: Sequence[str | int | bytes]
+    ) -> str:
+        args = [token, self._alive_s, fingerprint, TOKENS_MOST, *fields]
         with store_errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hset(key.record, mapping=record)
-                pipe.expire(key.record, self._alive_s)
-                pipe.sadd(key.tokens, token)
-                pipe.expire(key.tokens, self._alive_s)
-                await pipe.execute()
+            reply: bytes = await self._create(keys=list(keys.run(run_id)), args=args)
+        if reply == b"conflict":
+            raise Conflict
+        return reply.decode()
 
     async def discard(self, run_id: str) -> None:
         """Forget a run that could not be enqueued."""
@@ -194,24 +162,38 @@ class Streams:
         output: str | None = None,
     ) -> Appended:
         """Append a batch whose last event is terminal, together with the record's end."""
-        fields: list[str | int | bytes] = list(_ended_now())
-        if usage is not None:
-            fields += ["usage", msgspec.json.encode(usage)]
-        if output is not None:
-            fields += ["output", output]
+        fields = _end_fields(usage, output)
         return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
 
-    async def ask_to_cancel(self, run_id: str, reason: str) -> str:
+    async def append_external(
+        self,
+        run_id: str,
+        attempt: int,
+        batch: Sequence[Event],
+        *,
+        first_seq: int = 0,
+        usage: dict[str, int] | None = None,
+        output: str | None = None,
+    ) -> Appended:
+        """As the producer of an external run: any append, an empty one too, renews its lease;
+        a last event that is terminal ends the run."""
+        fields: list[str | int | bytes] = ["lease_ms", int(time.time() * 1000)]
+        if batch and batch[-1].op == "e":
+            fields += _end_fields(usage, output)
+        return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
+
+    async def ask_to_cancel(self, run_id: str, reason: str, *, external: bool = False) -> str:
         """The status that follows: `cancelled`, `running` (its runner will see to it), another
-        one where the run had ended already, or `gone`."""
+        one where the run had ended already, or `gone`. An `external` run ends at once: its
+        producer learns of it with its next append."""
         fields = ("cancel", reason)
         while True:
             (number,) = await self.last_numbers([run_id])
             if number is None:
                 return "gone"
             attempt, _ = ids.split(number)
-            if attempt == 0:
-                ended = await self.end(run_id, 0, events.cancelled(reason))
+            if attempt == 0 or external:
+                ended = await self.end(run_id, attempt, events.cancelled(reason))
                 code, status = ended.code, "cancelled"
             else:
                 code = (await self.append(run_id, attempt, [], fields=fields)).code
@@ -270,22 +252,11 @@ class Streams:
             reply = await self._read(
                 keys=list(keys.run(run_id)), args=[token, *ids.split(last)]
             )
-        kind = reply[0]
-        if kind == b"gone":
+        if reply[0] == b"gone":
             return None
-        if kind == b"denied":
+        if reply[0] == b"denied":
             raise Denied
-        owner, status, attempt, seq = reply[1].decode(), reply[2].decode(), reply[3], reply[4]
-        number = ids.number(attempt, seq)
-        if kind == b"entries":
-            parts = iter(reply[5:])
-            entries = [
-                Entry(ids.parse(i.decode()), data) for i, data in zip(parts, parts, strict=True)
-            ]
-            if status == "queued" and not entries:
-                return Reading(owner, status, number, [], _queued())
-            return Reading(owner, status, number, entries)
-        return _from_snapshot(owner, status, number, last, reply[5:])
+        return reading_of(reply, last)
 
     async def last_numbers(self, run_ids: Sequence[str]) -> list[int | None]:
         """The number of each run's last event, None for a run that is gone; one round trip."""
@@ -305,7 +276,7 @@ class Streams:
             # No transaction: a full Redis refuses it, whatever is in it. Once the record says
             # that the run has ended, the text changes no more.
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.hmget(key.record, list(_RECORD_FIELDS))
+                pipe.hmget(key.record, list(records.FIELDS))
                 pipe.get(key.text)
                 pipe.sismember(key.tokens, token)
                 pipe.exists(key.record)
@@ -315,64 +286,17 @@ class Streams:
             return None
         if token and not known:
             raise Denied
-        return _record(dict(zip(_RECORD_FIELDS, row, strict=True)), text)
+        return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text)
+
+
+def _end_fields(usage: dict[str, int] | None, output: str | None) -> list[str | int | bytes]:
+    fields: list[str | int | bytes] = list(_ended_now())
+    if usage is not None:
+        fields += ["usage", msgspec.json.encode(usage)]
+    if output is not None:
+        fields += ["output", output]
+    return fields
 
 
 def _ended_now() -> tuple[str | int, ...]:
     return ("ended_ms", int(time.time() * 1000))
-
-
-def _queued() -> Entry:
-    return Entry(0, events.snapshot("queued", "", b"", b"", missed=0))
-
-
-def _from_snapshot(
-    owner: str, status: str, number: int, last: int, folded: list[bytes]
-) -> Reading:
-    """The state up to the last event, or up to the one before the end: the terminal event
-    itself is always delivered as what it is."""
-    if status == "queued":
-        return Reading(owner, status, number, [], _queued())
-    text, progress, tools, end = folded
-    attempt, seq = ids.split(number)
-    covered = number - 1 if end else number
-    entries = [Entry(number, end)] if end else []
-    # It ended in the queue. Whoever comes from ahead still holds what has been lost since.
-    only_the_end = ids.split(covered)[1] == 0
-    if last == covered or (only_the_end and last < number):
-        return Reading(owner, status, number, entries)
-    seen_attempt, seen = ids.split(last)
-    missed = ids.split(covered)[1] - (seen if seen_attempt == attempt and seen < seq else 0)
-    data = events.snapshot(status, text.decode(), progress, tools, missed=missed)
-    snapshot = Entry(0 if only_the_end else covered, data)
-    return Reading(owner, status, number, entries, snapshot)
-
-
-def _record(row: dict[str, bytes | None], text: bytes | None) -> Record:
-    def whole(name: str) -> int | None:
-        value = row[name]
-        return None if value is None else int(value)
-
-    status = (row["status"] or b"").decode()
-    end = msgspec.json.decode(row["end"]) if row["end"] else {}
-    output = row["output"] if row["output"] is not None else text or b""
-    return Record(
-        owner=(row["owner"] or b"").decode(),
-        status=status,
-        agent=(row["agent"] or b"").decode(),
-        attempt=whole("attempt") or 0,
-        created_ms=whole("created_ms") or 0,
-        started_ms=whole("started_ms"),
-        ended_ms=whole("ended_ms"),
-        usage=msgspec.json.decode(row["usage"]) if row["usage"] else None,
-        output=output.decode() if status == "completed" else None,
-        error=_error(status, end),
-    )
-
-
-def _error(status: str, end: dict[str, Any]) -> dict[str, Any] | None:
-    if status == "failed":
-        return {key: end.get(key) for key in ("code", "message", "retryable")}
-    if status == "cancelled":
-        return {"code": "cancelled", "message": end.get("reason", ""), "retryable": False}
-    return None

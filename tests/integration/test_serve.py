@@ -18,6 +18,7 @@ from tests.processes import (
     Serving,
     environment,
     free_ports,
+    is_on_disk,
     serving,
     wait_until,
 )
@@ -158,6 +159,7 @@ def test_what_is_killed_is_started_again(tmp_path: Path, title: str) -> None:
 def test_a_restarted_redis_keeps_its_address_and_its_data(tmp_path: Path) -> None:
     with serving(tmp_path) as running, Redis.from_url(running.streams_url) as client:
         client.set("kept", "yes")
+        wait_until(lambda: is_on_disk(client), "it is on disk")
         (before,) = running.pids(STREAMS)
         os.kill(before, signal.SIGKILL)
         wait_until(lambda: running.pids(STREAMS) not in ([], [before]), "another one")

@@ -94,7 +94,7 @@ def test_a_stuck_response_is_cut_within_the_grace(tmp_path: Path) -> None:
     with serving(
         tmp_path,
         arguments=["-c", STUCK_APP],
-        env={"GRACEFUL_TIMEOUT_S": "4", "WEB_CONCURRENCY": "1"},
+        env={"GRACEFUL_TIMEOUT_S": "5", "WEB_CONCURRENCY": "1"},
     ) as running:
         failed: list[Exception] = []
 
@@ -109,7 +109,7 @@ def test_a_stuck_response_is_cut_within_the_grace(tmp_path: Path) -> None:
         wait_until(lambda: "stuck" in running.stderr, "the request has arrived")
         began = time.monotonic()
         assert running.stop() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 6
         asking.join(10)
         assert failed
         assert "1 connections did not end within 2 s and are cut" in running.stderr
@@ -137,6 +137,42 @@ service.app.create_app = stuck
 from service.cli import main
 raise SystemExit(main(["serve"]))
 """
+
+
+UNCLOSING_APP = """
+import asyncio
+import service.app
+
+create_app = service.app.create_app
+
+def unclosing(settings):
+    app = create_app(settings)
+
+    async def wrapped(scope, receive, send):
+        await app(scope, receive, send if scope["type"] == "http" else deaf(send))
+
+    return wrapped
+
+def deaf(send):
+    async def sending(message):
+        if message["type"] == "lifespan.shutdown.complete":
+            await asyncio.sleep(60)
+        await send(message)
+
+    return sending
+
+service.app.create_app = unclosing
+from service.cli import main
+raise SystemExit(main(["serve"]))
+"""
+
+
+def test_an_application_that_does_not_close_is_not_waited_for(tmp_path: Path) -> None:
+    with serving(tmp_path, arguments=["-c", UNCLOSING_APP]) as running:
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 6
+        assert "did not close within 2 s" in running.stderr
 
 
 def test_impatience_shortens_a_graceful_stop(tmp_path: Path) -> None:

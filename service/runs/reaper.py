@@ -1,0 +1,96 @@
+"""Ending runs that have nobody left: done by every web worker, whichever looks first.
+
+Invariant: from the death of a run's last producer to its terminal event it takes `LEASE_OLD_S`
+and one look, whether or not a runner ever comes back. Looking twice is harmless: a run ends
+once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from service.errors import StoreError
+from service.store import events, ids
+from service.store.external import External
+from service.store.queue import Queue, Ticket
+from service.store.stats import Stats
+from service.store.streams import Streams
+
+log = logging.getLogger("plateau.reaper")
+
+# Twice a lease: a living runner would have taken the run over by then.
+LEASE_OLD_S = 12.0
+LOOK_S = 2.0
+
+
+class Reaper:
+    """One a web worker; times in seconds."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        queue: Queue,
+        external: External,
+        stats: Stats,
+        *,
+        queue_timeout_s: int,
+        external_idle_s: int,
+    ) -> None:
+        self._streams = streams
+        self._queue = queue
+        self._external = external
+        self._stats = stats
+        self._queue_timeout_s = queue_timeout_s
+        self._external_idle_s = external_idle_s
+
+    async def keep_looking(self) -> None:
+        """Look every `LOOK_S`, for ever; a store that is away is looked at again later."""
+        while True:
+            await asyncio.sleep(LOOK_S * random.uniform(0.5, 1.0))
+            try:
+                await self.look()
+            except StoreError as error:
+                log.warning("nobody can be looked after for now: %s", error)
+            except Exception:
+                log.exception("looking after lost runs failed")
+
+    async def look(self) -> None:
+        for ticket in await self._queue.abandoned(LEASE_OLD_S):
+            await self._end_abandoned(ticket)
+        for ticket in await self._queue.overdue(self._queue_timeout_s):
+            await self._end_unclaimed(ticket)
+        for run_id, attempt in await self._external.silent():
+            message = f"Its producer was silent for {self._external_idle_s} s."
+            last = events.failed("producer_lost", message, retryable=True)
+            await self._end(run_id, attempt, last, "producer_lost")
+            await self._external.forget(run_id)
+
+    async def _end_abandoned(self, ticket: Ticket) -> None:
+        (number,) = await self._streams.last_numbers([ticket.run_id])
+        if number is not None:
+            message = "Its runner died, and no other took it over."
+            last = events.failed("runner_lost", message, retryable=True)
+            await self._end(ticket.run_id, ids.split(number)[0], last, "runner_lost")
+        await self._queue.done(ticket)
+
+    async def _end_unclaimed(self, ticket: Ticket) -> None:
+        (number,) = await self._streams.last_numbers([ticket.run_id])
+        if number is not None and ids.split(number)[0] > 0:
+            return
+        if number is not None:
+            message = f"No runner claimed it within {self._queue_timeout_s} s."
+            last = events.failed("queue_timeout", message, retryable=True)
+            ended = await self._end(ticket.run_id, 0, last, "queue_timeout")
+            if not ended:
+                return
+        await self._queue.done(ticket)
+
+    async def _end(self, run_id: str, attempt: int, last: events.Event, code: str) -> bool:
+        appended = await self._streams.end(run_id, attempt, last)
+        if appended.code != "ok":
+            return False
+        self._stats.count(f"runs_failed_{code}")
+        log.warning("run %s: ended for want of a producer (%s)", run_id, code)
+        return True

@@ -1,0 +1,96 @@
+"""Executing one small agent against a real Redis, for tests of what becomes of its run.
+
+told = execute(streams_url, agent)
+assert told.types == ["run.started", "message.delta", "run.completed"]
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.agents.registry import RegisteredAgent
+from service.runs.execution import Execution
+from service.runs.job import Job
+from service.store.cache import Cache
+from service.store.records import Record
+from service.store.streams import Streams
+from tests.store import claim, decoded, on_streams, queued, stream_of
+
+VERSION = "v1"
+NO_CACHE = Cache(None, ttl_s=60, max_bytes=1024**2)
+
+
+@dataclass
+class Told:
+    """What a reader is told of a run, and what its record says in the end."""
+
+    record: Record
+    events: list[dict[str, Any]]
+    text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.text = "".join(event.get("text", "") for event in self.events)
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.events[-1]
+
+    def only(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["type"] == kind]
+
+
+@asynccontextmanager
+async def execution_of(
+    streams: Streams,
+    agent: Callable[..., Any] | None,
+    *,
+    timeout_s: float = 20,
+    answers: Cache = NO_CACHE,
+    **job: Any,
+) -> AsyncIterator[Execution]:
+    """An execution of a claimed run, not yet begun; without `agent` none is registered."""
+    threads = ThreadPoolExecutor(2, "agent")
+    asked = Job(messages=[{"role": "user", "content": "Why?"}])
+    for name, value in job.items():
+        setattr(asked, name, value)
+    run_id = await queued(streams, asked.encode())
+    agents = {"notes": RegisteredAgent("notes", VERSION, agent, False)} if agent else {}
+    try:
+        yield Execution(
+            await claim(streams, run_id, 1),
+            run_id,
+            agents=agents,
+            streams=streams,
+            answers=answers,
+            threads=threads,
+            timeout_s=timeout_s,
+        )
+    finally:
+        threads.shutdown()
+
+
+async def told_of(streams: Streams, redis: Any, run_id: str) -> Told:
+    record = await streams.record(run_id)
+    assert record is not None
+    return Told(record, [decoded(data) for _, data in await stream_of(redis, run_id)])
+
+
+def execute(url: str, agent: Callable[..., Any] | None, **how: Any) -> Told:
+    """Execute the agent from its claim to the end of its run."""
+
+    async def scenario(streams: Streams, redis: Any) -> Told:
+        async with execution_of(streams, agent, **how) as execution:
+            async with asyncio.timeout(30):
+                await execution.run()
+            return await told_of(streams, redis, execution.run_id)
+
+    return on_streams(url, scenario)

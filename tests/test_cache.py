@@ -1,0 +1,170 @@
+"""The answer cache in Redis: bounded, and a miss whatever is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.store import keys
+from service.store.cache import Cache, pack
+from service.store.connections import connect
+from tests.conftest import end_server, start_server
+from tests.store import answer
+
+MAX_BYTES = 10 * 1024**2
+KEY = "0" * 32
+
+
+def on_cache(
+    url: str, scenario: Callable[[Cache, Any], Awaitable[None]], *, timeout_s: float = 2.0
+) -> None:
+    async def opened() -> None:
+        redis = connect(url, "test", timeout_s=timeout_s)
+        try:
+            await scenario(Cache(redis, ttl_s=600, max_bytes=MAX_BYTES), redis)
+        finally:
+            await redis.aclose()
+
+    asyncio.run(opened())
+
+
+def test_an_answer_is_found_again_and_has_a_life(cache_url: str) -> None:
+    async def scenario(cache: Cache, redis: Any) -> None:
+        assert cache.enabled and await cache.get(KEY) is None
+        stored = answer("né雪🏔\u2028" * 50, tools=[msgspec.Raw(b'{"a":1}')], output="x")
+        assert await cache.put(KEY, stored)
+        assert await cache.get(KEY) == stored
+        assert 595 <= await redis.ttl(keys.cache(KEY)) <= 600
+        assert await cache.put(KEY, answer("newer"), ttl_s=7)
+        assert 2 <= await redis.ttl(keys.cache(KEY)) <= 7
+        assert await cache.get(KEY) == answer("newer")
+        for content in (b"", b"\xff" * 40, pack(stored)[:-4]):
+            await redis.set(keys.cache(KEY), content, ex=60)
+            assert await cache.get(KEY) is None
+
+    on_cache(cache_url, scenario)
+
+
+def test_an_answer_over_a_twentieth_of_the_cache_is_refused(cache_url: str) -> None:
+    async def scenario(cache: Cache, redis: Any) -> None:
+        noise = "".join(f"{i * 2654435761 % 2**32:08x}" for i in range(200_000))
+        assert not await cache.put(KEY, answer(noise))
+        assert await redis.keys("*") == []
+        # What counts is what is stored: a long answer that says little is welcome.
+        assert await cache.put(KEY, answer("again and " * 200_000))
+
+    on_cache(cache_url, scenario)
+
+
+def test_without_a_cache_everything_is_a_miss() -> None:
+    async def scenario() -> None:
+        none = Cache(None, ttl_s=1, max_bytes=1)
+        assert not none.enabled
+        assert await none.get(KEY) is None and not await none.put(KEY, answer())
+
+    asyncio.run(scenario())
+
+
+def test_a_cache_of_another_type_is_a_miss(cache_url: str) -> None:
+    async def scenario(cache: Cache, redis: Any) -> None:
+        await redis.lpush(keys.cache(KEY), "x")
+        await redis.expire(keys.cache(KEY), 60)
+        assert await cache.get(KEY) is None
+
+    on_cache(cache_url, scenario)
+
+
+def test_a_cache_that_is_down_is_a_miss_and_quick(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server("cache", tmp_path)
+
+    async def scenario(cache: Cache, redis: Any) -> None:
+        assert await cache.put(KEY, answer())
+        end_server(server)
+        began = time.monotonic()
+        for _ in range(5):
+            assert await cache.get(KEY) is None
+            assert not await cache.put(KEY, answer())
+        assert time.monotonic() - began < 5
+        # Once, not at every request.
+        assert caplog.text.count("every lookup is a miss") == 1
+
+    try:
+        on_cache(server.url, scenario)
+    finally:
+        server.process.kill()
+        server.process.wait(10)
+
+
+def test_a_cache_that_hangs_is_a_miss(tmp_path: Path) -> None:
+    server = start_server("cache", tmp_path)
+
+    async def scenario(cache: Cache, redis: Any) -> None:
+        assert await cache.put(KEY, answer())
+        server.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert await cache.get(KEY) is None
+        assert not await cache.put(KEY, answer("unheard"))
+        assert time.monotonic() - began < 5
+        server.process.send_signal(signal.SIGCONT)
+        # What it was sent last it may do now, on a connection that nobody listens to.
+        assert await cache.get(KEY) in (answer(), answer("unheard"))
+
+    try:
+        on_cache(server.url, scenario, timeout_s=0.2)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        end_server(server)
+
+
+def prose(number: int, words: list[str]) -> str:
+    """About 2 KB of text that no other number gives; of real words, it deflates like prose."""
+    start, step = number * 7919 % len(words), 1 + number * 31 % 97
+    picked = itertools.islice(itertools.cycle(words), start, None, step)
+    return f"{number}: " + " ".join(itertools.islice(picked, 330))
+
+
+def test_50000_answers_stay_within_the_bound(cache_url: str) -> None:
+    texts = sorted(Path(__file__).parent.joinpath("texts").glob("*.txt"))
+    words = " ".join(path.read_text() for path in texts).split()
+    peak, largest = 0, 0
+
+    async def scenario(cache: Cache, redis: Any) -> None:
+        nonlocal peak, largest
+        numbers = iter(range(50_000))
+
+        async def store() -> None:
+            nonlocal largest
+            for number in numbers:
+                made = answer(prose(number, words))
+                assert await cache.put(f"{number:032x}", made)
+                if number % 500 == 0:
+                    largest = max(
+                        largest, await redis.memory_usage(keys.cache(f"{number:032x}"))
+                    )
+
+        async def sample() -> None:
+            nonlocal peak
+            while not all(storing.done() for storing in stores):
+                peak = max(peak, (await redis.info("memory"))["used_memory"])
+
+        stores = [asyncio.create_task(store()) for _ in range(6)]
+        await sample()
+        await asyncio.gather(*stores)
+        assert (await redis.config_get("maxmemory-policy"))["maxmemory-policy"] == "allkeys-lru"
+        assert (await redis.info("stats"))["evicted_keys"] > 30_000
+        # The latest are there, whole; the first made room for them.
+        assert await cache.get(f"{49_999:032x}") == answer(prose(49_999, words))
+        assert await cache.get(f"{0:032x}") is None
+
+    on_cache(cache_url, scenario)
+    assert peak <= MAX_BYTES + largest

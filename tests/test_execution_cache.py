@@ -1,0 +1,136 @@
+"""What is remembered of an attempt: a whole answer, under the version that was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from service.agents import AgentError, Output, Run, ToolResult, Usage, Yielded
+from service.store import keys
+from service.store.cache import Cache
+from service.store.connections import connect
+from service.store.streams import Streams
+from tests.executions import VERSION, Told, execute, execution_of, told_of
+from tests.store import on_streams, until
+
+KEY = "0" * 32
+
+
+async def good(run: Run) -> AsyncIterator[Yielded]:
+    yield "né"
+    yield ToolResult("1", "found")
+    for _ in range(20):
+        yield ToolResult("2", "x" * 10_000)
+    yield "e"
+    yield Usage(1, 2)
+
+
+async def with_output(run: Run) -> AsyncIterator[Yielded]:
+    yield "draft"
+    yield Output("final")
+
+
+async def failing(run: Run) -> AsyncIterator[Yielded]:
+    yield "half"
+    raise AgentError("upstream_error", "no")
+
+
+def test_an_answer_is_in_the_cache_before_its_end_is_told(
+    streams_url: str, cache_url: str
+) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        client: Any = connect(cache_url, "test-answers", timeout_s=20)
+        looking: Any = connect(cache_url, "test-looking")
+        answers = Cache(client, ttl_s=60, max_bytes=10 * 1024**2)
+
+        async def storing() -> bool:
+            clients = await looking.client_list()
+            return any(c["name"] == "test-answers" and c["cmd"] == "set" for c in clients)
+
+        try:
+            await looking.client_pause(15_000, all=False)
+            async with execution_of(
+                streams, good, answers=answers, version=VERSION, cache_key=KEY, ttl_s=30
+            ) as execution:
+                running = asyncio.create_task(execution.run())
+                await until(storing, "the answer is on its way into the cache")
+                record = await streams.record(execution.run_id)
+                assert record is not None and record.status == "running"
+                await looking.client_unpause()
+                await running
+                told = await told_of(streams, redis, execution.run_id)
+            answer = await answers.get(KEY)
+            assert answer is not None and answer.final == "née" == told.record.output
+            assert (answer.agent, answer.owner) == ("notes", "ann")
+            assert answer.usage == {"input_tokens": 1, "output_tokens": 2}
+            # As much of the tools as a snapshot holds.
+            assert len(answer.tools) == 4
+            assert 25 <= await looking.ttl(keys.cache(KEY)) <= 30
+        finally:
+            await looking.client_unpause()
+            await looking.aclose()
+            await client.aclose()
+
+    on_streams(streams_url, scenario)
+
+
+def execute_with_cache(streams_url: str, cache_url: str, agent: Any, **job: Any) -> Told:
+    async def scenario(streams: Streams, redis: Any) -> Told:
+        client: Any = connect(cache_url, "test")
+        try:
+            answers = Cache(client, ttl_s=60, max_bytes=10 * 1024**2)
+            async with execution_of(streams, agent, answers=answers, **job) as execution:
+                await execution.run()
+                return await told_of(streams, redis, execution.run_id)
+        finally:
+            await client.aclose()
+
+    return on_streams(streams_url, scenario)
+
+
+def test_the_final_output_is_what_is_remembered(streams_url: str, cache_url: str) -> None:
+    asked = {"version": VERSION, "cache_key": KEY}
+    execute_with_cache(streams_url, cache_url, with_output, **asked)
+
+    async def look() -> None:
+        client: Any = connect(cache_url, "test")
+        answer = await Cache(client, ttl_s=60, max_bytes=1024**2).get(KEY)
+        await client.aclose()
+        assert answer is not None and (answer.text, answer.final) == ("draft", "final")
+
+    asyncio.run(look())
+
+
+@pytest.mark.parametrize(
+    ("agent", "job"),
+    [
+        # Asked of another version of the agent, asked not to be stored, failed.
+        (good, {"version": "v0", "cache_key": KEY}),
+        (good, {"version": VERSION}),
+        (failing, {"version": VERSION, "cache_key": KEY}),
+        (None, {"version": VERSION, "cache_key": KEY}),
+    ],
+)
+def test_what_may_not_be_remembered_is_not(
+    streams_url: str, cache_url: str, agent: Any, job: dict[str, Any]
+) -> None:
+    told = execute_with_cache(streams_url, cache_url, agent, **job)
+    assert told.record.status == ("completed" if agent is good else "failed")
+    with Redis.from_url(cache_url, protocol=2) as client:
+        assert client.keys("*") == []
+
+
+def test_a_run_completes_without_a_cache(streams_url: str) -> None:
+    told = execute(streams_url, good, version=VERSION, cache_key=KEY)
+    assert told.record.output == "née"
+
+
+def test_a_cache_that_is_away_costs_the_answer_nothing(streams_url: str) -> None:
+    # A port that nobody listens on.
+    url = "redis://127.0.0.1:1/0"
+    told = execute_with_cache(streams_url, url, good, version=VERSION, cache_key=KEY)
+    assert told.record.output == "née"

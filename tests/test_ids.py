@@ -1,0 +1,114 @@
+"""Ids: they order as events do, tell their age, and nothing else passes for one."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.store import ids, keys
+
+NUMBERS = st.tuples(st.integers(1, 999_999_999), st.integers(1, 999_999_999))
+
+
+@given(NUMBERS, NUMBERS)
+def test_numbers_order_as_events_do(one: tuple[int, int], other: tuple[int, int]) -> None:
+    assert (ids.number(*one) < ids.number(*other)) == (one < other)
+    assert 0 < ids.number(*one)
+
+
+@given(NUMBERS)
+def test_an_event_id_is_shown_and_read_back(pair: tuple[int, int]) -> None:
+    number = ids.number(*pair)
+    assert ids.split(number) == pair
+    assert ids.show(number) == f"{pair[0]}-{pair[1]}"
+    assert ids.parse(ids.show(number)) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "-", "1", "1-", "-1", "0-1", "1-0", "01-1", "1-01", "+1-1", "1--1", "1-1-1"),
+        *(" 1-1", "1-1 ", "1-1\n", "1.0-1", "1_0-1", "0x1-1", "a-b", "None", "*", "$", "0"),
+        *("1234567890-1", "1-1234567890", "1-" + "9" * 10_000, "١-١", "1\u20101", "²-1"),
+    ],
+)
+def test_anything_else_is_no_event_id(text: str) -> None:
+    with pytest.raises(ValueError, match="not an event id") as caught:
+        ids.parse(text)
+    assert len(str(caught.value)) < 100
+
+
+@given(st.text())
+def test_no_text_does_worse_than_being_refused(text: str) -> None:
+    try:
+        number = ids.parse(text)
+    except ValueError:
+        return
+    assert ids.show(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "follows"),
+    [
+        ("1-1", None, True),
+        ("2-1", None, True),
+        ("1-2", None, False),
+        ("1-2", "1-1", True),
+        ("1-3", "1-1", False),
+        ("1-1", "1-1", False),
+        ("1-1", "1-2", False),
+        ("2-1", "1-7", True),
+        ("3-1", "1-7", True),
+        ("2-2", "1-7", False),
+        ("2-8", "1-7", False),
+        ("1-8", "2-7", False),
+        ("1-1", "2-7", False),
+    ],
+)
+def test_what_can_follow_what(number: str, last: str | None, follows: bool) -> None:
+    seen = 0 if last is None else ids.parse(last)
+    assert ids.follows(ids.parse(number), seen) is follows
+
+
+def test_a_run_id_begins_with_its_time_and_is_its_own() -> None:
+    before = time.time()
+    made = [ids.new_run_id() for _ in range(1000)]
+    assert len(set(made)) == 1000
+    assert all(ids.RUN_ID.fullmatch(run_id) for run_id in made)
+    created = [time.time() - ids.age_s(run_id) for run_id in made]
+    assert before - 0.1 <= min(created) and max(created) <= time.time() + 0.1
+    assert [run_id[:12] for run_id in made] == sorted(run_id[:12] for run_id in made)
+    # An old one is old; the smallest there is does not fail.
+    assert ids.age_s("0" * 32) == pytest.approx(time.time(), abs=5)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0" * 31, "0" * 33, "G" * 32, "A" * 32, "0" * 31 + "\n", "hit-" + "0" * 32]
+)
+def test_anything_else_is_no_run_id(text: str) -> None:
+    assert ids.RUN_ID.fullmatch(text) is None
+
+
+def test_a_hit_is_not_a_run() -> None:
+    found = ids.HIT_ID.fullmatch("hit-" + "0" * 32)
+    assert found is not None and found[1] == "0" * 32
+    assert ids.HIT_ID.fullmatch("0" * 32) is None
+
+
+def test_tokens_have_128_bits_and_fit_into_a_url() -> None:
+    tokens = {ids.new_token() for _ in range(1000)}
+    assert len(tokens) == 1000
+    for token in tokens:
+        assert len(token) == 22 and token.replace("-", "").replace("_", "").isalnum()
+
+
+def test_the_keys_of_a_run_are_on_one_node() -> None:
+    run_id = ids.new_run_id()
+    key = keys.run(run_id)
+    assert key.record == "run:{" + run_id + "}"
+    assert list(key) == [key.record + suffix for suffix in ("", ":text", ":events", ":tokens")]
+    assert keys.channel(run_id) == key.record
+    assert keys.run_of(keys.channel(run_id).encode()) == run_id

@@ -1,0 +1,286 @@
+"""The runner and a real queue: what it takes, what it leaves, what it never does twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from service.agents import Run, Yielded
+from service.runs import runner
+from service.runs.job import Job
+from service.settings import Settings
+from service.store import keys, queue
+from service.store.queue import Queue, Ticket
+from service.store.streams import Streams
+from tests.executions import Told, told_of
+from tests.queues import LATE_MS, age
+from tests.store import claim, full, on_streams, queued, text_of, texts, until
+
+REQUEST = Job(messages=[{"role": "user", "content": "Why?"}]).encode()
+
+
+@dataclass
+class Gate:
+    """Holds every agent after its first piece until `opened`, and counts them."""
+
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    inside: int = 0
+    peak: int = 0
+    calls: list[str] = field(default_factory=list)
+
+
+GATES: dict[str, Gate] = {}
+
+
+async def notes(run: Run) -> AsyncIterator[Yielded]:
+    gate = GATES["now"]
+    gate.calls.append(run.id)
+    gate.inside += 1
+    gate.peak = max(gate.peak, gate.inside)
+    try:
+        yield "a"
+        await gate.opened.wait()
+        yield "b"
+    finally:
+        gate.inside -= 1
+
+
+@dataclass
+class Scene:
+    streams: Streams
+    queue: Queue
+    redis: Any
+    gate: Gate
+    settings: Settings
+
+    @asynccontextmanager
+    async def runner(self, name: str = "r1") -> AsyncIterator[None]:
+        """A runner that is told to stop at the end, as its process would be."""
+        serving = asyncio.create_task(runner._serve(self.settings, name))
+        try:
+
+            async def there() -> bool:
+                depth = await self.queue.depth()
+                assert not serving.done(), serving
+                return depth.runners > 0
+
+            await until(there, "the runner is there")
+            yield
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await serving
+
+    async def enqueue(self, run_id: str = "") -> str:
+        run_id = run_id or await queued(self.streams, REQUEST)
+        assert await self.queue.enqueue(run_id, "notes", 100) == "ok"
+        return run_id
+
+    async def lost_run(self) -> tuple[str, Ticket]:
+        """A run whose runner has died in the middle of its first attempt."""
+        await self.queue.take_over("dead", 0)
+        run_id = await self.enqueue()
+        (ticket,) = await self.queue.take("dead", 1, 1000)
+        await claim(self.streams, run_id, 1, "dead")
+        await self.streams.append(run_id, 1, texts("half"))
+        await age(self.redis, "dead", ticket, LATE_MS)
+        return run_id, ticket
+
+    async def status_is(self, run_id: str, status: str) -> Told:
+        async def reached() -> bool:
+            record = await self.streams.record(run_id)
+            return record is not None and record.status == status
+
+        await until(reached, f"the run is {status}")
+        return await told_of(self.streams, self.redis, run_id)
+
+    async def says(self, run_id: str, text: str) -> None:
+        async def said() -> bool:
+            return await text_of(self.redis, run_id) == text
+
+        await until(said, f"the run has said {text!r}")
+
+    async def nothing_is_left(self) -> None:
+        async def empty() -> bool:
+            return int(await self.redis.xlen(keys.QUEUE)) == 0
+
+        await until(empty, "the queue is empty")
+
+
+def on_scene(url: str, scenario: Callable[[Scene], Awaitable[None]], **settings: Any) -> None:
+    values = {"runner_concurrency": 4, "graceful_timeout_s": 3} | settings
+
+    async def opened(streams: Streams, redis: Any) -> None:
+        GATES["now"] = Gate()
+        agents = (("notes", "tests.test_runner:notes"),)
+        chosen = Settings(redis_url=url, agents=agents, **values)
+        scene = Scene(streams, Queue(redis), redis, GATES["now"], chosen)
+        await scene.queue.open()
+        await scenario(scene)
+
+    on_streams(url, opened)
+
+
+def test_a_run_is_executed_and_leaves_the_queue(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.gate.opened.set()
+        async with scene.runner():
+            assert "notes" in await scene.queue.agent_versions()
+            told = await scene.status_is(await scene.enqueue(), "completed")
+            assert told.record.output == "ab"
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_a_run_that_is_enqueued_twice_is_executed_once(streams_url: str) -> None:
+    """Who got no answer asks again; both places in the queue may come to one runner."""
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.runner():
+            run_id = await scene.enqueue()
+            await scene.enqueue(run_id)
+            await scene.says(run_id, "a")
+
+            async def one_place_is_left() -> bool:
+                return int(await scene.redis.xlen(keys.QUEUE)) == 1
+
+            await until(one_place_is_left, "the second place is given up")
+            scene.gate.opened.set()
+            told = await scene.status_is(run_id, "completed")
+            assert scene.gate.calls == [run_id]
+            assert told.types.count("run.completed") == 1 and told.text == "ab"
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_lost_runs_are_taken_over_but_never_more_than_it_may_hold(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        lost = [await scene.lost_run() for _ in range(3)]
+        async with scene.runner():
+
+            async def at_work() -> bool:
+                return scene.gate.inside == 1
+
+            await until(at_work, "one run is taken over")
+            before = await scene.redis.xpending_range(
+                keys.QUEUE, keys.GROUP, "-", "+", 10, consumername="dead"
+            )
+
+            async def looked_again() -> bool:
+                for consumer in await scene.redis.xinfo_consumers(keys.QUEUE, keys.GROUP):
+                    if consumer["name"] == b"r1":
+                        return int(consumer["idle"]) < 100
+                return False
+
+            # It is at full concurrency, shows that it lives, and takes no more.
+            for ticket in (ticket for _, ticket in lost[1:]):
+                await age(scene.redis, "dead", ticket, LATE_MS)
+            await until(looked_again, "the runner gives a sign of life")
+            assert len(before) == 2 and scene.gate.peak == 1
+            scene.gate.opened.set()
+            for run_id, _ in lost:
+                told = await scene.status_is(run_id, "completed")
+                assert told.types[2] == "run.restarted" and told.record.output == "ab"
+            assert scene.gate.peak == 1
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario, runner_concurrency=1)
+
+
+def test_a_run_whose_runners_die_ends_after_its_last_attempt(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        run_id, _ = await scene.lost_run()
+        async with scene.runner():
+            told = await scene.status_is(run_id, "failed")
+            assert (told.last["code"], told.last["retryable"]) == ("runner_lost", True)
+            assert scene.gate.calls == []
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario, max_attempts=1)
+
+
+def test_who_comes_back_under_the_same_name_goes_on_at_once(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.runner("r1"):
+            run_id = await scene.enqueue()
+            await scene.says(run_id, "a")
+        # Its grace was over: handed back, without an end.
+        told = await told_of(scene.streams, scene.redis, run_id)
+        assert told.record.status == "running" and scene.gate.inside == 0
+        scene.gate.opened.set()
+        async with scene.runner("r1"):
+            told = await scene.status_is(run_id, "completed")
+            assert told.record.attempt == 2 and told.record.output == "ab"
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_a_wish_to_cancel_reaches_the_agent(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.runner():
+            run_id = await scene.enqueue()
+            await scene.says(run_id, "a")
+            assert await scene.streams.ask_to_cancel(run_id, "asked") == "running"
+            told = await scene.status_is(run_id, "cancelled")
+            assert told.last["reason"] == "asked" and scene.gate.inside == 0
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_a_run_that_the_store_has_half_forgotten_gets_another_attempt(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "LEASE_S", 0.3)
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.runner():
+            run_id = await scene.enqueue()
+            await scene.says(run_id, "a")
+            # More is gone than its writer still has.
+            await scene.redis.hset(keys.run(run_id).record, "seq", 0)
+            scene.gate.opened.set()
+            told = await scene.status_is(run_id, "completed")
+            assert told.record.attempt == 2 and told.record.output == "ab"
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_a_full_store_is_worked_off(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.gate.opened.set()
+        await scene.queue.take_over("starter", 0)
+        runs = [await scene.enqueue() for _ in range(5)]
+        with full(streams_url):
+            async with scene.runner():
+                for run_id in runs:
+                    await scene.status_is(run_id, "completed")
+                await scene.nothing_is_left()
+        await scene.redis.expire(keys.AGENTS, 60)
+
+    on_scene(streams_url, scenario)
+
+
+def test_a_store_that_was_emptied_is_served_again(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.gate.opened.set()
+        async with scene.runner():
+            await scene.redis.flushall()
+
+            async def known_again() -> bool:
+                return (await scene.queue.depth()).runners == 1
+
+            await until(known_again, "the runner makes itself known")
+            await scene.status_is(await scene.enqueue(), "completed")
+
+    on_scene(streams_url, scenario)

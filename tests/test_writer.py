@@ -1,0 +1,226 @@
+"""The writer: in order, once, coalesced and bounded; and whose run it is no more, it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Any
+
+import pytest
+
+from service.runs.writer import (
+    COALESCE_S,
+    PENDING_CHARS,
+    PENDING_EVENTS,
+    Refused,
+    Writer,
+)
+from service.store import events, keys
+from service.store.events import Event
+from service.store.streams import Streams
+from tests.store import (
+    claim,
+    decoded,
+    done,
+    everything,
+    on_streams,
+    running,
+    stream_of,
+    text_of,
+    until,
+)
+
+
+def step(number: int) -> Event:
+    return events.progress(number, 1000, "", "", 0.0)
+
+
+async def fill_until_refused(writer: Writer) -> str:
+    """Write until the writer raises; the code it raises with."""
+    async with asyncio.timeout(15):
+        with pytest.raises(Refused) as caught:
+            while True:
+                await writer.text("z")
+                await asyncio.sleep(0.001)
+    return caught.value.code
+
+
+def test_everything_arrives_in_the_order_in_which_it_was_put(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id, chance = await running(streams), random.Random(1)
+        writer, put = Writer(streams, run_id, 1, 1), ["S"]
+        for number in range(40):
+            for _ in range(chance.randrange(4)):
+                piece = chance.choice(["a", "é", "雪", "🏔 ", "\n"])
+                put.append(piece)
+                await writer.text(piece)
+            put.append(f"<{number}>")
+            await writer.event(step(number))
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.choice([0, 0, 0.01]))
+        await writer.finish(done())
+
+        told = [decoded(data) for _, data in await stream_of(redis, run_id)]
+        assert told[0]["type"] == "run.started" and told[-1]["type"] == "run.completed"
+        shown = [one["text"] if "text" in one else f"<{one['step']}>" for one in told[1:-1]]
+        assert "".join(["S", *shown]) == "".join(put)
+
+    on_streams(streams_url, scenario)
+
+
+def test_the_first_piece_goes_out_at_once_and_alone(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer = Writer(streams, run_id, 1, 1)
+        await writer.text("first")
+
+        async def there() -> bool:
+            return await text_of(redis, run_id) == "first"
+
+        # Nothing follows it that would push it out.
+        await until(there, "the first piece is in the stream")
+        for piece in ("and ", "the ", "rest"):
+            await writer.text(piece)
+        await writer.finish(done())
+        deltas = [decoded(data)["text"] for _, data in (await stream_of(redis, run_id))[1:-1]]
+        assert deltas == ["first", "and the rest"]
+
+    on_streams(streams_url, scenario)
+
+
+def test_10000_pieces_without_a_pause_are_few_events(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer = Writer(streams, run_id, 1, 1)
+        pieces = [f"{i}雪 " for i in range(10_000)]
+        for piece in pieces:
+            await writer.text(piece)
+        await writer.finish(done())
+        assert await text_of(redis, run_id) == "".join(pieces)
+        assert await redis.xlen(keys.run(run_id).events) <= 6
+
+    on_streams(streams_url, scenario)
+
+
+def test_pieces_are_gathered_for_about_30_ms(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer, began = Writer(streams, run_id, 1, 1), time.monotonic()
+        pieces = [f"{i} " for i in range(300)]
+        for piece in pieces:
+            await writer.text(piece)
+            # A model's pace: the loop has turns in between.
+            await asyncio.sleep(0.001)
+        await writer.finish(done())
+        most = (time.monotonic() - began) / COALESCE_S + 2
+        deltas = (await stream_of(redis, run_id))[1:-1]
+        assert 2 <= len(deltas) <= most
+        assert await text_of(redis, run_id) == "".join(pieces)
+
+    on_streams(streams_url, scenario)
+
+
+def test_a_text_is_closed_by_what_comes_after_it(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer = Writer(streams, run_id, 1, 1)
+        for number in range(150):
+            await writer.text("a")
+            await writer.text("b")
+            await writer.event(step(number))
+        await writer.finish(done())
+        told = [decoded(data) for _, data in await stream_of(redis, run_id)][:-1]
+        assert [one.get("text") or one["step"] for one in told[-4:]] == ["ab", 148, "ab", 149]
+        assert await text_of(redis, run_id) == "ab" * 150
+        assert int(await redis.hget(keys.run(run_id).record, "seq")) == 1 + 300 + 1
+
+    on_streams(streams_url, scenario)
+
+
+def test_an_end_without_anything_before_it(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        await Writer(streams, run_id, 1, 1).finish(
+            done(), usage={"input_tokens": 1}, output="o"
+        )
+        record = await streams.record(run_id)
+        assert record is not None
+        assert (record.status, record.output) == ("completed", "o")
+        assert record.usage == {"input_tokens": 1}
+
+    on_streams(streams_url, scenario)
+
+
+@pytest.mark.parametrize("code", ["fenced", "ended", "gone"])
+def test_what_the_script_refuses_ends_the_writer(streams_url: str, code: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer = Writer(streams, run_id, 1, 1)
+        await writer.text("ours")
+
+        async def there() -> bool:
+            return await text_of(redis, run_id) == "ours"
+
+        await until(there, "the first piece is in the stream")
+        if code == "fenced":
+            await claim(streams, run_id, 2, "r2")
+        elif code == "ended":
+            await streams.end(run_id, 1, events.failed("runner_lost", "", retryable=True))
+        else:
+            await streams.discard(run_id)
+        before = await everything(redis, run_id)
+        assert await fill_until_refused(writer) == code
+        # It stays so.
+        with pytest.raises(Refused):
+            await writer.event(step(1))
+        with pytest.raises(Refused):
+            await writer.finish(done())
+        await writer.abandon()
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+@pytest.mark.parametrize("code", ["fenced", "ended", "gone"])
+def test_the_end_can_be_what_is_refused(streams_url: str, code: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer = Writer(streams, run_id, 1, 1)
+        if code == "fenced":
+            await claim(streams, run_id, 2, "r2")
+        elif code == "ended":
+            await streams.end(run_id, 1, events.failed("runner_lost", "", retryable=True))
+            # The number of its own event is taken, but not by its own event.
+            await streams.append(run_id, 1, [])
+        else:
+            await streams.discard(run_id)
+        before = await everything(redis, run_id)
+        await writer.text("z")
+        with pytest.raises(Refused) as caught:
+            await writer.finish(done())
+        await writer.abandon()
+        assert caught.value.code in ({code, "ended"})
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_who_abandons_writes_nothing_more(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer = Writer(streams, run_id, 1, 1)
+        await writer.abandon()
+        await writer.text("a")
+        await writer.abandon()
+        before = await everything(redis, run_id)
+        # The connections are whole: nobody gets another command's reply.
+        numbers = await streams.last_numbers([run_id] * 3)
+        assert len(set(numbers)) == 1 and await streams.record(run_id) is not None
+        assert await everything(redis, run_id) == before
+
+    on_streams(streams_url, scenario)
+
+
+def test_the_bounds_are_those_of_a_small_box() -> None:
+    assert PENDING_EVENTS <= 100 and PENDING_CHARS <= 64 * 1024
