@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,11 +203,11 @@ async def measure(service: Serving, shapes: list[tuple[int, int, int]]) -> list[
         await redis.aclose()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench live", description=__doc__)
     parser.add_argument("--readers", type=int, default=1000, help="open responses [1000]")
     parser.add_argument("--json", action="store_true", help="one JSON document, no table")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     n = options.readers

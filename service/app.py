@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
+from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
@@ -31,6 +32,7 @@ from service.store.cache import Cache
 from service.store.connections import connect
 from service.store.external import External
 from service.store.fullness import Fullness
+from service.store.owners import Owners
 from service.store.queue import Queue
 from service.store.stats import Stats
 from service.store.streams import Streams
@@ -88,7 +90,13 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             # A cache that is slow is worse than a miss.
             cache_redis = connect(settings.cache_redis_url, "plateau-web", timeout_s=0.5)
             stack.push_async_callback(cache_redis.aclose)
-        streams = Streams(redis, alive_s=settings.silence_s, record_s=settings.stream_ttl_s)
+        fullness = Fullness(redis, settings.stream_max_memory)
+        streams = Streams(
+            redis,
+            alive_s=settings.silence_s,
+            record_s=settings.stream_ttl_s,
+            share=fullness.share,
+        )
         cache = Cache(
             cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
         )
@@ -113,8 +121,9 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             queue,
             cache,
             external,
-            Fullness(redis, settings.stream_max_memory),
+            fullness,
             stats,
+            _owners(settings, redis),
             limit=settings.queue_limit,
             window_s=settings.stream_ttl_s,
         )
@@ -127,6 +136,13 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             intake=intake,
             health=Health(redis, cache_redis, queue, hub),
         )
+
+
+def _owners(settings: Settings, redis: Redis) -> Owners | None:
+    """Where everyone is one owner there is nobody to protect from it."""
+    if not settings.api_keys:
+        return None
+    return Owners(redis, most=max(1, settings.queue_limit // 2), life_s=settings.run_life_s)
 
 
 def _access(settings: Settings, cors: Cors) -> Access:

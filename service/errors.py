@@ -35,6 +35,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "idempotency_conflict": (422, "The key came with another request"),
     "unknown_agent": (422, "There is no such agent"),
     "queue_full": (429, "Too many runs are waiting"),
+    "owner_limit": (429, "Too many of your runs have not ended"),
     "internal_error": (500, "Something broke on our side"),
     "no_runner": (503, "No runner is alive"),
     "store_unavailable": (503, "The store does not answer"),

@@ -170,6 +170,11 @@ class Settings:
         """The longest that a run may be silent before somebody ends it."""
         return max(self.run_timeout_s, self.queue_timeout_s, self.external_idle_s)
 
+    @property
+    def run_life_s(self) -> int:
+        """By when a run has ended, whatever became of it."""
+        return self.queue_timeout_s + self.max_attempts * self.run_timeout_s
+
     def _check(self) -> None:
         if self.log_format not in ("text", "json"):
             raise SettingsError(f"LOG_FORMAT must be text or json, not {self.log_format!r}.")

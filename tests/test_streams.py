@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.store import events, ids, keys
-from service.store.streams import Appended, Claimed, Streams
+from service.store.streams import Claimed, Streams
 from tests.store import (
     TOKEN,
     claim,
@@ -27,7 +27,7 @@ from tests.store import (
 def test_the_script_numbers_what_comes_without_a_number(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        assert await streams.append(run_id, 1, texts("a", "b")) == Appended("ok", 1, 3)
+        assert await streams.append(run_id, 1, texts("a", "b")) == ("ok", 1, 3)
         assert await streams.append(run_id, 1, texts("c"), first_seq=4) == ("ok", 1, 4)
         assert [entry_id for entry_id, _ in await stream_of(redis, run_id)] == [
             "1-1",
@@ -94,7 +94,7 @@ def test_an_earlier_attempt_is_fenced_in_all_that_it_tries(streams_url: str) -> 
         assert (await streams.end(run_id, 1, done())).code == "fenced"
         for attempt in (0, 1):
             refused_claim = await streams.claim(run_id, attempt, "r1", done())
-            assert refused_claim == Appended("fenced", 2, 2)
+            assert refused_claim == ("fenced", 2, 2)
         assert await everything(redis, run_id) == before
 
     on_streams(streams_url, scenario)
@@ -124,7 +124,7 @@ def test_after_the_end_nothing_is_written(streams_url: str) -> None:
             3,
         )
         assert (await streams.end(run_id, 1, done())).code == "ended"
-        assert await streams.claim(run_id, 2, "r2", done()) == Appended("ended", 1, 3)
+        assert await streams.claim(run_id, 2, "r2", done()) == ("ended", 1, 3)
         # The producer that did not hear the answer to its terminal event is not refused.
         assert (await streams.finish(run_id, 1, [done()], first_seq=3)).code == "dup"
         assert await everything(redis, run_id) == before
@@ -140,7 +140,7 @@ def test_a_run_that_is_gone_is_never_created_again(streams_url: str) -> None:
             assert appended == ("gone", 0, 0)
         assert (await streams.finish(run_id, 1, [done()], first_seq=1)).code == "gone"
         assert (await streams.end(run_id, 0, done())).code == "gone"
-        assert await streams.claim(run_id, 1, "r1", done()) == Appended("gone", 0, 0)
+        assert await streams.claim(run_id, 1, "r1", done()) == ("gone", 0, 0)
         assert await streams.ask_to_cancel(run_id, "asked") == "gone"
         assert await streams.read(run_id) is None
         assert await streams.record(run_id) is None
@@ -185,9 +185,9 @@ def test_a_claim_that_is_sent_again_is_the_same_claim(streams_url: str) -> None:
         assert await everything(redis, run_id) == before
         # Another runner that wants the same attempt has lost it.
         refused = await streams.claim(run_id, 1, "r2", done())
-        assert refused == Appended("fenced", 1, 1)
+        assert refused == ("fenced", 1, 1)
         # No attempt is left out.
-        assert await streams.claim(run_id, 3, "r2", done()) == Appended("fenced", 1, 1)
+        assert await streams.claim(run_id, 3, "r2", done()) == ("fenced", 1, 1)
         assert await everything(redis, run_id) == before
 
     on_streams(streams_url, scenario)
@@ -234,7 +234,7 @@ def test_a_queued_run_that_is_ended_has_its_end_as_its_only_event(streams_url: s
             "retryable": True,
         }
         assert await streams.end(run_id, 0, last) == ("ended", 1, 1)
-        assert await streams.claim(run_id, 1, "r1", done()) == Appended("ended", 1, 1)
+        assert await streams.claim(run_id, 1, "r1", done()) == ("ended", 1, 1)
 
     on_streams(streams_url, scenario)
 

@@ -12,7 +12,7 @@ from service.errors import StoreFull
 from service.store import events, ids, keys
 from service.store.connections import subscriber_connection
 from service.store.events import Event
-from service.store.streams import ENDED_EVENTS_LIFE_S, Streams
+from service.store.streams import Streams
 from tests.store import (
     ALIVE_S,
     RECORD_S,
@@ -30,6 +30,7 @@ from tests.store import (
 )
 
 ALIVE_WITH_SLACK_S = ALIVE_S + 60
+ENDED_EVENTS_LIFE_S = 60
 
 
 @pytest.mark.parametrize("size", [1, 7, 99, 100, 101, 250])
@@ -197,7 +198,8 @@ def test_a_run_that_ends_in_the_queue_has_the_lives_of_an_ended_one(streams_url:
 
 
 async def fill(streams: Streams, redis: Any) -> None:
-    """Lower the bound to just above what is used, then create runs until one is refused."""
+    """Lower the bound to just above what is used, create runs until one is refused, and see to
+    it that nothing which is freed afterwards makes room again."""
     memory = await redis.info("memory")
     await redis.config_set("maxmemory", memory["used_memory"] + 256 * 1024)
     refused = ""
@@ -206,6 +208,7 @@ async def fill(streams: Streams, redis: Any) -> None:
             refused = ids.new_run_id()
             await streams.create(refused, agent="a", owner="", token="t", request=b"x" * 4000)
     assert not await redis.exists(*keys.run(refused))
+    await redis.config_set("maxmemory", memory["used_memory"] // 2)
 
 
 def test_a_full_store_refuses_new_runs_and_finishes_those_it_has(streams_url: str) -> None:

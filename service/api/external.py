@@ -19,8 +19,8 @@ from service.api.runs import absent, own_record
 from service.api.state import State, state_of
 from service.errors import Problem
 from service.store import events, ids
+from service.store.appending import Appended
 from service.store.events import Event
-from service.store.streams import Appended
 
 EVENTS_MOST = 1000
 # One entry of a hundred: a stream of the largest takes 6 MiB.

@@ -109,12 +109,18 @@ async def cancel(request: Request) -> Response:
         await hits.find(state["cache"], run_id, token=token, owner=owner)
         raise Problem("run_finished", "The answer came from the cache: nothing to cancel.")
     record = await own_record(state, run_id, token=token, owner=owner)
-    status = await state["streams"].ask_to_cancel(
-        run_id, "requested", external=record.agent == EXTERNAL
-    )
+    shared = 0
+    if token and not owner and record.ended_ms is None:
+        shared = await state["streams"].give_up(run_id, token)
+    status = record.status
+    if not shared:
+        # Otherwise it goes on for those who have not given it up.
+        status = await state["streams"].ask_to_cancel(
+            run_id, "requested", external=record.agent == EXTERNAL
+        )
     if status == "gone":
         raise absent(run_id, state)
-    if status not in ("cancelled", "running"):
+    if status in ("completed", "failed"):
         raise Problem("run_finished", f"The run has {status} already.")
     code = 200 if status == "cancelled" else 202
     return _json({"id": run_id, "status": status}, code, {"Cache-Control": "no-store"})

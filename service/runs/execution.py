@@ -81,6 +81,15 @@ class Execution:
         self._driving: asyncio.Task[None] | None = None
         self._cancel_reason = claimed.cancel
 
+    @property
+    def agent(self) -> str:
+        return self._claimed.agent
+
+    @property
+    def task_name(self) -> str:
+        """Of the task that runs the agent's own code."""
+        return f"agent {self.run_id}"
+
     def stop(self, reason: str) -> None:
         """Somebody asked to cancel the run."""
         self._cancel_reason = reason
@@ -104,7 +113,7 @@ class Execution:
         """The event that the run ends with."""
         if self._cancel_reason is not None:
             return events.cancelled(self._cancel_reason)
-        self._driving = asyncio.create_task(self._drive())
+        self._driving = asyncio.create_task(self._drive(), name=self.task_name)
         deadline = asyncio.timeout(self._timeout_s)
         try:
             async with deadline:

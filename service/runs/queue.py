@@ -20,6 +20,7 @@ from service.store import events, ids
 from service.store.cache import Answer, Cache, Question, key_of
 from service.store.external import External
 from service.store.fullness import CLOSED, Fullness
+from service.store.owners import Owners
 from service.store.queue import Queue
 from service.store.stats import Stats
 from service.store.streams import Conflict, Streams
@@ -68,6 +69,7 @@ class Intake:
         external: External,
         fullness: Fullness,
         stats: Stats,
+        owners: Owners | None,
         *,
         limit: int,
         window_s: int,
@@ -78,6 +80,7 @@ class Intake:
         self._external = external
         self._fullness = fullness
         self._stats = stats
+        self._owners = owners
         self._limit = limit
         self._window_s = window_s
         self._versions: dict[str, str] = {}
@@ -130,6 +133,9 @@ class Intake:
         if await self._fullness.share() >= CLOSED:
             self._stats.count("runs_refused_store_full")
             raise _full()
+        if self._owners is not None and not await self._owners.admit(ask.owner, run_id):
+            self._stats.count("runs_refused_owner_limit")
+            raise _owner_limit()
         token = ids.new_token()
         with _conflicts():
             status = await self._streams.create(
@@ -147,6 +153,8 @@ class Intake:
             return Taken(run_id, token, status=await self._hand_over(run_id, ask))
         except (StoreError, Problem):
             await self._streams.discard(run_id)
+            if self._owners is not None:
+                await self._owners.release(ask.owner, run_id)
             raise
 
     async def _hand_over(self, run_id: str, ask: Ask) -> str:
@@ -204,6 +212,14 @@ def _conflicts() -> Iterator[None]:
             "This Idempotency-Key came with another request before.",
             extra={"field": "Idempotency-Key"},
         ) from None
+
+
+def _owner_limit() -> Problem:
+    return Problem(
+        "owner_limit",
+        "Half of the queue is yours already; try again when some of your runs have ended.",
+        headers={"Retry-After": "5"},
+    )
 
 
 def _full() -> Problem:

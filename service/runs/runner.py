@@ -23,14 +23,18 @@ from service.agents.registry import RegisteredAgent, load_agents
 from service.errors import SettingsError, StoreError, StoreFull
 from service.runs.execution import Execution
 from service.runs.lease import LeaseKeeper
+from service.runs.watchdog import Watchdog
 from service.runs.writer import Refused
 from service.settings import Settings
 from service.store import events, ids
+from service.store.appending import Appended, BlockingStreams
 from service.store.cache import Cache
 from service.store.connections import connect, connect_blocking
-from service.store.queue import Leases, Queue, Ticket
+from service.store.fullness import Fullness
+from service.store.owners import Owners
+from service.store.queue import LEASE_S, Leases, Queue, Ticket
 from service.store.stats import Stats
-from service.store.streams import Appended, Claimed, Streams
+from service.store.streams import Claimed, Streams
 
 log = logging.getLogger("plateau.runner")
 
@@ -56,6 +60,8 @@ class Runner:
         answers: Cache,
         leases: Leases,
         stats: Stats,
+        owners: Owners,
+        blocking: BlockingStreams,
     ) -> None:
         self._name = name
         self._settings = settings
@@ -64,6 +70,9 @@ class Runner:
         self._queue = queue
         self._answers = answers
         self._stats = stats
+        self._owners = owners
+        self._blocking = blocking
+        self._take_over_from = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
         self._threads = ThreadPoolExecutor(settings.runner_concurrency, "agent")
@@ -74,6 +83,11 @@ class Runner:
     async def serve(self, stopping: asyncio.Event) -> None:
         """Take and execute runs until `stopping`, then finish or hand back what is held."""
         self._leases.start()
+        watchdog = Watchdog(
+            self._loop, self._running, self._time_out, timeout_s=self._settings.run_timeout_s
+        )
+        watchdog.start()
+        beating = asyncio.create_task(watchdog.keep_beating())
         taking = asyncio.create_task(self._take_runs())
         cancelling = asyncio.create_task(self._watch_cancels())
         counting = asyncio.create_task(self._stats.keep_flushing())
@@ -82,11 +96,24 @@ class Runner:
             await tasks.end(taking)
             await self._finish()
         finally:
-            await tasks.end(taking, cancelling, counting)
+            await tasks.end(taking, cancelling, counting, beating)
+            watchdog.stop()
             self._leases.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
             with suppress(StoreError):
                 await self._stats.flush()
+
+    def _running(self) -> dict[str, tuple[str, str]]:
+        """By the name of its driving task: each run and its agent. Called from a thread."""
+        return {
+            run.task_name: (run.run_id, run.agent) for run in list(self._executions.values())
+        }
+
+    def _time_out(self, run_id: str) -> None:
+        """End a run whose agent holds the loop. Called from a thread."""
+        timeout_s = self._settings.run_timeout_s
+        message = f"The attempt took longer than {timeout_s} s, and never yielded."
+        self._blocking.end(run_id, events.failed("timeout", message, retryable=True))
 
     async def _finish(self) -> None:
         if self._tasks:
@@ -119,6 +146,8 @@ class Runner:
                 wait_s = 0.1
             except StoreError as error:
                 log.warning("the streams instance does not answer, trying again: %s", error)
+                # Every lease is stale now: those who hold one get the time to renew it.
+                self._take_over_from = time.monotonic() + LEASE_S
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))
                 wait_s = min(2.0, wait_s * 2)
                 self._announce_at = float("-inf")
@@ -141,6 +170,8 @@ class Runner:
     async def _take_some(self) -> None:
         # Asked for once a second at least: it is also how the others see that we live.
         free = max(0, self._settings.runner_concurrency - len(self._tasks))
+        if time.monotonic() < self._take_over_from:
+            free = 0
         self._start(await self._queue.take_over(self._name, free), retaken=True)
         free = self._settings.runner_concurrency - len(self._tasks)
         if free > 0:
@@ -156,7 +187,8 @@ class Runner:
             if ticket.entry in self._tasks:
                 continue
             self._leases.hold(ticket.entry)
-            task = asyncio.create_task(self._execute(ticket, retaken=retaken))
+            work = self._execute(ticket, retaken=retaken)
+            task = asyncio.create_task(work, name=ticket.entry)
             self._tasks[ticket.entry] = task
             task.add_done_callback(partial(self._ended, ticket.entry))
 
@@ -202,6 +234,7 @@ class Runner:
                 )
                 self._executions[ticket.entry] = execution
                 await execution.run()
+                await self._owners.release(claimed.owner, ticket.run_id)
             await self._queue.done(ticket)
         except Refused as refused:
             log.warning("run %s: no longer ours (%s)", ticket.run_id, refused.code)
@@ -258,7 +291,12 @@ async def _serve(settings: Settings, name: str) -> None:
             stack.push_async_callback(cache_redis.aclose)
         blocking = connect_blocking(settings.redis_url, "plateau-leases")
         stack.callback(blocking.close)
-        streams = Streams(redis, alive_s=settings.silence_s, record_s=settings.stream_ttl_s)
+        streams = Streams(
+            redis,
+            alive_s=settings.silence_s,
+            record_s=settings.stream_ttl_s,
+            share=Fullness(redis, settings.stream_max_memory).share,
+        )
         answers = Cache(
             cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
         )
@@ -271,6 +309,8 @@ async def _serve(settings: Settings, name: str) -> None:
             answers,
             Leases(blocking),
             Stats(redis),
+            Owners(redis, most=settings.queue_limit, life_s=settings.run_life_s),
+            BlockingStreams(blocking, record_s=settings.stream_ttl_s),
         )
         log.info("runner %s has %s", name, ", ".join(sorted(agents)))
         await runner.serve(stopping)

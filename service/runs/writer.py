@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 
 from service.errors import StoreUnavailable
 from service.store import events
+from service.store.appending import Appended
 from service.store.events import Event
-from service.store.streams import Appended, Streams
+from service.store.streams import Streams
 
 # The first piece at once, then pieces of this age: a token a piece would fill the 100 entries
 # with less than most answers.

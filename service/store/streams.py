@@ -7,21 +7,20 @@ always agree and at most one terminal event is ever written.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import msgspec
 from redis.asyncio import Redis
 
-from service.store import events, ids, keys, records
+from service.store import appending, events, ids, keys, records
+from service.store.appending import Appended
 from service.store.connections import store_errors
 from service.store.events import Event
+from service.store.fullness import TIGHT
 from service.store.reading import Reading, reading_of
 from service.store.records import Record
 
-# A late reader needs only the snapshot, so the entries go early.
-ENDED_EVENTS_LIFE_S = 60
 # Beyond the bounds that end a run: time for whoever ends it to do so.
 ALIVE_SLACK_S = 60
 
@@ -29,16 +28,8 @@ ALIVE_SLACK_S = 60
 TOKENS_MOST = 1000
 
 _CREATE = files("service.store").joinpath("create.lua").read_text()
-_APPEND = files("service.store").joinpath("append.lua").read_text()
+_GIVE_UP = files("service.store").joinpath("give_up.lua").read_text()
 _READ = files("service.store").joinpath("read.lua").read_text()
-
-
-class Appended(NamedTuple):
-    """`code` is ok, dup, gap, fenced, ended or gone; attempt and seq are the run's own."""
-
-    code: str
-    attempt: int
-    seq: int
 
 
 class Claimed(NamedTuple):
@@ -62,15 +53,25 @@ class Conflict(Exception):
 
 class Streams:
     """The streams instance, as far as runs go. Lives: `alive_s` without an event while a run
-    is on, `record_s` after its end."""
+    is on, `record_s` after its end; `share` tells how full it is, and a full one keeps ended
+    runs for a minute only."""
 
-    def __init__(self, redis: Redis, *, alive_s: int, record_s: int) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        alive_s: int,
+        record_s: int,
+        share: Callable[[], Awaitable[float]] | None = None,
+    ) -> None:
         self._redis: Any = redis
         self._create = redis.register_script(_CREATE)
-        self._append = redis.register_script(_APPEND)
+        self._give_up = redis.register_script(_GIVE_UP)
+        self._append = redis.register_script(appending.SCRIPT)
         self._read = redis.register_script(_READ)
         self._alive_s = alive_s + ALIVE_SLACK_S
         self._record_s = record_s
+        self._share = share
 
     async def create(
         self,
@@ -149,7 +150,7 @@ class Streams:
 
     async def end(self, run_id: str, attempt: int, last: Event) -> Appended:
         """End a run on behalf of a producer that is gone; `attempt` is the one seen."""
-        return await self._write(run_id, "end", attempt, 0, [last], _ended_now())
+        return await self._write(run_id, "end", attempt, 0, [last], appending.ended_now())
 
     async def finish(
         self,
@@ -162,7 +163,7 @@ class Streams:
         output: str | None = None,
     ) -> Appended:
         """Append a batch whose last event is terminal, together with the record's end."""
-        fields = _end_fields(usage, output)
+        fields = appending.end_fields(usage, output)
         return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
 
     async def append_external(
@@ -179,7 +180,7 @@ class Streams:
         a last event that is terminal ends the run."""
         fields: list[str | int | bytes] = ["lease_ms", int(time.time() * 1000)]
         if batch and batch[-1].op == "e":
-            fields += _end_fields(usage, output)
+            fields += appending.end_fields(usage, output)
         return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
 
     async def ask_to_cancel(self, run_id: str, reason: str, *, external: bool = False) -> str:
@@ -205,6 +206,11 @@ class Streams:
                 return "gone" if record is None else record.status
             # Claimed or taken over between the two steps: look again.
 
+    async def give_up(self, run_id: str, token: str) -> int:
+        """One caller's share is given up: how many still hold theirs."""
+        with store_errors():
+            return int(await self._give_up(keys=list(keys.run(run_id)), args=[token]))
+
     async def cancel_reasons(self, run_ids: Sequence[str]) -> dict[str, str]:
         """Of these runs, those that somebody wants cancelled, with the reason."""
         with store_errors():
@@ -227,18 +233,13 @@ class Streams:
         batch: Sequence[Event],
         fields: Sequence[str | int | bytes],
     ) -> Appended:
-        args: list[str | int | bytes] = [
-            verb,
-            attempt,
-            first_seq,
-            self._alive_s,
-            self._record_s,
-            ENDED_EVENTS_LIFE_S,
-            len(batch),
-        ]
-        for event in batch:
-            args += (event.op, event.data, event.arg)
-        args += fields
+        record_s = self._record_s
+        if batch and batch[-1].op == "e" and self._share is not None:
+            record_s = (
+                appending.ENDED_EVENTS_LIFE_S if await self._share() > TIGHT else record_s
+            )
+        lives = (self._alive_s, record_s, appending.ENDED_EVENTS_LIFE_S)
+        args = appending.append_args(verb, attempt, first_seq, lives, batch, fields)
         with store_errors():
             code, now_attempt, seq = await self._append(keys=list(keys.run(run_id)), args=args)
         return Appended(code.decode(), now_attempt, seq)
@@ -287,16 +288,3 @@ class Streams:
         if token and not known:
             raise Denied
         return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text)
-
-
-def _end_fields(usage: dict[str, int] | None, output: str | None) -> list[str | int | bytes]:
-    fields: list[str | int | bytes] = list(_ended_now())
-    if usage is not None:
-        fields += ["usage", msgspec.json.encode(usage)]
-    if output is not None:
-        fields += ["output", output]
-    return fields
-
-
-def _ended_now() -> tuple[str | int, ...]:
-    return ("ended_ms", int(time.time() * 1000))

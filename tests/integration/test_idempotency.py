@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from service.store import ids
-from tests.integration.api_client import api_serving, assert_problem, follow, unique
+from tests.integration.api_client import (
+    api_serving,
+    assert_problem,
+    follow,
+    record_of,
+    unique,
+    wait_for_status,
+)
 from tests.processes import Serving
 
 
@@ -56,6 +64,28 @@ def test_many_at_once_are_one_run(client: httpx.Client) -> None:
         if event.type == "run.started"
     ]
     assert event.data["attempt"] == 1
+
+
+def test_a_shared_run_ends_when_all_have_given_it_up(
+    client: httpx.Client, tmp_path: Path
+) -> None:
+    key, options = unique(), {"gate": str(tmp_path / "gate")}
+    body = {"agent": "slow", "input": "shared", "options": options, "cache": {"mode": "off"}}
+    first, second = (
+        client.post("/v1/runs", json=body, headers={"Idempotency-Key": key}).json()
+        for _ in range(2)
+    )
+    assert first["id"] == second["id"]
+    wait_for_status(client, first, "running")
+    for _ in range(2):
+        # Repeatable, and no more than this caller's own share.
+        answer = client.post(first["cancel_url"])
+        assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    assert record_of(client, first)["status"] == "running"
+    assert client.post(second["cancel_url"]).status_code == 202
+    # Who has given up its share may still watch the end.
+    assert follow(client, first["events_url"])[-1].type == "run.cancelled"
+    assert client.post(first["cancel_url"]).json()["status"] == "cancelled"
 
 
 def test_another_body_under_the_same_key_is_refused(client: httpx.Client) -> None:

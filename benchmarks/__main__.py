@@ -1,0 +1,40 @@
+"""What `scripts/bench` runs: one benchmark by its name, or all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from benchmarks import live
+from benchmarks.chaos import __main__ as chaos
+
+# In the order in which all of them run.
+BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"live": live.main, "chaos": chaos.main}
+
+USAGE = """usage: scripts/bench [NAME] [options]
+
+  live    memory a reader and CPU a delivery (also where options come without a name)
+  chaos   kills, pauses and restarts under 1,000 readers: nothing may be lost
+
+Without anything all of them, one after the other. scripts/bench NAME --help says more.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The worst exit code of what has run."""
+    if not arguments:
+        return max([run([]) for run in BENCHMARKS.values()])
+    first, *rest = arguments
+    if first in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return 0
+    if first.startswith("-"):
+        return live.main(arguments)
+    if first not in BENCHMARKS:
+        sys.stderr.write(f"there is no benchmark {first!r}\n{USAGE}")
+        return 2
+    return BENCHMARKS[first](rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

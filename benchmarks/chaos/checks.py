@@ -1,0 +1,141 @@
+"""What must hold in the end, whatever was done.
+
+Invariant: every check says how much it has looked at; one that has looked at nothing fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+from benchmarks.chaos.crowd import Asked, Follower
+from benchmarks.chaos.storm import ENV, Left, Outcome
+from service.store import ids
+
+T = TypeVar("T")
+
+STREAM_CAP = 100
+# What no fault explains.
+UNEXPECTED = ("Traceback (most recent call last)", "WORKER TIMEOUT", "SIGABRT")
+
+
+class Check(NamedTuple):
+    """`failures` in words; `readers` are those whose histories tell more."""
+
+    name: str
+    looked_at: int
+    failures: list[str]
+    readers: list[Follower]
+
+    @property
+    def ok(self) -> bool:
+        return self.looked_at > 0 and not self.failures
+
+
+def check_all(outcome: Outcome) -> list[Check]:
+    asked, followers = outcome.asked, outcome.followers
+    ended = [one for one in followers if one.reader.end is not None]
+    return [
+        _each("every run was taken on", asked, _taken_on),
+        _each("every run completed with its answer", asked, _completed),
+        _each("every reader came to an end", followers, lambda one: one.failure),
+        _each("no id lost, repeated or out of order", ended, _ids_whole),
+        _each("one terminal event, as in the record", ended, _as_recorded),
+        _each("whoever comes back is told to stop", outcome.rejoined, _told_to_stop),
+        _each("no stream is ever longer than 100", outcome.lengths, _bounded),
+        *(_store(outcome.left, asked) if outcome.left else ()),
+        _each("no log tells of the unexpected", outcome.logs.items(), _calm),
+    ]
+
+
+def _each(name: str, items: Iterable[T], judge: Callable[[T], str]) -> Check:
+    looked_at = 0
+    failures: list[str] = []
+    readers: list[Follower] = []
+    for item in items:
+        looked_at += 1
+        if failure := judge(item):
+            failures.append(failure)
+            if isinstance(item, Follower):
+                readers.append(item)
+    return Check(name, looked_at, failures, readers)
+
+
+def _taken_on(asked: Asked) -> str:
+    return "" if asked.answer else f"{asked.text}: {dict(asked.refusals)}"
+
+
+def _completed(asked: Asked) -> str:
+    record = asked.record
+    if not asked.answer:
+        return ""
+    shown = f"{asked.answer['id']} {asked.text}"
+    if record.get("status") == "failed":
+        # With so many attempts at hand only a run that has used them up may be lost.
+        error = record["error"]
+        if error["code"] == "runner_lost" and record["attempt"] >= int(ENV["MAX_ATTEMPTS"]):
+            return ""
+        return f"{shown}: attempt {record['attempt']} failed: {error}"
+    if record.get("status") != "completed":
+        return f"{shown}: {record}"
+    return "" if record["output"] == asked.output else f"{shown}: another answer"
+
+
+def _ids_whole(follower: Follower) -> str:
+    try:
+        follower.reader.check_ids()
+    except AssertionError as error:
+        return f"{follower.asked.text}, {follower.kind}: {error}"
+    return ""
+
+
+def _as_recorded(follower: Follower) -> str:
+    reader, record = follower.reader, follower.asked.record
+    shown = f"{follower.asked.text}, {follower.kind}"
+    if reader.end is None or reader.end["type"] != f"run.{record.get('status')}":
+        return f"{shown}: {reader.end}, the record says {record.get('status')}"
+    if ids.split(reader.last)[0] != record["attempt"]:
+        return f"{shown}: {ids.show(reader.last)}, the record says attempt {record['attempt']}"
+    if record["status"] == "completed" and reader.text != record["output"]:
+        return f"{shown}: {len(reader.text)} characters, not {len(record['output'])}"
+    error = record["error"] or {}
+    return "" if reader.end.get("code") == error.get("code") else f"{shown}: {error}"
+
+
+def _told_to_stop(status: int) -> str:
+    return "" if status == 204 else f"{status}, not 204"
+
+
+def _bounded(length: int) -> str:
+    return "" if length <= STREAM_CAP else f"{length} entries"
+
+
+def _store(left: Left, asked: list[Asked]) -> Iterator[Check]:
+    made = {one.answer["id"] for one in asked if one.answer}
+    found = {key[5:-1] for key in left.records}
+    extra = [f"extra {run}" for run in sorted(found - made)]
+    gone = [f"gone {run}" for run in sorted(made - found)]
+    yield Check("no run was started twice, none is gone", len(found), extra + gone, [])
+    yield _each("one terminal event in each stream", left.ends.items(), _ended_once)
+    rest = {
+        "in the queue": left.queue,
+        "pending": left.pending,
+        "channels followed": left.channels,
+        "keys without a life": len(left.immortal),
+    }
+    yield _each("nothing is left behind", rest.items(), lambda one: _none(*one))
+
+
+def _ended_once(found: tuple[str, int]) -> str:
+    run_id, ends = found
+    return "" if ends == 1 else f"{run_id}: {ends}"
+
+
+def _none(what: str, count: int) -> str:
+    return f"{count} {what}" if count else ""
+
+
+def _calm(log: tuple[str, str]) -> str:
+    name, text = log
+    counts = {word: text.count(word) for word in UNEXPECTED if word in text}
+    return f"{name}: {counts}" if counts else ""

@@ -1,0 +1,157 @@
+"""The crowd: runs, each started once whatever it takes, and their readers of five kinds.
+
+Invariant: every choice comes from the seed: which input, how long, who reads how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from benchmarks.chaos.story import pieces_of
+from tests.readers import Reader
+
+# steady reads on; dropping and restless break off, seldom and often, and resume at the other
+# worker (restless resets its connections); slow reads a little at a time; late joins later, or
+# after the end.
+KINDS = ("steady", "dropping", "slow", "late", "restless")
+DROPS = {"dropping": 0.03, "restless": 0.15}
+BACK_AFTER_S = (0.05, 0.4)
+SLOW_BITE = 1024
+SLOW_PAUSE_S = (0.0, 0.12)
+# Of the runs a fifth are long enough to fill the socket of a slow reader.
+WIDE, WIDE_SHARE = 700, 0.2
+LEAST_PIECES, MOST_PIECES = 20, 150
+# A run's length on its own, in shares of the time of faults.
+LENGTHS = (0.05, 0.5)
+ASK_AGAIN_S = (0.1, 0.6)
+
+
+@dataclass
+class Asked:
+    """One run: what is asked, when, and what came of it."""
+
+    text: str
+    options: dict[str, int]
+    at_s: float
+    answer: dict[str, Any] = field(default_factory=dict)
+    refusals: Counter[str] = field(default_factory=Counter)
+    ledger: dict[int, int] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output(self) -> str:
+        """What the record must say once the run has completed."""
+        return "".join(pieces_of(self.text, self.options["count"], self.options["width"]))
+
+    @property
+    def query(self) -> str:
+        return str(self.answer["events_url"]).partition("?")[2]
+
+
+@dataclass
+class Follower:
+    """A reader and its run; `failure` is what it ran into."""
+
+    kind: str
+    asked: Asked
+    reader: Reader
+    delay_s: float | None = 0.0
+    failure: str = ""
+
+
+def plan_runs(seed: int, count: int, seconds: float) -> list[Asked]:
+    """Runs that start while faults happen, or before."""
+    chances = random.Random(f"runs {seed}")
+    planned = []
+    for index in range(count):
+        pieces = chances.randint(LEAST_PIECES, MOST_PIECES)
+        length_s = seconds * chances.uniform(*LENGTHS)
+        options = {
+            "count": pieces,
+            "pause_ms": max(20, int(1000 * length_s / pieces)),
+            "width": WIDE if chances.random() < WIDE_SHARE else 0,
+        }
+        at_s = seconds * chances.uniform(0, 0.9)
+        planned.append(Asked(f"story {seed} {index}", options, at_s))
+    return planned
+
+
+def plan_readers(
+    seed: int, count: int, runs: list[Asked], urls: list[str], seconds: float
+) -> list[Follower]:
+    """As many readers of each kind as of any other, spread over the runs."""
+    return [
+        _follower(seed, i, runs[i % len(runs)], len(runs), urls, seconds) for i in range(count)
+    ]
+
+
+def _follower(
+    seed: int, index: int, asked: Asked, runs: int, urls: list[str], seconds: float
+) -> Follower:
+    chances = random.Random(f"reader {seed} {index}")
+    kind = KINDS[(index // runs + index) % len(KINDS)]
+    first = chances.randrange(len(urls))
+    reader = Reader(
+        urls[first:] + urls[:first],
+        "",
+        wait_s=lambda: chances.uniform(*BACK_AFTER_S),
+        reset=kind == "restless",
+        ledger=asked.ledger,
+    )
+    if kind in DROPS:
+        reader.drop = lambda: chances.random() < DROPS[kind]
+    delay_s: float | None = 0.0
+    if kind == "slow":
+        reader.bite = SLOW_BITE
+        reader.pace_s = lambda: chances.uniform(*SLOW_PAUSE_S)
+    elif kind == "late":
+        delay_s = None if chances.random() < 0.3 else chances.uniform(0, seconds / 2)
+    return Follower(kind, asked, reader, delay_s)
+
+
+async def ask(client: httpx.AsyncClient, asked: Asked, urls: list[str], seed: int) -> None:
+    """Start the run, once: a refusal is asked again, elsewhere, under the same key."""
+    chances = random.Random(f"asking {asked.text}")
+    body = {"agent": "story", "input": asked.text, "options": asked.options}
+    headers = {"Idempotency-Key": f"chaos-{seed}-{asked.text.rpartition(' ')[2]}"}
+    at = chances.randrange(len(urls))
+    while True:
+        url = urls[at % len(urls)]
+        at += 1
+        try:
+            answer = await client.post(f"{url}/v1/runs", json=body, headers=headers)
+        except httpx.TransportError as error:
+            asked.refusals[type(error).__name__] += 1
+        else:
+            if answer.status_code in (200, 202):
+                asked.answer = answer.json()
+                return
+            code = answer.json().get("code", "")
+            asked.refusals[f"{answer.status_code} {code}"] += 1
+            assert answer.status_code in (429, 503), answer.text
+        await asyncio.sleep(chances.uniform(*ASK_AGAIN_S))
+
+
+async def follow(follower: Follower, first: Reader, timeout_s: float) -> None:
+    """Read to the end; a `late` one joins after its delay, or once `first` has ended."""
+    if follower.delay_s is None:
+        await first.finished.wait()
+    else:
+        await asyncio.sleep(follower.delay_s)
+    reader = follower.reader
+    reader.path = follower.asked.answer["events_url"]
+    try:
+        await reader.follow(timeout_s=timeout_s)
+    except TimeoutError:
+        follower.failure = f"no end within {timeout_s:.0f} s"
+    except AssertionError as error:
+        follower.failure = f"{error}"
+    finally:
+        # Whoever waits for its end waits no longer.
+        reader.finished.set()

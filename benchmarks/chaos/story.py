@@ -1,0 +1,40 @@
+"""The agent of a chaos run.
+
+Invariant: what it says is a function of its input and options, so that every attempt says it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+from service.agents import Progress, Run, ToolCall, ToolResult, Usage, Yielded
+
+WORDS = "stream plateau memory event reader naïve 雪 🌊 resume worker".split()
+PROGRESS_EVERY, TOOL_EVERY = 20, 25
+
+
+def pieces_of(text: str, count: int, width: int) -> list[str]:
+    """The pieces of the answer to `text`, of about `width` characters, a word at least."""
+    chosen = random.Random(text)
+    pieces = []
+    for index in range(count):
+        word = f"{chosen.choice(WORDS)}{index} "
+        pieces.append(word * max(1, width // len(word)))
+    return pieces
+
+
+async def story(run: Run) -> AsyncIterator[Yielded]:
+    """`count` pieces of `width` characters, `pause_ms` apart, with progress and tools."""
+    count = int(run.options["count"])
+    for index, piece in enumerate(pieces_of(run.input, count, int(run.options["width"]))):
+        if index % PROGRESS_EVERY == 0:
+            steps = -(-count // PROGRESS_EVERY)
+            yield Progress(index // PROGRESS_EVERY + 1, steps, f"from piece {index}")
+        if index % TOOL_EVERY == 0:
+            yield ToolCall(f"call-{index}", "look", {"at": index})
+            yield ToolResult(f"call-{index}", f"found {index}")
+        yield piece
+        await asyncio.sleep(int(run.options["pause_ms"]) / 1000)
+    yield Usage(1, count)

@@ -1,0 +1,46 @@
+"""How many runs an owner has at once.
+
+Invariant: one owner cannot fill the queue alone: its runs are counted from their creation to
+their end, or to the time by which they must have ended, whatever died in between.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from redis.asyncio import Redis
+
+from service.store import keys
+from service.store.connections import store_errors
+
+_ADMIT = """#!lua
+-- KEYS  the owner's runs      ARGV  now, ends by, most, run id      Gives 1 or 0.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then
+  return 0
+end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[4])
+redis.call('EXPIREAT', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class Owners:
+    """`most` runs at once; each ends within `life_s`."""
+
+    def __init__(self, redis: Redis, *, most: int, life_s: int) -> None:
+        self._redis: Any = redis
+        self._admit = redis.register_script(_ADMIT)
+        self._most = most
+        self._life_s = life_s
+
+    async def admit(self, owner: str, run_id: str) -> bool:
+        now = int(time.time())
+        args: list[str | int] = [now, now + self._life_s, self._most, run_id]
+        with store_errors():
+            return bool(await self._admit(keys=[keys.owner(owner)], args=args))
+
+    async def release(self, owner: str, run_id: str) -> None:
+        with store_errors():
+            await self._redis.zrem(keys.owner(owner), run_id)
