@@ -25,6 +25,7 @@ from service.api.state import State
 from service.errors import PlateauError
 from service.live.hub import Hub
 from service.ops.health import Health
+from service.runs.janitor import Janitor
 from service.runs.queue import Intake
 from service.runs.reaper import Reaper
 from service.settings import Settings
@@ -32,6 +33,7 @@ from service.store.cache import Cache
 from service.store.connections import connect
 from service.store.external import External
 from service.store.fullness import Fullness
+from service.store.leftovers import Leftovers
 from service.store.owners import Owners
 from service.store.queue import Queue
 from service.store.stats import Stats
@@ -97,11 +99,14 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             record_s=settings.stream_ttl_s,
             share=fullness.share,
         )
+        stats = Stats(redis)
         cache = Cache(
-            cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
+            cache_redis,
+            ttl_s=settings.cache_ttl_s,
+            max_bytes=settings.cache_max_memory,
+            count=stats.count,
         )
         queue = Queue(redis)
-        stats = Stats(redis)
         external = External(redis, idle_s=settings.external_idle_s)
         reaper = Reaper(
             streams,
@@ -111,10 +116,11 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             queue_timeout_s=settings.queue_timeout_s,
             external_idle_s=settings.external_idle_s,
         )
-        hub = Hub(settings.redis_url, streams, "plateau-hub")
+        hub = Hub(settings.redis_url, streams, "plateau-hub", stats.count)
+        janitor = Janitor(Leftovers(redis), stats)
         hub.open()
         stack.push_async_callback(hub.close)
-        for keeps_on in (reaper.keep_looking, stats.keep_flushing):
+        for keeps_on in (reaper.keep_looking, janitor.keep_sweeping, stats.keep_flushing):
             stack.push_async_callback(tasks.end, asyncio.create_task(keeps_on()))
         intake = Intake(
             streams,

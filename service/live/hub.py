@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from service import tasks
@@ -34,9 +34,17 @@ DRAIN_S = 1.5
 
 
 class Hub:
-    """Opened by the lifespan, told to drain by the worker before its sockets close."""
+    """Opened by the lifespan, told to drain by the worker before its sockets close. `count` is
+    told what readers met: slow, snapshots, stale, lost; and repairs and reconnects."""
 
-    def __init__(self, redis_url: str, streams: Streams, name: str) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        streams: Streams,
+        name: str,
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.count = count
         self._streams = streams
         self._feeds: dict[bytes, Feed] = {}
         self._subscription = Subscription(
@@ -138,6 +146,7 @@ class Hub:
             feed.ready.set_result(None)
         else:
             # Subscribed anew: whatever was published meanwhile is in the stream.
+            self.count("feeds_resubscribed")
             self._repair(feed)
 
     def _message(self, feed: Feed, payload: bytes) -> None:
@@ -161,6 +170,7 @@ class Hub:
 
     def _repair(self, feed: Feed) -> None:
         if feed.repairing is None and feed.live:
+            self.count("feeds_repaired")
             feed.repairing = asyncio.create_task(self._repair_from_stream(feed))
 
     async def _repair_from_stream(self, feed: Feed) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger("plateau.hub")
 
 # What a reader that must catch up is handed at a time: the socket's pace decides the rest.
 PIECE_BYTES = 8 * 1024
-# Neither an event nor progress for so long: no run of ours is silent for a tenth of it.
+# Neither an event nor progress for so long: longer than a run may be silent as shipped.
 STALE_S = 600
 
 
@@ -127,6 +127,7 @@ class Subscriber:
         # Whoever catches up may be in the middle of a frame.
         live = self in self._feed.live and writable
         if self._quiet_turns * TURNS >= STALE_S:
+            self._hub.count("readers_stale")
             self._leaving = True
             if live:
                 self._end(sse.retry())
@@ -138,9 +139,11 @@ class Subscriber:
     def lag(self) -> None:
         """Leave the live path; a task of its own, for as long as it takes, reads on."""
         if self._catching_up is None or self._catching_up.done():
+            self._hub.count("readers_slow")
             self._catching_up = asyncio.ensure_future(self._catch_up_later())
 
     def lose(self) -> None:
+        self._hub.count("readers_lost")
         if self._flow.write_paused:
             self.lag()
         else:
@@ -220,6 +223,7 @@ class Subscriber:
             return False
         number, ended, entries = reading.number, reading.ended, reading.entries
         if reading.snapshot is not None:
+            self._hub.count("snapshots")
             entries = [reading.snapshot, *entries]
         # Of a long snapshot all those who are being sent it hold one copy.
         content = feed.borrow(sse.encode_all(entries, named=self._named))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
@@ -62,8 +62,10 @@ class Execution:
         answers: cache.Cache,
         threads: Executor,
         timeout_s: float,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._claimed = claimed
+        self._count = count
         self.run_id = run_id
         self._agents = agents
         self._answers = answers
@@ -242,6 +244,7 @@ class Execution:
     def _grow(self, piece: str) -> None:
         self._bytes += len(piece.encode())
         if self._bytes > OUTPUT_BYTES:
+            self._count("outputs_too_large")
             raise AgentError(
                 "output_too_large", f"The answer passed {OUTPUT_BYTES // 1024} KiB."
             )

@@ -231,6 +231,7 @@ class Runner:
                     answers=self._answers,
                     threads=self._threads,
                     timeout_s=self._settings.run_timeout_s,
+                    count=self._stats.count,
                 )
                 self._executions[ticket.entry] = execution
                 await execution.run()
@@ -297,8 +298,12 @@ async def _serve(settings: Settings, name: str) -> None:
             record_s=settings.stream_ttl_s,
             share=Fullness(redis, settings.stream_max_memory).share,
         )
+        stats = Stats(redis)
         answers = Cache(
-            cache_redis, ttl_s=settings.cache_ttl_s, max_bytes=settings.cache_max_memory
+            cache_redis,
+            ttl_s=settings.cache_ttl_s,
+            max_bytes=settings.cache_max_memory,
+            count=stats.count,
         )
         runner = Runner(
             name,
@@ -308,7 +313,7 @@ async def _serve(settings: Settings, name: str) -> None:
             Queue(redis),
             answers,
             Leases(blocking),
-            Stats(redis),
+            stats,
             Owners(redis, most=settings.queue_limit, life_s=settings.run_life_s),
             BlockingStreams(blocking, record_s=settings.stream_ttl_s),
         )

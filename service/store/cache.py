@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import zlib
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -65,8 +66,16 @@ def key_of(question: Question) -> str:
 class Cache:
     """`redis` is None where there is no cache: then every lookup is a miss."""
 
-    def __init__(self, redis: Redis | None, *, ttl_s: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        redis: Redis | None,
+        *,
+        ttl_s: int,
+        max_bytes: int,
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._redis: Any = redis
+        self._count = count
         self._ttl_s = ttl_s
         self._largest = max_bytes // LARGEST_SHARE
         self._down = False
@@ -94,6 +103,7 @@ class Cache:
             return False
         packed = pack(answer)
         if len(packed) > self._largest:
+            self._count("cache_refused")
             log.info("an answer of %d bytes is too large to cache", len(packed))
             return False
         try:
@@ -107,6 +117,8 @@ class Cache:
 
     def _note(self, error: StoreError | None) -> None:
         """Say once that the cache went away, and once that it is back."""
+        if error is not None:
+            self._count("cache_errors")
         if error is not None and not self._down:
             log.warning("the cache does not answer, every lookup is a miss: %s", error)
         elif error is None and self._down:

@@ -13,6 +13,8 @@ GROUP = "runners"
 AGENTS = "agents"
 # External runs by the time at which to look at them: no queue entry stands for those.
 EXTERNAL = "runs:external"
+# Whose turn it is to sweep.
+JANITOR = "janitor"
 
 
 class RunKeys(NamedTuple):

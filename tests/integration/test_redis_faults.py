@@ -56,12 +56,12 @@ def two_webs(tmp_path: Path, streams: OwnRedis, cache_url: str) -> Iterator[Depl
 class Followed:
     """`count` runs of `words` words, each with a reader on either worker."""
 
-    def __init__(self, urls: list[str], *, count: int, words: int) -> None:
+    def __init__(self, urls: list[str], *, count: int, words: int, pause_ms: int = 50) -> None:
         self.urls = urls
         self.words = words
         self.texts = [f"question {index}" for index in range(count)]
         self.runs = [
-            start_run(urls[index % 2], "words", text, count=words, pause_ms=50)
+            start_run(urls[index % 2], "words", text, count=words, pause_ms=pause_ms)
             for index, text in enumerate(self.texts)
         ]
         self.readers = [Watched([url], run["events_url"]) for run in self.runs for url in urls]
@@ -140,7 +140,8 @@ def test_a_pause_of_20_s_loses_no_run(two_webs: Deployment, streams: OwnRedis) -
     had a chance to renew them."""
 
     async def scenario() -> None:
-        followed = Followed(two_webs.urls, count=8, words=200)
+        # They would end well after the pause.
+        followed = Followed(two_webs.urls, count=8, words=110, pause_ms=250)
         await followed.under_way()
         with streams.paused():
             began = time.monotonic()
