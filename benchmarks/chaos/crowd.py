@@ -6,6 +6,7 @@ Invariant: every choice comes from the seed: which input, how long, who reads ho
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ LEAST_PIECES, MOST_PIECES = 20, 150
 # A run's length on its own, in shares of the time of faults.
 LENGTHS = (0.05, 0.5)
 ASK_AGAIN_S = (0.1, 0.6)
+TWICE_SHARE = 0.3
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Asked:
     text: str
     options: dict[str, int]
     at_s: float
+    # A client that does not wait for its first answer asks both workers at once.
+    twice: bool = False
     answer: dict[str, Any] = field(default_factory=dict)
     refusals: Counter[str] = field(default_factory=Counter)
     ledger: dict[int, int] = field(default_factory=dict)
@@ -78,7 +82,8 @@ def plan_runs(seed: int, count: int, seconds: float) -> list[Asked]:
             "width": WIDE if chances.random() < WIDE_SHARE else 0,
         }
         at_s = seconds * chances.uniform(0, 0.9)
-        planned.append(Asked(f"story {seed} {index}", options, at_s))
+        twice = chances.random() < TWICE_SHARE
+        planned.append(Asked(f"story {seed} {index}", options, at_s, twice))
     return planned
 
 
@@ -116,26 +121,38 @@ def _follower(
 
 
 async def ask(client: httpx.AsyncClient, asked: Asked, urls: list[str], seed: int) -> None:
-    """Start the run, once: a refusal is asked again, elsewhere, under the same key."""
-    chances = random.Random(f"asking {asked.text}")
+    """Start the run, once, however often it is asked for: always under the same key."""
+    first = random.Random(f"asking {asked.text}").randrange(len(urls))
+    orders = [urls[first:] + urls[:first]]
+    if asked.twice:
+        orders.append(orders[0][::-1])
+    key = f"chaos-{seed}-{asked.text.rpartition(' ')[2]}"
+    answers = await asyncio.gather(*(_ask(client, asked, order, key) for order in orders))
+    run_ids = {answer["id"] for answer in answers}
+    assert len(run_ids) == 1, f"one key, {len(run_ids)} runs: {run_ids}"
+    asked.answer = answers[-1]
+
+
+async def _ask(
+    client: httpx.AsyncClient, asked: Asked, urls: list[str], key: str
+) -> dict[str, Any]:
+    """A refusal is asked again, elsewhere."""
+    chances = random.Random(f"asking {asked.text} {urls[0]}")
     body = {"agent": "story", "input": asked.text, "options": asked.options}
-    headers = {"Idempotency-Key": f"chaos-{seed}-{asked.text.rpartition(' ')[2]}"}
-    at = chances.randrange(len(urls))
-    while True:
-        url = urls[at % len(urls)]
-        at += 1
+    for url in itertools.cycle(urls):
         try:
+            headers = {"Idempotency-Key": key}
             answer = await client.post(f"{url}/v1/runs", json=body, headers=headers)
         except httpx.TransportError as error:
             asked.refusals[type(error).__name__] += 1
         else:
+            found: dict[str, Any] = answer.json()
             if answer.status_code in (200, 202):
-                asked.answer = answer.json()
-                return
-            code = answer.json().get("code", "")
-            asked.refusals[f"{answer.status_code} {code}"] += 1
+                return found
+            asked.refusals[f"{answer.status_code} {found.get('code')}"] += 1
             assert answer.status_code in (429, 503), answer.text
         await asyncio.sleep(chances.uniform(*ASK_AGAIN_S))
+    raise AssertionError("there is always another worker to ask")
 
 
 async def follow(follower: Follower, first: Reader, timeout_s: float) -> None:
@@ -150,8 +167,8 @@ async def follow(follower: Follower, first: Reader, timeout_s: float) -> None:
         await reader.follow(timeout_s=timeout_s)
     except TimeoutError:
         follower.failure = f"no end within {timeout_s:.0f} s"
-    except AssertionError as error:
-        follower.failure = f"{error}"
+    except Exception as error:
+        follower.failure = f"{type(error).__name__}: {error}"
     finally:
         # Whoever waits for its end waits no longer.
         reader.finished.set()

@@ -29,8 +29,13 @@ SETTLE_S = 20.0
 LOOK_EVERY_S = 0.25
 AT_ONCE = 50
 # Of the fleet's processes: attempts enough for runs whose runner is killed again and again, and
-# room for all of the runs in one runner.
-ENV = {"MAX_ATTEMPTS": "20", "RUNNER_CONCURRENCY": "300", "GRACEFUL_TIMEOUT_S": "5"}
+# fewer places than runs, so that some have to wait.
+ENV = {
+    "MAX_ATTEMPTS": "20",
+    "RUNNER_CONCURRENCY": "60",
+    "QUEUE_TIMEOUT_S": "120",
+    "GRACEFUL_TIMEOUT_S": "5",
+}
 
 
 class Plan(NamedTuple):

@@ -1,8 +1,8 @@
 """Ending runs that have nobody left: done by every web worker, whichever looks first.
 
-Invariant: from the death of a run's last producer to its terminal event it takes `LEASE_OLD_S`
+Invariant: from the death of a run's last producer to its terminal event it takes `ABANDONED_S`
 and one look, whether or not a runner ever comes back. Looking twice is harmless: a run ends
-once.
+once, and an attempt that somebody has begun meanwhile is left alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 
 from service.errors import StoreError
 from service.store import events, ids
@@ -20,8 +21,6 @@ from service.store.streams import Streams
 
 log = logging.getLogger("plateau.reaper")
 
-# Twice a lease: a living runner would have taken the run over by then.
-LEASE_OLD_S = 12.0
 LOOK_S = 2.0
 
 
@@ -57,8 +56,7 @@ class Reaper:
                 log.exception("looking after lost runs failed")
 
     async def look(self) -> None:
-        for ticket in await self._queue.abandoned(LEASE_OLD_S):
-            await self._end_abandoned(ticket)
+        await self._end_abandoned(await self._queue.abandoned())
         for ticket in await self._queue.overdue(self._queue_timeout_s):
             await self._end_unclaimed(ticket)
         for run_id, attempt in await self._external.silent():
@@ -67,13 +65,23 @@ class Reaper:
             await self._end(run_id, attempt, last, "producer_lost")
             await self._external.forget(run_id)
 
-    async def _end_abandoned(self, ticket: Ticket) -> None:
-        (number,) = await self._streams.last_numbers([ticket.run_id])
-        if number is not None:
-            message = "Its runner died, and no other took it over."
-            last = events.failed("runner_lost", message, retryable=True)
-            await self._end(ticket.run_id, ids.split(number)[0], last, "runner_lost")
-        await self._queue.done(ticket)
+    async def _end_abandoned(self, tickets: Sequence[Ticket]) -> None:
+        if not tickets:
+            return
+        numbers = await self._streams.last_numbers([ticket.run_id for ticket in tickets])
+        # Whoever takes a run over renews its lease before it begins an attempt: where that is
+        # stale still, the attempt seen is the one whose runner has died.
+        stale = {ticket.entry for ticket in await self._queue.abandoned()}
+        message = "Its runner died, and no other took it over."
+        last = events.failed("runner_lost", message, retryable=True)
+        for ticket, number in zip(tickets, numbers, strict=True):
+            if ticket.entry not in stale:
+                continue
+            if number is not None:
+                attempt = ids.split(number)[0]
+                if await self._end(ticket.run_id, attempt, last, "runner_lost") == "fenced":
+                    continue
+            await self._queue.done(ticket)
 
     async def _end_unclaimed(self, ticket: Ticket) -> None:
         (number,) = await self._streams.last_numbers([ticket.run_id])
@@ -82,15 +90,14 @@ class Reaper:
         if number is not None:
             message = f"No runner claimed it within {self._queue_timeout_s} s."
             last = events.failed("queue_timeout", message, retryable=True)
-            ended = await self._end(ticket.run_id, 0, last, "queue_timeout")
-            if not ended:
+            if await self._end(ticket.run_id, 0, last, "queue_timeout") == "fenced":
                 return
         await self._queue.done(ticket)
 
-    async def _end(self, run_id: str, attempt: int, last: events.Event, code: str) -> bool:
+    async def _end(self, run_id: str, attempt: int, last: events.Event, code: str) -> str:
+        """What the script says: `fenced` where a producer has been there meanwhile."""
         appended = await self._streams.end(run_id, attempt, last)
-        if appended.code != "ok":
-            return False
-        self._stats.count(f"runs_failed_{code}")
-        log.warning("run %s: ended for want of a producer (%s)", run_id, code)
-        return True
+        if appended.code == "ok":
+            self._stats.count(f"runs_failed_{code}")
+            log.warning("run %s: ended for want of a producer (%s)", run_id, code)
+        return appended.code

@@ -151,6 +151,10 @@ class Runner:
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))
                 wait_s = min(2.0, wait_s * 2)
                 self._announce_at = float("-inf")
+            except Exception:
+                # Whatever it was: a runner that takes nothing any more is worse than a late one.
+                log.exception("runs could not be taken, trying again")
+                await asyncio.sleep(1)
 
     async def _announce(self) -> None:
         """Make the group and the agents known, also to a store that was emptied."""

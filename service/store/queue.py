@@ -17,9 +17,12 @@ from redis.exceptions import ResponseError
 
 from service.store import keys
 from service.store.connections import store_errors
+from service.store.pulse import Pulse
 
 LEASE_S = 6.0
 RENEW_S = 2.0
+# Twice a lease: a living runner would have taken the run over by then.
+ABANDONED_S = 12.0
 # A runner looks for lost runs, and so gives a sign of life, at least once a second.
 RUNNER_DEAD_S = 6.0
 # After every entry there may be, and not the last id of all, which stands for `>`.
@@ -55,6 +58,8 @@ class Queue:
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis
         self._enqueue = redis.register_script(_ENQUEUE)
+        self._late = Pulse(LEASE_S, grace_s=LEASE_S)
+        self._abandoned = Pulse(ABANDONED_S, grace_s=LEASE_S)
 
     async def open(self) -> None:
         """Create the group; harmless where it exists."""
@@ -107,7 +112,7 @@ class Queue:
                     keys.QUEUE, keys.GROUP, "-", "+", max(1, count), idle=lease_ms
                 )
                 _, late = await pipe.execute()
-            if not (late and count > 0):
+            if not (self._late.heard() and late and count > 0):
                 return []
             # Whoever comes second finds them renewed, and gets nothing.
             entries = await self._redis.xclaim(
@@ -115,10 +120,12 @@ class Queue:
             )
         return _tickets(entries)
 
-    async def abandoned(self, idle_s: float) -> list[Ticket]:
-        """Claimed runs whose lease nobody has renewed, nor taken over, for `idle_s`."""
+    async def abandoned(self) -> list[Ticket]:
+        """Claimed runs whose lease nobody has renewed, nor taken over, for `ABANDONED_S`."""
         with store_errors():
-            rows = await self._pending(idle_s)
+            rows = await self._pending(ABANDONED_S)
+            if not self._abandoned.heard():
+                return []
             async with self._redis.pipeline(transaction=False) as pipe:
                 for row in rows:
                     pipe.xrange(keys.QUEUE, row["message_id"], row["message_id"])
