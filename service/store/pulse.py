@@ -10,11 +10,11 @@ import time
 
 
 class Pulse:
-    """One a process and kind of look; `lease_s` is the age from which a lease is stale."""
+    """One a process and kind of look; a silence longer than `pause_s` may have made leases
+    stale that are held."""
 
-    def __init__(self, lease_s: float, grace_s: float) -> None:
-        # Shorter pauses leave a renewal its time.
-        self._pause_s = lease_s / 2
+    def __init__(self, *, pause_s: float, grace_s: float) -> None:
+        self._pause_s = pause_s
         self._grace_s = grace_s
         self._heard_at = float("inf")
         self._steady_at = float("-inf")

@@ -23,6 +23,8 @@ LEASE_S = 6.0
 RENEW_S = 2.0
 # Twice a lease: a living runner would have taken the run over by then.
 ABANDONED_S = 12.0
+# A silence that leaves a renewal its time: half a lease.
+PAUSE_S = 3.0
 # A runner looks for lost runs, and so gives a sign of life, at least once a second.
 RUNNER_DEAD_S = 6.0
 # After every entry there may be, and not the last id of all, which stands for `>`.
@@ -58,8 +60,8 @@ class Queue:
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis
         self._enqueue = redis.register_script(_ENQUEUE)
-        self._late = Pulse(LEASE_S, grace_s=LEASE_S)
-        self._abandoned = Pulse(ABANDONED_S, grace_s=LEASE_S)
+        self._late = Pulse(pause_s=PAUSE_S, grace_s=LEASE_S)
+        self._abandoned = Pulse(pause_s=2 * PAUSE_S, grace_s=LEASE_S)
 
     async def open(self) -> None:
         """Create the group; harmless where it exists."""
