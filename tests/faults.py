@@ -189,7 +189,8 @@ def send_queues(url: str) -> list[int]:
     waiting = []
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, queues, *_ = line.split()
-        if int(local.partition(":")[2], 16) == port and state != "0A":
+        # Neither the listening one nor those that only the kernel remembers (TIME_WAIT).
+        if int(local.partition(":")[2], 16) == port and state not in ("0A", "06"):
             waiting.append(int(queues.partition(":")[0], 16))
     return waiting
 

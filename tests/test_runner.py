@@ -161,7 +161,35 @@ def test_a_run_that_is_enqueued_twice_is_executed_once(streams_url: str) -> None
     on_scene(streams_url, scenario)
 
 
-def test_lost_runs_are_taken_over_but_never_more_than_it_may_hold(streams_url: str) -> None:
+def test_a_second_place_that_was_lost_disturbs_nobody(streams_url: str) -> None:
+    """Its runner died, or the store went away, before it was given up: the run itself is in
+    good hands, and begins no other attempt."""
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.runner():
+            run_id = await scene.enqueue()
+            await scene.says(run_id, "a")
+            async with scene.redis.pipeline(transaction=True) as pipe:
+                # At once, or the runner would have it.
+                pipe.xadd(keys.QUEUE, {"run": run_id, "agent": "notes"})
+                pipe.xreadgroup(keys.GROUP, "dead", {keys.QUEUE: ">"})
+                entry, _ = await pipe.execute()
+            second = Ticket(entry.decode(), run_id, "notes")
+            await age(scene.redis, "dead", second, LATE_MS)
+
+            async def one_place_is_left() -> bool:
+                return int(await scene.redis.xlen(keys.QUEUE)) == 1
+
+            await until(one_place_is_left, "the second place is given up")
+            scene.gate.opened.set()
+            told = await scene.status_is(run_id, "completed")
+            assert scene.gate.calls == [run_id] and "run.restarted" not in told.types
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_lost_runs_are_taken_over_and_wait_for_a_place(streams_url: str) -> None:
     async def scenario(scene: Scene) -> None:
         lost = [await scene.lost_run() for _ in range(3)]
         async with scene.runner():
@@ -177,16 +205,12 @@ def test_lost_runs_are_taken_over_but_never_more_than_it_may_hold(streams_url: s
                 before, seen = seen, await idle_ms(scene.redis, "r1")
                 return seen < before
 
-            # At full concurrency it shows that it lives, and takes no more.
+            # It shows that it lives. The others have begun again, too, and wait for a place.
             await until(looked_again, "the runner gives a sign of life")
-            assert (
-                len(
-                    await scene.redis.xpending_range(
-                        keys.QUEUE, keys.GROUP, "-", "+", 10, consumername="dead"
-                    )
-                )
-                == 2
+            assert not await scene.redis.xpending_range(
+                keys.QUEUE, keys.GROUP, "-", "+", 10, consumername="dead"
             )
+            assert scene.gate.inside == 1
             scene.gate.opened.set()
             for run_id, _ in lost:
                 told = await scene.status_is(run_id, "completed")

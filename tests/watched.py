@@ -24,9 +24,13 @@ from tests.readers import TERMINAL, Reader, Visit
 AGAIN_S = 0.1
 
 
+class Unanswered(Exception):
+    """The connection ended before a byte of an answer: as good as refused."""
+
+
 class End(NamedTuple):
     """How one response ended. `clean`: with its final chunk, behind whole events. `farewell`:
-    the last it said was a `retry:`. `at` is a monotonic time, `status` 0 without a head."""
+    the last it said was a `retry:`. `at` is a monotonic time."""
 
     clean: bool
     farewell: bool
@@ -95,7 +99,8 @@ class Watched(Reader):
     arrivals: list[float] = field(default_factory=list)
 
     async def follow(self, *, timeout_s: float = 60) -> None:
-        """Until the terminal event; a response that breaks is noted and resumed."""
+        """Until the terminal event; a response that breaks is noted and resumed. `refused`
+        counts connections that were not made, or ended without a byte of an answer."""
         self.heard_at = asyncio.get_running_loop().time()
         async with asyncio.timeout(timeout_s):
             while self.end is None:
@@ -106,7 +111,6 @@ class Watched(Reader):
                     self.refused += 1
                     await asyncio.sleep(AGAIN_S)
                     continue
-                self.connections += 1
                 self.visits.append(Visit(url, self.last))
                 try:
                     await self._follow_one(connection, url)
@@ -115,12 +119,16 @@ class Watched(Reader):
 
     async def _follow_one(self, connection: socket.socket, url: str) -> None:
         last = {"Last-Event-ID": ids.show(self.last)} if self.last else {}
-        chunks, status = Chunks(), 0
-        events = EventReader()
-        with suppress(ConnectionError):
+        chunks, events = Chunks(), EventReader()
+        reading = self._read(connection)
+        try:
             await send_get(connection, url + self.path, last)
-            reading = self._read(connection)
             status, rest = await head_of(reading)
+        except Unanswered:
+            self.refused += 1
+            return
+        self.connections += 1
+        with suppress(ConnectionError):
             self.statuses.append(status)
             assert status == 200, (status, rest)
             self._understand(events, chunks.feed(rest))
@@ -178,18 +186,22 @@ async def send_get(connection: socket.socket, url: str, headers: dict[str, str])
     lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}", "Accept: text/event-stream"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     request = ("\r\n".join(lines) + "\r\n\r\n").encode()
-    await asyncio.get_running_loop().sock_sendall(connection, request)
+    # Where that fails, so does reading.
+    with suppress(ConnectionError):
+        await asyncio.get_running_loop().sock_sendall(connection, request)
 
 
 async def head_of(reading: AsyncIterator[bytes]) -> tuple[int, bytes]:
     """The status, and what of the body has come with the head."""
     head = b""
-    async for data in reading:
-        head += data
-        before, found, rest = head.partition(b"\r\n\r\n")
-        if found:
-            return int(before.split(b" ", 2)[1]), rest
-    raise ConnectionResetError(f"the response ended within its head: {head!r}")
+    with suppress(ConnectionError):
+        async for data in reading:
+            head += data
+            before, found, rest = head.partition(b"\r\n\r\n")
+            if found:
+                return int(before.split(b" ", 2)[1]), rest
+    assert not head, f"the response ended within its head: {head!r}"
+    raise Unanswered
 
 
 async def until(condition: Callable[[], object], what: str, *, timeout_s: float = 30) -> None:

@@ -32,8 +32,6 @@ class Feed:
     """One followed run. `ready` is done once the subscription is confirmed."""
 
     __slots__ = (
-        "_borrowers",
-        "_shared",
         "followers",
         "head",
         "live",
@@ -53,20 +51,6 @@ class Feed:
         self.followers = 0
         self.repairing: asyncio.Task[None] | None = None
         self.turn = next_turn()
-        self._shared = b""
-        self._borrowers = 0
-
-    def borrow(self, content: bytes) -> bytes:
-        """`content`, or the equal bytes that somebody is being sent already."""
-        if self._borrowers == 0 or content != self._shared:
-            self._shared = content
-        self._borrowers += 1
-        return self._shared
-
-    def give_back(self) -> None:
-        self._borrowers -= 1
-        if self._borrowers == 0:
-            self._shared = b""
 
     def dispatch(self, frame: Frame) -> None:
         """Push the next event in line to all who are live."""

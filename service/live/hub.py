@@ -54,6 +54,8 @@ class Hub:
         self._tasks: list[asyncio.Task[None]] = []
         self._emptied = asyncio.Event()
         self.subscribers: set[Subscriber] = set()
+        # Of those who wait for an end without a stream: set when this worker goes.
+        self.waiting: set[asyncio.Event] = set()
         self.draining = False
 
     @property
@@ -77,6 +79,8 @@ class Hub:
     async def drain(self) -> None:
         """End every response cleanly with a `retry:`; cut the ones that do not read."""
         self.draining = True
+        for woken in self.waiting:
+            woken.set()
         if not self.subscribers:
             return
         for subscriber in list(self.subscribers):

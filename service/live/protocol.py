@@ -21,6 +21,9 @@ HIGH_WATER_BYTES = 8 * 1024
 # uvloop's own low-water mark is 16 bytes: a slow reader would be woken for next to nothing.
 LOW_WATER_BYTES = 2 * 1024
 
+# What a request may take to arrive on a new connection when the worker goes: its client knows
+# itself connected, and another worker would have answered.
+NEWCOMER_S = 0.5
 
 # The parser below keeps whatever a client calls headers; nginx stops at 32 KiB.
 HEAD_BYTES = 64 * 1024
@@ -31,6 +34,7 @@ class LiveProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _asked = False
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -48,6 +52,7 @@ class LiveProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._asked = True
         super().on_headers_complete()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -65,7 +70,15 @@ class LiveProtocol(HttpToolsProtocol):
                 )
 
     def shutdown(self) -> None:
-        """The worker goes: a response whose peer does not read is cut, not waited for."""
+        """The worker goes: a response whose peer does not read is cut, not waited for, and a
+        connection that it has just taken from others still gets its answer."""
+        if not self._asked:
+            self.loop.call_later(NEWCOMER_S, self._close_if_silent)
+            return
         super().shutdown()
         if self.flow.write_paused:
             self.transport.abort()
+
+    def _close_if_silent(self) -> None:
+        if not self._asked:
+            self.transport.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Send
@@ -17,9 +18,10 @@ from starlette.types import Receive, Send
 from service.errors import StoreError
 from service.live import sse
 from service.live.feed import Feed
+from service.live.snapshot import LongSnapshot, escaped, whole_characters
 from service.live.sse import TURNS, Frame, next_turn
 from service.store import events
-from service.store.reading import Reading
+from service.store.reading import Entry, Reading
 from service.store.streams import Streams
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ log = logging.getLogger("plateau.hub")
 
 # What a reader that must catch up is handed at a time: the socket's pace decides the rest.
 PIECE_BYTES = 8 * 1024
+# A snapshot beyond this is not held for a socket that takes no more.
+LONG_BYTES = 16 * 1024
 # Neither an event nor progress for so long: longer than a run may be silent as shipped.
 STALE_S = 600
 
@@ -55,6 +59,7 @@ class Subscriber:
         "_hub",
         "_leaving",
         "_named",
+        "_pushes",
         "_quiet_turns",
         "_reading",
         "_seen_at_turn",
@@ -84,6 +89,7 @@ class Subscriber:
         # and its object knows whether the socket takes more.
         self._connection: Any = getattr(send, "__self__", None)
         self._flow: Any = getattr(self._connection, "flow", _NeverWritable())
+        self._pushes = not isinstance(self._flow, _NeverWritable)
         self._named = named
         self._catching_up: asyncio.Task[None] | None = None
         self._done = False
@@ -182,7 +188,6 @@ class Subscriber:
 
     async def _catch_up_later(self) -> None:
         try:
-            await self._flow.drain()
             await self._catch_up()
         except Exception:
             log.exception("a reader could not catch up")
@@ -194,6 +199,8 @@ class Subscriber:
         turn = 0
         while not self._gone():
             try:
+                # Nothing is read, and held, for a socket that takes no more.
+                await self._flow.drain()
                 if await self._read_on():
                     return
             except StoreError as error:
@@ -222,18 +229,70 @@ class Subscriber:
             await self._send_in_pieces(_lost(), last=True)
             return False
         number, ended, entries = reading.number, reading.ended, reading.entries
-        if reading.snapshot is not None:
+        snapshot = reading.snapshot
+        del reading
+        if snapshot is not None:
             self._hub.count("snapshots")
-            entries = [reading.snapshot, *entries]
-        # Of a long snapshot all those who are being sent it hold one copy.
-        content = feed.borrow(sse.encode_all(entries, named=self._named))
-        del reading, entries
-        try:
-            await self._send_in_pieces(content, last=ended)
-        finally:
-            feed.give_back()
+            if self._pushes and len(snapshot.data) > LONG_BYTES:
+                long = LongSnapshot(snapshot, named=self._named)
+                del snapshot, entries
+                await self._send_long(long)
+                return False
+            entries = [snapshot, *entries]
+        if ended and not entries:
+            await self._send_in_pieces(b"", last=True)
+            return False
+        if not self._pushes:
+            await self._send_in_pieces(sse.encode_all(entries, named=self._named), last=ended)
+        elif not self._push_at_once(entries, ended=ended):
+            # The socket takes no more. The rest is read anew when it does.
+            return False
         self.position = number
         return not ended and not self._leaving and self._hub.attach(feed, self)
+
+    def _push_at_once(self, entries: Sequence[Entry], *, ended: bool) -> bool:
+        """Hand over as many as the socket takes; whether those were all."""
+        at = 0
+        while at < len(entries):
+            if self._flow.write_paused:
+                return False
+            some, at = _group(entries, at)
+            self.position = some[-1].number
+            self._done = ended and at == len(entries)
+            content = sse.encode_all(some, named=self._named)
+            self._write(sse.body(content, last=self._done))
+        return True
+
+    async def _send_long(self, long: LongSnapshot) -> None:
+        """Hand over a snapshot that is too long to be held for a reader who is slow: what the
+        socket does not take at once is read again, a piece at a time, when it does."""
+        await self._send(sse.body(long.before))
+        at = 0
+        while at < long.size and not self._flow.write_paused:
+            piece = whole_characters(long.text[at : at + PIECE_BYTES])
+            self._write(sse.body(escaped(piece)))
+            at += len(piece)
+        long.text = b""
+        while at < long.size:
+            await self._flow.drain()
+            text = await self._said(long.attempt, at, min(at + PIECE_BYTES, long.size))
+            if text is None:
+                # Begun anew meanwhile, or gone: this frame cannot be finished.
+                self.abort()
+                return
+            await self._send(sse.body(escaped(text)))
+            at += len(text)
+        await self._send(sse.body(long.after))
+        self.position = long.number
+
+    async def _said(self, attempt: int, start: int, end: int) -> bytes | None:
+        while not self._gone():
+            try:
+                text = await self._streams.said(self._feed.run_id, attempt, start, end)
+                return None if text is None else whole_characters(text)
+            except StoreError:
+                await asyncio.sleep(random.uniform(0.5, 1.5))
+        return None
 
     async def _send_in_pieces(self, content: bytes, *, last: bool) -> None:
         for start in range(0, len(content), PIECE_BYTES):
@@ -243,6 +302,15 @@ class Subscriber:
         if last and not content:
             await self._send(sse.body(b"", last=True))
         self._done = last
+
+
+def _group(entries: Sequence[Entry], start: int) -> tuple[Sequence[Entry], int]:
+    """Entries from `start` on, one at least, of `PIECE_BYTES` or so; and where they end."""
+    end, size = start, 0
+    while end < len(entries) and (end == start or size + len(entries[end].data) <= PIECE_BYTES):
+        size += len(entries[end].data)
+        end += 1
+    return entries[start:end], end
 
 
 def _lost() -> bytes:

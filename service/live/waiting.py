@@ -1,6 +1,7 @@
 """Waiting for a run's end without reading its events.
 
-Invariant: whoever waits is told by the event that ends the run, or finds it ended on looking.
+Invariant: whoever waits is told by the event that ends the run, or finds it ended on looking;
+nobody is kept waiting by a worker that goes.
 """
 
 from __future__ import annotations
@@ -34,20 +35,22 @@ class _Waiter:
 
 
 async def until_ended(hub: Hub, streams: Streams, run_id: str, *, timeout_s: float) -> None:
-    """Return when the run has ended or is gone, or after `timeout_s`."""
+    """Return when the run has ended or is gone, after `timeout_s`, or when the worker goes."""
     feed = await hub.join(run_id)
     waiter = _Waiter(0)
+    hub.waiting.add(waiter.woken)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while True:
+                while not hub.draining:
+                    waiter.woken.clear()
                     reading = await streams.read(run_id, waiter.position)
                     if reading is None or reading.ended:
                         return
                     waiter.position = reading.number
-                    waiter.woken.clear()
                     if hub.attach(feed, waiter):
                         await waiter.woken.wait()
     finally:
+        hub.waiting.discard(waiter.woken)
         feed.live.discard(waiter)
         hub.part(feed)

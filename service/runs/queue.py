@@ -129,7 +129,8 @@ class Intake:
 
     async def _create(self, ask: Ask, job: Job, run_id: str) -> Taken:
         """A record first, then a place in the queue: whoever dies between the two leaves a
-        record that expires, never an entry without one."""
+        record that expires, never an entry without one. Under a key it is left to the next
+        who comes with it, and perhaps has come already."""
         if await self._fullness.share() >= CLOSED:
             self._stats.count("runs_refused_store_full")
             raise _full()
@@ -146,13 +147,15 @@ class Intake:
                 request=job.encode(),
                 fingerprint=ask.fingerprint(),
             )
-        if status != "created":
-            # The same key, in the same instant: the other one hands it over.
+        if status not in ("created", "queued"):
             return Taken(run_id, token, status=status)
+        # `queued`: the same key in the same instant, or our own call, sent again since its
+        # first answer was lost. Whoever comes second hands it over once more, to no harm.
         try:
             return Taken(run_id, token, status=await self._hand_over(run_id, ask))
         except (StoreError, Problem):
-            await self._streams.discard(run_id)
+            if not ask.idempotency_key:
+                await self._streams.discard(run_id)
             if self._owners is not None:
                 await self._owners.release(ask.owner, run_id)
             raise

@@ -1,7 +1,7 @@
 """The runner: a process that claims runs from the queue and executes them.
 
-Invariant: it never holds more than RUNNER_CONCURRENCY runs, renews the lease of each, and looks
-for lost ones once a second. Agent code runs here and nowhere else.
+Invariant: it never executes more than RUNNER_CONCURRENCY runs, renews the lease of each that it
+holds, and looks for lost ones once a second. Agent code runs here and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from service.runs.lease import LeaseKeeper
 from service.runs.watchdog import Watchdog
 from service.runs.writer import Refused
 from service.settings import Settings
-from service.store import events, ids
+from service.store import events
 from service.store.appending import Appended, BlockingStreams
 from service.store.cache import Cache
 from service.store.connections import connect, connect_blocking
 from service.store.fullness import Fullness
 from service.store.owners import Owners
-from service.store.queue import LEASE_S, Leases, Queue, Ticket
+from service.store.queue import Leases, Queue, Ticket
 from service.store.stats import Stats
 from service.store.streams import Claimed, Streams
 
@@ -41,6 +41,7 @@ log = logging.getLogger("plateau.runner")
 # Cancelling must reach an agent within a second.
 CANCEL_POLL_S = 0.5
 BLOCK_MS = 1000
+TAKE_OVER_AT_ONCE = 100
 PUBLISH_AGENTS_S = 600
 PUBLISH_RETRY_S = 5
 # What is left of the grace for handing back and closing.
@@ -72,10 +73,11 @@ class Runner:
         self._stats = stats
         self._owners = owners
         self._blocking = blocking
-        self._take_over_from = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
         self._threads = ThreadPoolExecutor(settings.runner_concurrency, "agent")
+        # What was taken over waits here for a place; nothing new is taken on meanwhile.
+        self._places = asyncio.Semaphore(settings.runner_concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._executions: dict[str, Execution] = {}
         self._announce_at = float("-inf")
@@ -146,13 +148,11 @@ class Runner:
                 wait_s = 0.1
             except StoreError as error:
                 log.warning("the streams instance does not answer, trying again: %s", error)
-                # Every lease is stale now: those who hold one get the time to renew it.
-                self._take_over_from = time.monotonic() + LEASE_S
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))
                 wait_s = min(2.0, wait_s * 2)
                 self._announce_at = float("-inf")
             except Exception:
-                # Whatever it was: a runner that takes nothing any more is worse than a late one.
+                # Whatever it was: a late runner is better than one that takes nothing more.
                 log.exception("runs could not be taken, trying again")
                 await asyncio.sleep(1)
 
@@ -172,11 +172,10 @@ class Runner:
         self._announce_at = time.monotonic() + again_s
 
     async def _take_some(self) -> None:
-        # Asked for once a second at least: it is also how the others see that we live.
-        free = max(0, self._settings.runner_concurrency - len(self._tasks))
-        if time.monotonic() < self._take_over_from:
-            free = 0
-        self._start(await self._queue.take_over(self._name, free), retaken=True)
+        # Asked for once a second at least: it is also how the others see that we live. However
+        # full we are: readers of a lost run are to hear soon that it begins again.
+        lost = await self._queue.take_over(self._name, TAKE_OVER_AT_ONCE)
+        self._start(lost, retaken=True)
         free = self._settings.runner_concurrency - len(self._tasks)
         if free > 0:
             self._start(await self._queue.take(self._name, free, BLOCK_MS), retaken=False)
@@ -238,7 +237,8 @@ class Runner:
                     count=self._stats.count,
                 )
                 self._executions[ticket.entry] = execution
-                await execution.run()
+                async with self._places:
+                    await execution.run()
                 await self._owners.release(claimed.owner, ticket.run_id)
             await self._queue.done(ticket)
         except Refused as refused:
@@ -256,12 +256,16 @@ class Runner:
 
     async def _claim(self, ticket: Ticket, *, retaken: bool) -> Claimed | None:
         """The claimed run, or None where there is nothing (left) to execute."""
-        attempt = 0
+        attempt, claimant = 0, f"{self._name} {ticket.entry}"
         if retaken:
-            (number,) = await self._streams.last_numbers([ticket.run_id])
-            if number is None:
+            held = await self._streams.claimant(ticket.run_id)
+            if held is None:
                 return None
-            attempt, _ = ids.split(number)
+            attempt, before = held
+            _, with_entry, entry = before.rpartition(" ")
+            if with_entry and entry != ticket.entry:
+                # Its other place in the queue is the one that counts.
+                return None
         if attempt >= self._settings.max_attempts:
             message = f"Its runner died, {attempt} times."
             last = events.failed("runner_lost", message, retryable=True)
@@ -271,7 +275,6 @@ class Runner:
         if attempt == 0:
             first = events.started(ticket.run_id, ticket.agent, 1)
         # By entry: a run that is in the queue twice is claimed once, by the same runner, too.
-        claimant = f"{self._name} {ticket.entry}"
         claimed = await self._streams.claim(ticket.run_id, attempt + 1, claimant, first)
         if isinstance(claimed, Appended):
             log.info("run %s: nothing to do (%s)", ticket.run_id, claimed.code)

@@ -87,7 +87,12 @@ class WorkerServer(uvicorn.Server):
         if self._worker.takes_turn():
             log.info("Worker recycled after %d responses.", responses)
             self._leave_at = now + FAREWELL_S
-            farewell = (b"connection", b"close")
+            self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        """On every response from now on: none will be followed by another."""
+        farewell = (b"connection", b"close")
+        if farewell not in self.config.encoded_headers:
             self.config.encoded_headers.append(farewell)
             self.server_state.default_headers = [
                 *self.server_state.default_headers,
@@ -101,6 +106,7 @@ class WorkerServer(uvicorn.Server):
         # Nothing new may come in behind the hub's back.
         for server in self.servers:
             server.close()
+        self._say_farewell()
         try:
             async with asyncio.timeout(self._patience_s) as self._ending:
                 await self.lifespan.state["hub"].drain()

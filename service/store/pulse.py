@@ -11,12 +11,12 @@ import time
 
 class Pulse:
     """One a process and kind of look; a silence longer than `pause_s` may have made leases
-    stale that are held."""
+    stale that are held. A `wary` one begins as after a silence."""
 
-    def __init__(self, *, pause_s: float, grace_s: float) -> None:
+    def __init__(self, *, pause_s: float, grace_s: float, wary: bool = False) -> None:
         self._pause_s = pause_s
         self._grace_s = grace_s
-        self._heard_at = float("inf")
+        self._heard_at = float("-inf") if wary else time.monotonic()
         self._steady_at = float("-inf")
 
     def heard(self) -> bool:

@@ -61,7 +61,8 @@ class Queue:
         self._redis: Any = redis
         self._enqueue = redis.register_script(_ENQUEUE)
         self._late = Pulse(pause_s=PAUSE_S, grace_s=LEASE_S)
-        self._abandoned = Pulse(pause_s=2 * PAUSE_S, grace_s=LEASE_S)
+        # Who has just begun to look does not know how long the store was away.
+        self._abandoned = Pulse(pause_s=2 * PAUSE_S, grace_s=LEASE_S, wary=True)
 
     async def open(self) -> None:
         """Create the group; harmless where it exists."""
@@ -123,11 +124,13 @@ class Queue:
         return _tickets(entries)
 
     async def abandoned(self) -> list[Ticket]:
-        """Claimed runs whose lease nobody has renewed, nor taken over, for `ABANDONED_S`."""
+        """Claimed runs whose lease nobody has renewed for `ABANDONED_S`, where no runner is
+        left: a living one takes them over, after a pause of the store a little later."""
         with store_errors():
             rows = await self._pending(ABANDONED_S)
-            if not self._abandoned.heard():
-                return []
+        if not (self._abandoned.heard() and rows) or (await self.depth()).runners:
+            return []
+        with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for row in rows:
                     pipe.xrange(keys.QUEUE, row["message_id"], row["message_id"])

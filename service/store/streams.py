@@ -148,6 +148,14 @@ class Streams:
             cancel.decode() if cancel is not None else None,
         )
 
+    async def claimant(self, run_id: str) -> tuple[int, str] | None:
+        """The attempt that a run is at and who claimed it; None for a run that is gone."""
+        with store_errors():
+            attempt, runner = await self._redis.hmget(
+                keys.run(run_id).record, ["attempt", "runner"]
+            )
+        return None if attempt is None else (int(attempt), (runner or b"").decode())
+
     async def end(self, run_id: str, attempt: int, last: Event) -> Appended:
         """End a run on behalf of a producer that is gone; `attempt` is the one seen."""
         return await self._write(run_id, "end", attempt, 0, [last], appending.ended_now())
@@ -258,6 +266,18 @@ class Streams:
         if reply[0] == b"denied":
             raise Denied
         return reading_of(reply, last)
+
+    async def said(self, run_id: str, attempt: int, start: int, end: int) -> bytes | None:
+        """Bytes of the text of an attempt; None where the run or the attempt is no more."""
+        key = keys.run(run_id)
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.getrange(key.text, start, end - 1)
+                # Last: had another attempt begun before, it would show.
+                pipe.hget(key.record, "attempt")
+                text, now_attempt = await pipe.execute()
+        there = now_attempt is not None and int(now_attempt) == attempt
+        return text if there and len(text) == end - start else None
 
     async def last_numbers(self, run_ids: Sequence[str]) -> list[int | None]:
         """The number of each run's last event, None for a run that is gone; one round trip."""

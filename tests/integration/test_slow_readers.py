@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from service.store import keys
 from tests.deployment import Deployment, deployed
 from tests.faults import (
     append,
@@ -159,7 +160,7 @@ def test_late_readers_that_never_read(
         warm_up(url, client)
         run = start_run(url, "external")
         for _ in range(4):
-            append(client, run, [{"type": "message.delta", "text": text_of(50_000)}])
+            append(client, run, [delta(text_of(50_000))])
         before = pss_bytes(worker)
         for number in range(STUCK):
             stack.enter_context(_stuck(url, run["events_url"]))
@@ -214,6 +215,70 @@ def test_slow_readers_end_with_the_whole_text(one_web: Deployment) -> None:
         assert max(reader.snapshots for reader in readers) > 0
 
     asyncio.run(scenario())
+
+
+def test_slow_readers_of_a_long_snapshot(one_web: Deployment) -> None:
+    """What they are sent first is much longer than may wait for them, and the answer goes on
+    growing meanwhile. Every kind of character is cut through somewhere."""
+    (url,) = one_web.urls
+    chances = random.Random(4)
+    pauses = cycle([0.0, 0.0, 1.5])
+    paces = [
+        Pace(size=97, buffer=2048),
+        Pace(size=2048, pause_s=lambda: chances.uniform(0, 0.03), buffer=4096),
+        Pace(size=30_000, pause_s=lambda: next(pauses), buffer=16_384),
+        Pace(),
+    ]
+    long = "".join(chances.choices('aé雪🏔"\\\n\u2028\x01', k=40_000))
+    rest = "".join(chances.choices("xyz", k=2000))
+
+    def produce(client: httpx.Client, run: dict[str, str]) -> None:
+        for start in range(0, len(rest), 100):
+            append_characters(client, run, rest[start : start + 100])
+            time.sleep(0.05)
+        complete(client, run)
+
+    async def scenario() -> None:
+        with client_of(url) as client:
+            run = await asyncio.to_thread(start_run, url, "external")
+            for start in range(0, len(long), 5000):
+                append(client, run, [delta(long[start : start + 5000])])
+            append_characters(client, run, "." * 200)
+            readers = [Watched([url], run["events_url"], pace=pace) for pace in paces]
+            following = [asyncio.create_task(reader.follow(timeout_s=60)) for reader in readers]
+            await asyncio.gather(asyncio.to_thread(produce, client, run), *following)
+        for reader in readers:
+            reader.check_whole(long + "." * 200 + rest)
+            reader.check_clean()
+            assert reader.snapshots > 0
+
+    asyncio.run(scenario())
+
+
+def test_a_long_snapshot_of_a_run_that_goes_meanwhile(
+    one_web: Deployment, streams_url: str
+) -> None:
+    """It cannot be finished: the response breaks off, and who comes back learns why."""
+    (url,) = one_web.urls
+    with client_of(url) as client, Redis.from_url(streams_url, protocol=2) as redis:
+        run = start_run(url, "external")
+        append(client, run, [delta(text_of(60_000)) for _ in range(4)])
+        with open_stuck(url, run["events_url"]) as connection:
+            connection.settimeout(20)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+            wait_until(lambda: max(send_queues(url), default=0) > 10_000, "it is stuck")
+            redis.delete(*keys.run(run["id"]))
+            received = b""
+            with suppress(ConnectionError):
+                while data := connection.recv(65_536):
+                    received += data
+        assert 0 < len(received) < 200_000
+        assert not received.endswith(b"0\r\n\r\n")
+        assert client.get(run["events_url"]).status_code == 404
+
+
+def delta(text: str) -> dict[str, str]:
+    return {"type": "message.delta", "text": text}
 
 
 def test_sigterm_in_the_middle_of_stuck_readers(tmp_path: Path) -> None:

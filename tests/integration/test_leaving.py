@@ -1,0 +1,235 @@
+"""Workers that leave under hundreds of open streams: recycled, replaced, stopped.
+
+Invariant of these tests: every open response ends in good order, and its reader goes on
+elsewhere with nothing lost and nothing repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.faults import check_log, output_of, record_of, start_run
+from tests.processes import Serving, await_banner, free_ports, launch, serving, wait_until
+from tests.sample_agents import words_of
+from tests.watched import Watched, until
+
+WORKER, RUNNER = "gunicorn: worker", "plateau: runner"
+AGENTS = {"AGENTS": "words=tests.sample_agents:words"}
+READERS = 300
+# A worker ends its responses within 2 s; the rest is what a busy machine may add.
+WITHIN_S, MARGIN_S = 2.0, 2.0
+
+YOUNG_WORKERS = """
+from service.cli import main
+from service.serve.worker import PlateauWorker
+
+PlateauWorker.min_age_s = 0
+raise SystemExit(main(["serve"]))
+"""
+
+
+@dataclass
+class Crowd:
+    """`READERS` readers of a few runs of `words` words."""
+
+    url: str
+    words: int
+    texts: Sequence[str] = ("one", "two", "three", "four", "five", "six")
+    runs: list[dict[str, str]] = field(default_factory=list)
+    readers: list[Watched] = field(default_factory=list)
+    following: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def gather(self) -> None:
+        for text in self.texts:
+            options = {"count": self.words, "pause_ms": 50}
+            self.runs.append(
+                await asyncio.to_thread(lambda: start_run(self.url, "words", text, **options))  # noqa: B023
+            )
+        self.readers = [
+            Watched([self.url], self.runs[index % len(self.runs)]["events_url"])
+            for index in range(READERS)
+        ]
+        self.following = [asyncio.create_task(reader.follow()) for reader in self.readers]
+        await until(lambda: all(reader.delivered for reader in self.readers), "all are told")
+
+    async def to_the_end(self) -> None:
+        await asyncio.gather(*self.following)
+
+    def check(self) -> None:
+        for index, reader in enumerate(self.readers):
+            text = self.texts[index % len(self.texts)]
+            reader.check_whole("".join(words_of(text, self.words)))
+            reader.check_clean(responses=reader.connections)
+        for text, run in zip(self.texts, self.runs, strict=True):
+            assert output_of(self.url, run) == "".join(words_of(text, self.words))
+
+    def first_ends_within(self, began: float) -> None:
+        """Of those that had to leave, the last one did so in time."""
+        ended = [
+            reader.ends[0].at
+            for reader in self.readers
+            if reader.ends and (len(reader.ends) > 1 or reader.end is None)
+        ]
+        assert len(ended) == READERS, "not all of them had to leave"
+        assert max(ended) - began < WITHIN_S + MARGIN_S
+
+
+@contextmanager
+def knocking(url: str) -> Iterator[Callable[[], int]]:
+    """New connections, one after the other; a failed one fails the test. Gives how many."""
+    stop = threading.Event()
+    answered = 0
+    failed: list[str] = []
+
+    def knock() -> None:
+        nonlocal answered
+        while not stop.is_set():
+            try:
+                answer = httpx.get(f"{url}/health/live", timeout=15, trust_env=False)
+                assert answer.status_code == 200, answer.text
+                answered += 1
+            except (httpx.HTTPError, AssertionError) as error:
+                failed.append(f"{error!r} after {answered}")
+
+    threads = [threading.Thread(target=knock) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield lambda: answered
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+    assert not failed, failed
+
+
+def test_recycling_under_hundreds_of_streams(tmp_path: Path) -> None:
+    env = {**AGENTS, "MAX_REQUESTS": "40", "MAX_REQUESTS_JITTER": "5"}
+
+    async def scenario(running: Serving) -> None:
+        crowd = Crowd(running.url, words=200)
+        first = set(running.pids(WORKER))
+        await crowd.gather()
+        with knocking(running.url):
+            await asyncio.to_thread(
+                wait_until,
+                lambda: not first & set(running.pids(WORKER)),
+                "both are replaced",
+                timeout_s=40,
+            )
+        await crowd.to_the_end()
+        crowd.check()
+        assert not sum(reader.refused for reader in crowd.readers)
+        # All but those who chanced upon a new worker.
+        assert sum(len(reader.ends) > 1 for reader in crowd.readers) > READERS / 2
+        # The runner is no part of it.
+        assert {record_of(running.url, run)["attempt"] for run in crowd.runs} == {1}
+
+    with serving(tmp_path, arguments=["-c", YOUNG_WORKERS], env=env) as running:
+        asyncio.run(scenario(running))
+        assert "recycled after" in running.stderr
+        assert "died" not in running.stderr and "cut" not in running.stderr
+        check_log(running.stderr)
+
+
+def test_sighup_under_hundreds_of_streams(tmp_path: Path) -> None:
+    async def scenario(running: Serving) -> None:
+        crowd = Crowd(running.url, words=120)
+        old = {*running.pids(WORKER), *running.pids(RUNNER)}
+        await crowd.gather()
+        with knocking(running.url):
+            began = time.monotonic()
+            running.send(signal.SIGHUP)
+            await crowd.to_the_end()
+            await asyncio.to_thread(
+                wait_until, lambda: not old & running.tree().keys(), "the old ones have gone"
+            )
+        crowd.check()
+        assert not sum(reader.refused for reader in crowd.readers)
+        crowd.first_ends_within(began)
+        # The old runner has finished what it had.
+        assert {record_of(running.url, run)["attempt"] for run in crowd.runs} == {1}
+
+    with serving(tmp_path, env=AGENTS) as running:
+        asyncio.run(scenario(running))
+        assert "died" not in running.stderr and "cut" not in running.stderr
+        check_log(running.stderr)
+
+
+def test_sigterm_and_a_new_start_under_hundreds_of_streams(tmp_path: Path) -> None:
+    """What the runner cannot finish in its grace is handed back: the next one begins anew."""
+    env = {**AGENTS, "GRACEFUL_TIMEOUT_S": "9", "PORT": str(free_ports())}
+    longer = "a long one"
+
+    async def scenario(first: Serving, second: list[Serving]) -> None:
+        crowd = Crowd(first.url, words=60)
+        long_run = start_run(first.url, "words", longer, count=200, pause_ms=50)
+        reader = Watched([first.url], long_run["events_url"])
+        following = asyncio.create_task(reader.follow())
+        await crowd.gather()
+        began = time.monotonic()
+        assert await asyncio.to_thread(first.stop) == 0
+        check_log(first.stderr)
+        assert "cut" not in first.stderr
+        crowd.first_ends_within(began)
+        second.append(launch(tmp_path / "data", env=env))
+        await asyncio.to_thread(await_banner, second[0])
+        await crowd.to_the_end()
+        await following
+        crowd.check()
+        assert {record_of(first.url, run)["attempt"] for run in crowd.runs} == {1}
+        reader.check_whole("".join(words_of(longer, 200)))
+        assert (reader.restarts, record_of(first.url, long_run)["attempt"]) == (1, 2)
+
+    second: list[Serving] = []
+    try:
+        with serving(tmp_path / "data", env=env) as first:
+            asyncio.run(scenario(first, second))
+        assert second[0].stop() == 0
+        check_log(second[0].stderr)
+    finally:
+        for running in second:
+            running.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_waits_for_an_end_is_answered_before_the_worker_goes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """`Prefer: wait`: the client learns the run's address, and follows it elsewhere."""
+    answers: list[httpx.Response] = []
+
+    def ask(url: str) -> None:
+        body = {"agent": "words", "input": "x", "options": {"count": 200, "pause_ms": 50}}
+        wait = {"Prefer": "wait=60"}
+        answers.append(httpx.post(f"{url}/v1/runs", json=body, headers=wait, timeout=70))
+
+    with serving(tmp_path, env={**AGENTS, "GRACEFUL_TIMEOUT_S": "5"}) as running:
+        asking = threading.Thread(target=ask, args=(running.url,))
+        asking.start()
+
+        def is_waiting() -> bool:
+            health = httpx.get(f"{running.url}/health", timeout=10).json()
+            return bool(health["components"]["runner"]["running"])
+
+        wait_until(is_waiting, "the run is under way")
+        began = time.monotonic()
+        running.send(number)
+        asking.join(20)
+        assert not asking.is_alive()
+        assert [answer.status_code for answer in answers] == [202]
+        assert answers[0].json()["status"] == "running"
+        assert time.monotonic() - began < WITHIN_S + MARGIN_S
+        if number == signal.SIGHUP:
+            wait_until(running.is_ready, "another worker is there")
+            assert record_of(running.url, answers[0].json())["status"] == "running"

@@ -1,0 +1,101 @@
+"""Ending lost runs from a web worker: only where nobody is left who would take them over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.runs.reaper import Reaper
+from service.store import pulse
+from service.store.external import External
+from service.store.queue import ABANDONED_S, LEASE_S, Queue
+from service.store.stats import Stats
+from service.store.streams import Streams
+from tests.queues import LIMIT, age
+from tests.store import claim, on_streams, queued
+
+OLD_MS = int(ABANDONED_S * 1000) + 1
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(pulse, "time", clock)
+    return clock
+
+
+def reaper_of(streams: Streams, redis: Any) -> Reaper:
+    external = External(redis, idle_s=60)
+    stats = Stats(redis)
+    return Reaper(
+        streams, Queue(redis), external, stats, queue_timeout_s=60, external_idle_s=60
+    )
+
+
+async def lost(streams: Streams, queue: Queue, redis: Any) -> str:
+    """A run whose runner, the only one, died long ago."""
+    await queue.open()
+    await queue.take_over("dead", 0)
+    run_id = await queued(streams)
+    assert await queue.enqueue(run_id, "notes", LIMIT) == "ok"
+    (ticket,) = await queue.take("dead", 1, 1000)
+    await claim(streams, run_id, 1, "dead")
+    await age(redis, "dead", ticket, OLD_MS)
+    return run_id
+
+
+async def watched(reaper: Reaper, clock: Clock, seconds: float) -> None:
+    """Looks once a second, by the test's clock."""
+    for _ in range(int(seconds) + 1):
+        await reaper.look()
+        clock.now += 1
+
+
+def test_a_living_runner_is_left_to_take_over(
+    streams_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        queue, reaper = Queue(redis), reaper_of(streams, redis)
+        run_id = await lost(streams, queue, redis)
+        # It cannot take over yet: it was away itself. It lives all the same.
+        await queue.take_over("living", 0)
+        await watched(reaper, clock, 3 * LEASE_S)
+        record = await streams.record(run_id)
+        assert record is not None and record.status == "running"
+        # Nobody is alive once none counts as alive.
+        monkeypatch.setattr("service.store.queue.RUNNER_DEAD_S", 0.0)
+        await reaper.look()
+        record = await streams.record(run_id)
+        assert record is not None and record.status == "failed"
+        assert record.error is not None and record.error["code"] == "runner_lost"
+        assert await redis.xlen("runs:queue") == 0
+
+    on_streams(streams_url, scenario)
+
+
+def test_a_worker_that_has_just_come_up_waits(
+    streams_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have come up at the end of a pause of the store, when every lease is stale."""
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        queue, reaper = Queue(redis), reaper_of(streams, redis)
+        run_id = await lost(streams, queue, redis)
+        monkeypatch.setattr("service.store.queue.RUNNER_DEAD_S", 0.0)
+        await watched(reaper, clock, LEASE_S - 1)
+        record = await streams.record(run_id)
+        assert record is not None and record.status == "running"
+        await watched(reaper, clock, 1)
+        record = await streams.record(run_id)
+        assert record is not None and record.status == "failed"
+
+    on_streams(streams_url, scenario)
