@@ -101,7 +101,12 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     named = _named(request)
     if taken.answer is not None:
         return _replay(taken.run_id, taken.answer, 0, named, headers)
-    return await _open(state, taken.run_id, 0, taken.token, "", named, headers)
+    try:
+        return await _open(state, taken.run_id, 0, taken.token, "", named, headers)
+    except StoreError as error:
+        # The run is on its way: who is told so comes back to it, and does not ask again.
+        log.warning("a stream met a store that failed: %s", error)
+        return come_back_later(headers)
 
 
 async def _resume(request: Request, state: State, headers: dict[str, str]) -> Response:

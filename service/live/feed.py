@@ -8,9 +8,12 @@ ahead of `head`, a repair is under way.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 from service.live.sse import Frame, next_turn
+
+log = logging.getLogger("plateau.hub")
 
 
 class Follower(Protocol):
@@ -60,7 +63,7 @@ class Feed:
             self.newest = number
         slow = None
         for follower in self.live:
-            if follower.position < number and not follower.push(frame):
+            if follower.position < number and not _push(follower, frame):
                 slow = [follower] if slow is None else [*slow, follower]
         if slow is not None:
             for follower in slow:
@@ -90,3 +93,12 @@ class Feed:
         everyone, self.live = self.live, set()
         for follower in everyone:
             follower.lose()
+
+
+def _push(follower: Follower, frame: Frame) -> bool:
+    """One that fails takes nothing from those behind it: it reads on alone."""
+    try:
+        return follower.push(frame)
+    except Exception:
+        log.exception("a reader could not be given an event")
+        return False

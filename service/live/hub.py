@@ -203,20 +203,27 @@ class Hub:
     # One timer for all
 
     async def _beat(self) -> None:
-        """Each second a fifteenth of the readers gets its ping and of the runs its sweep."""
+        """Each second a fifteenth of the readers gets its ping and of the runs its sweep. The
+        pings do not wait for the store: a sweep that takes long is a task of its own."""
         turn = 0
+        sweeping: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(1)
             turn = (turn + 1) % TURNS
-            try:
-                for subscriber in self.subscribers:
-                    if subscriber.turn == turn:
-                        subscriber.beat()
-                await self._sweep([f for f in self._feeds.values() if f.turn == turn])
-            except StoreError as error:
-                log.warning("a sweep has to wait: %s", error)
-            except Exception:
-                log.exception("a beat was missed")
+            for subscriber in list(self.subscribers):
+                if subscriber.turn == turn:
+                    subscriber.beat()
+            if sweeping is None or sweeping.done():
+                feeds = [feed for feed in self._feeds.values() if feed.turn == turn]
+                sweeping = asyncio.create_task(self._sweep_safely(feeds))
+
+    async def _sweep_safely(self, feeds: Sequence[Feed]) -> None:
+        try:
+            await self._sweep(feeds)
+        except StoreError as error:
+            log.warning("a sweep has to wait: %s", error)
+        except Exception:
+            log.exception("a sweep failed")
 
     async def _sweep(self, feeds: Sequence[Feed]) -> None:
         """Compare each followed run with its record: the last message may have been lost."""

@@ -55,6 +55,11 @@ class LiveProtocol(HttpToolsProtocol):
         self._asked = True
         super().on_headers_complete()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers of a chunked body come this way, too, and nothing reads them.
+        if self._in_head:
+            super().on_header(name, value)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
@@ -70,14 +75,12 @@ class LiveProtocol(HttpToolsProtocol):
                 )
 
     def shutdown(self) -> None:
-        """The worker goes: a response whose peer does not read is cut, not waited for, and a
-        connection that it has just taken from others still gets its answer."""
+        """The worker goes: a connection that it has just taken from others still gets its
+        answer. Whoever does not read is cut by the hub, or when the grace is over."""
         if not self._asked:
             self.loop.call_later(NEWCOMER_S, self._close_if_silent)
             return
         super().shutdown()
-        if self.flow.write_paused:
-            self.transport.abort()
 
     def _close_if_silent(self) -> None:
         if not self._asked:

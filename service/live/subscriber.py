@@ -248,7 +248,9 @@ class Subscriber:
             # The socket takes no more. The rest is read anew when it does.
             return False
         self.position = number
-        return not ended and not self._leaving and self._hub.attach(feed, self)
+        # Whoever has gone meanwhile must not come back: nobody would take it off again.
+        stays = not ended and not self._leaving and self in self._hub.subscribers
+        return stays and self._hub.attach(feed, self)
 
     def _push_at_once(self, entries: Sequence[Entry], *, ended: bool) -> bool:
         """Hand over as many as the socket takes; whether those were all."""

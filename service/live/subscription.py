@@ -23,6 +23,7 @@ from service.store.connections import subscriber_connection
 log = logging.getLogger("plateau.hub")
 
 PING_S = 5
+CONNECT_S = 5.0
 # Between attempts to connect: at once after a steady connection, then ever longer.
 FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S = 0.05, 2.0, 10.0
 
@@ -87,9 +88,11 @@ class Subscription:
             connection = subscriber_connection(self._url, self._name)
             made_at = asyncio.get_running_loop().time()
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+                # A server that takes a connection and says nothing is no server.
+                async with asyncio.timeout(CONNECT_S):
+                    await connection.connect()  # type: ignore[no-untyped-call]
                 await self._read_from(connection)
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, TimeoutError) as error:
                 log.warning("the subscribing connection broke, trying again: %s", error)
             except Exception:
                 log.exception("the subscribing connection met something unexpected")

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,8 @@ TOOL_BYTES = 16 * 1024
 # As much of them is kept for the cache as a snapshot holds.
 TOOLS_BYTES = 32 * 1024
 MESSAGE_CHARS = 500
+# An agent that does not end when it is cancelled is left behind after two seconds.
+STOP_TRIES, STOP_AGAIN_S = 10, 0.2
 
 _DONE = object()
 
@@ -82,6 +84,12 @@ class Execution:
         self._tools_bytes = 0
         self._driving: asyncio.Task[None] | None = None
         self._cancel_reason = claimed.cancel
+        self._over = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wants it cancelled: that needs no place among the running."""
+        return self._cancel_reason is not None
 
     @property
     def agent(self) -> str:
@@ -116,28 +124,46 @@ class Execution:
         if self._cancel_reason is not None:
             return events.cancelled(self._cancel_reason)
         self._driving = asyncio.create_task(self._drive(), name=self.task_name)
-        deadline = asyncio.timeout(self._timeout_s)
         try:
-            async with deadline:
-                await self._driving
+            finished, _ = await asyncio.wait({self._driving}, timeout=self._timeout_s)
+        except asyncio.CancelledError:
+            await self._stop_driving()
+            raise
+        if not finished:
+            await self._stop_driving()
+            message = f"The attempt took longer than {self._timeout_s:g} s."
+            return events.failed("timeout", message, retryable=True)
+        try:
+            self._driving.result()
         except asyncio.CancelledError as error:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
             return self._failure(error)
         except AgentError as error:
+            if self.cancelled:
+                return self._failure(error)
             message = _short(error.message)
             return events.failed(error.code, message, retryable=error.retryable)
         except (Refused, StoreError):
             raise
         except Exception as error:
-            if deadline.expired():
-                message = f"The attempt took longer than {self._timeout_s:g} s."
-                return events.failed("timeout", message, retryable=True)
             return self._failure(error)
         return events.completed(
             self._usage, cached=False, duration_ms=self._elapsed_ms(), output=self._output
         )
+
+    async def _stop_driving(self) -> None:
+        """Cancel the agent, again where it or a library swallows that, but not for ever: what
+        it yields after its time is refused."""
+        self._over = True
+        assert self._driving is not None
+        for _ in range(STOP_TRIES):
+            self._driving.cancel()
+            await asyncio.wait({self._driving}, timeout=STOP_AGAIN_S)
+            if self._driving.done():
+                # Retrieved: what a stopped agent raises is nobody's business.
+                if not self._driving.cancelled():
+                    self._driving.exception()
+                return
+        log.error("run %s: agent %s does not stop", self.run_id, self._claimed.agent)
 
     def _failure(self, error: BaseException) -> events.Event:
         """What came out of the agent: the answer to `stop`, or an error of its own."""
@@ -151,6 +177,13 @@ class Execution:
         return int((time.monotonic() - self._started) * 1000)
 
     async def _drive(self) -> None:
+        try:
+            await self._drive_agent()
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Out of a task these end the process, and every other run with it.
+            raise RuntimeError(f"the agent called for {type(error).__name__}") from error
+
+    async def _drive_agent(self) -> None:
         name = self._claimed.agent
         agent = self._agents.get(name)
         if agent is None:
@@ -185,8 +218,18 @@ class Execution:
                     return
                 await self._take(item)
             except BaseException:
-                step.add_done_callback(partial(_close_after, items))
+                step.add_done_callback(partial(self._close_after, items))
                 raise
+
+    def _close_after(self, items: Iterator[Yielded], done: asyncio.Future[Any]) -> None:
+        # Retrieve the outcome of a step that nobody awaits any more, and let the generator go,
+        # in a thread as it ran: what it does last may block.
+        if not done.cancelled():
+            done.exception()
+        close = getattr(items, "close", None)
+        if close is not None:
+            with suppress(RuntimeError):
+                self._threads.submit(close)
 
     def _run(self) -> Run:
         messages = [Message(m["role"], m["content"]) for m in self._job.messages]
@@ -202,6 +245,8 @@ class Execution:
 
     async def _take(self, item: Any) -> None:
         """One thing that the agent yielded."""
+        if self._over:
+            raise asyncio.CancelledError
         if isinstance(item, str):
             await self._take_text(item)
         elif isinstance(item, Progress):
@@ -311,12 +356,3 @@ def _bounded(value: Any) -> Any:
     if len(text) <= TOOL_BYTES:
         return text.decode()
     return text[:TOOL_BYTES].decode(errors="ignore") + " …"
-
-
-def _close_after(items: Iterator[Yielded], done: asyncio.Future[Any]) -> None:
-    # Retrieve the outcome of a step that nobody awaits any more, and let the generator go.
-    if not done.cancelled():
-        done.exception()
-    close = getattr(items, "close", None)
-    if close is not None:
-        close()

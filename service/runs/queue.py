@@ -123,6 +123,8 @@ class Intake:
                 )
                 if status == "queued":
                     await self._hand_over(run_id, ask)
+                elif status == "enqueued":
+                    status = "queued"
                 if status != "absent":
                     return Taken(run_id, token, status=status)
         return None
@@ -147,6 +149,8 @@ class Intake:
                 request=job.encode(),
                 fingerprint=ask.fingerprint(),
             )
+        if status == "enqueued":
+            return Taken(run_id, token)
         if status not in ("created", "queued"):
             return Taken(run_id, token, status=status)
         # `queued`: the same key in the same instant, or our own call, sent again since its
@@ -156,8 +160,6 @@ class Intake:
         except (StoreError, Problem):
             if not ask.idempotency_key:
                 await self._streams.discard(run_id)
-            if self._owners is not None:
-                await self._owners.release(ask.owner, run_id)
             raise
 
     async def _hand_over(self, run_id: str, ask: Ask) -> str:
@@ -169,6 +171,8 @@ class Intake:
             return "running"
         code = await self._queue.enqueue(run_id, ask.agent, self._limit)
         if code == "ok":
+            if ask.idempotency_key:
+                await self._streams.mark_enqueued(run_id)
             return "queued"
         self._stats.count(f"runs_refused_{code}")
         if code == "full":

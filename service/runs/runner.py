@@ -31,7 +31,6 @@ from service.store.appending import Appended, BlockingStreams
 from service.store.cache import Cache
 from service.store.connections import connect, connect_blocking
 from service.store.fullness import Fullness
-from service.store.owners import Owners
 from service.store.queue import Leases, Queue, Ticket
 from service.store.stats import Stats
 from service.store.streams import Claimed, Streams
@@ -42,6 +41,8 @@ log = logging.getLogger("plateau.runner")
 CANCEL_POLL_S = 0.5
 BLOCK_MS = 1000
 TAKE_OVER_AT_ONCE = 100
+# How soon a run that waits for a place notices that it is to be cancelled.
+KEEP_ALIVE_S = 1.0
 PUBLISH_AGENTS_S = 600
 PUBLISH_RETRY_S = 5
 # What is left of the grace for handing back and closing.
@@ -61,7 +62,6 @@ class Runner:
         answers: Cache,
         leases: Leases,
         stats: Stats,
-        owners: Owners,
         blocking: BlockingStreams,
     ) -> None:
         self._name = name
@@ -71,7 +71,6 @@ class Runner:
         self._queue = queue
         self._answers = answers
         self._stats = stats
-        self._owners = owners
         self._blocking = blocking
         self._loop = asyncio.get_running_loop()
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
@@ -237,9 +236,7 @@ class Runner:
                     count=self._stats.count,
                 )
                 self._executions[ticket.entry] = execution
-                async with self._places:
-                    await execution.run()
-                await self._owners.release(claimed.owner, ticket.run_id)
+                await self._run_in_a_place(execution, claimed, ticket.run_id)
             await self._queue.done(ticket)
         except Refused as refused:
             log.warning("run %s: no longer ours (%s)", ticket.run_id, refused.code)
@@ -253,6 +250,26 @@ class Runner:
             log.warning("run %s: left for another attempt: %s", ticket.run_id, error)
         except Exception:
             log.exception("run %s: left for another attempt", ticket.run_id)
+
+    async def _run_in_a_place(
+        self, execution: Execution, claimed: Claimed, run_id: str
+    ) -> None:
+        """Wait for a place among those that execute. A run that waits is kept alive by empty
+        appends; one that is to be cancelled needs no place."""
+        placed = False
+        try:
+            while not placed and not execution.cancelled:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        placed = await self._places.acquire()
+                except TimeoutError:
+                    code = (await self._streams.append(run_id, claimed.attempt, [])).code
+                    if code != "ok":
+                        raise Refused(code) from None
+            await execution.run()
+        finally:
+            if placed:
+                self._places.release()
 
     async def _claim(self, ticket: Ticket, *, retaken: bool) -> Claimed | None:
         """The claimed run, or None where there is nothing (left) to execute."""
@@ -321,7 +338,6 @@ async def _serve(settings: Settings, name: str) -> None:
             answers,
             Leases(blocking),
             stats,
-            Owners(redis, most=settings.queue_limit, life_s=settings.run_life_s),
             BlockingStreams(blocking, record_s=settings.stream_ttl_s),
         )
         log.info("runner %s has %s", name, ", ".join(sorted(agents)))

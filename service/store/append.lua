@@ -8,6 +8,7 @@
 -- verb  append  by the producer of `attempt`; first_seq 0 lets the script number the events
 --       claim   starts `attempt`, which must follow the record's; clears what came before
 --       end     by whoever finds the run without a producer; `attempt` is the one it saw
+--       mark    sets fields of a run that is still queued
 -- op    -  nothing to fold     t  arg is text to append     p  progress     k  a tool's event
 --       e  terminal, arg is the status
 --
@@ -64,6 +65,10 @@ elseif verb == 'end' then
     now_attempt = 1
     redis.call('HSET', record, 'attempt', 1)
   end
+elseif verb == 'mark' then
+  if status ~= 'queued' then
+    return {'ended', now_attempt, seq}
+  end
 else
   if attempt < now_attempt or attempt < 1 then
     -- A queued run has no producer.
@@ -71,6 +76,10 @@ else
   end
   if attempt > now_attempt then
     return {'gap', now_attempt, seq}
+  end
+  if fields[1] == 'batch' and redis.call('HGET', record, 'batch') == fields[2] then
+    -- The same call, sent again by the connection since its first reply was lost.
+    return {'dup', now_attempt, seq}
   end
   if first > 0 then
     if first + count - 1 <= seq and count > 0 then

@@ -5,8 +5,8 @@
 -- KEYS  record, text, events, tokens (one slot)
 -- ARGV  token, life_s, fingerprint of what is asked, most tokens, then field, value pairs
 --
--- Gives 'created', 'absent', the status of the run that was there already, or 'conflict' where
--- another request has the id.
+-- Gives 'created', 'absent', the status of the run that was there already ('enqueued' where it
+-- is known to have a place in the queue), or 'conflict' where another request has the id.
 -- Refused when memory is full: a new run is not worth a running one.
 
 local record, tokens = KEYS[1], KEYS[4]
@@ -17,6 +17,9 @@ if status then
   end
   if redis.call('SCARD', tokens) < tonumber(ARGV[4]) then
     redis.call('SADD', tokens, ARGV[1])
+  end
+  if status == 'queued' and redis.call('HGET', record, 'enqueued') then
+    return 'enqueued'
   end
   return status
 end

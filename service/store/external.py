@@ -62,5 +62,6 @@ class External:
                         silent.append((run_id, int(attempt)))
                     else:
                         pipe.zadd(keys.EXTERNAL, {run_id: ends_at})
+                pipe.expire(keys.EXTERNAL, INDEX_LIFE_S)
                 await pipe.execute()
         return silent

@@ -1,7 +1,7 @@
 """How many runs an owner has at once.
 
-Invariant: one owner cannot fill the queue alone: its runs are counted from their creation to
-their end, or to the time by which they must have ended, whatever died in between.
+Invariant: one owner cannot fill the queue alone, and nobody is refused for runs that have
+ended: at the limit each counted run is looked at before it counts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from service.store.connections import store_errors
 _ADMIT = """#!lua
 -- KEYS  the owner's runs      ARGV  now, ends by, most, run id      Gives 1 or 0.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+if redis.call('ZSCORE', KEYS[1], ARGV[4]) then
+  return 1
+end
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then
   return 0
 end
@@ -36,11 +39,29 @@ class Owners:
         self._life_s = life_s
 
     async def admit(self, owner: str, run_id: str) -> bool:
+        """Whether the owner may have this run, too; asked again it is the same answer."""
+        if await self._count(owner, run_id):
+            return True
+        await self._forget_ended(owner)
+        return await self._count(owner, run_id)
+
+    async def _count(self, owner: str, run_id: str) -> bool:
         now = int(time.time())
         args: list[str | int] = [now, now + self._life_s, self._most, run_id]
         with store_errors():
             return bool(await self._admit(keys=[keys.owner(owner)], args=args))
 
-    async def release(self, owner: str, run_id: str) -> None:
+    async def _forget_ended(self, owner: str) -> None:
         with store_errors():
-            await self._redis.zrem(keys.owner(owner), run_id)
+            members: list[bytes] = await self._redis.zrange(keys.owner(owner), 0, -1)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for member in members:
+                    pipe.hget(keys.run(member.decode()).record, "status")
+                statuses = await pipe.execute()
+            ended = [
+                member
+                for member, status in zip(members, statuses, strict=True)
+                if status not in (b"queued", b"running")
+            ]
+            if ended:
+                await self._redis.zrem(keys.owner(owner), *ended)

@@ -149,11 +149,21 @@ class Queue:
         return rows
 
     async def overdue(self, age_s: float) -> list[Ticket]:
-        """Entries that are older than `age_s`, by the server's clock, claimed or not."""
+        """Entries that nobody has taken for `age_s`, by the server's clock."""
         with store_errors():
+            try:
+                groups = await self._redis.xinfo_groups(keys.QUEUE)
+            except ResponseError as error:
+                if "no such key" not in str(error):
+                    raise
+                return []
+            taken = next((group["last-delivered-id"] for group in groups), b"0")
             seconds, _ = await self._redis.time()
             entries = await self._redis.xrange(
-                keys.QUEUE, "-", int((seconds - age_s) * 1000), count=LOOKS_AT_ONCE
+                keys.QUEUE,
+                b"(" + taken,
+                int((seconds - age_s) * 1000),
+                count=LOOKS_AT_ONCE,
             )
         return _tickets(entries)
 

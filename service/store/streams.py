@@ -6,6 +6,7 @@ always agree and at most one terminal event is ever written.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -91,6 +92,10 @@ class Streams:
             *("created_ms", int(time.time() * 1000), "request", request),
         ]
         return await self._create_or_join(run_id, token, fingerprint, fields)
+
+    async def mark_enqueued(self, run_id: str) -> None:
+        """So that who repeats the request does not enqueue it again."""
+        await self._write(run_id, "mark", 0, 0, [], ("enqueued", 1))
 
     async def join(self, run_id: str, *, token: str, fingerprint: str) -> str:
         """As `create` for a run that may be there: its status, or `absent`."""
@@ -186,7 +191,10 @@ class Streams:
     ) -> Appended:
         """As the producer of an external run: any append, an empty one too, renews its lease;
         a last event that is terminal ends the run."""
-        fields: list[str | int | bytes] = ["lease_ms", int(time.time() * 1000)]
+        # The batch names this call: a producer without `first_seq` is not answered twice for
+        # one request, though the connection may send it twice.
+        fields: list[str | int | bytes] = ["batch", secrets.token_hex(8)]
+        fields += ["lease_ms", int(time.time() * 1000)]
         if batch and batch[-1].op == "e":
             fields += appending.end_fields(usage, output)
         return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
@@ -216,6 +224,7 @@ class Streams:
 
     async def give_up(self, run_id: str, token: str) -> int:
         """One caller's share is given up: how many still hold theirs."""
+        _check_form(token)
         with store_errors():
             return int(await self._give_up(keys=list(keys.run(run_id)), args=[token]))
 
@@ -257,6 +266,7 @@ class Streams:
 
         Raises Denied where a token is given that is not one of the run's.
         """
+        _check_form(token)
         with store_errors():
             reply = await self._read(
                 keys=list(keys.run(run_id)), args=[token, *ids.split(last)]
@@ -292,6 +302,7 @@ class Streams:
 
     async def record(self, run_id: str, token: str = "") -> Record | None:
         """The run's record; None where there is none, Denied as in `read`."""
+        _check_form(token)
         key = keys.run(run_id)
         with store_errors():
             # No transaction: a full Redis refuses it, whatever is in it. Once the record says
@@ -308,3 +319,9 @@ class Streams:
         if token and not known:
             raise Denied
         return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text)
+
+
+def _check_form(token: str) -> None:
+    # The set also holds the marks of shares given up, which open nothing.
+    if token.startswith("!"):
+        raise Denied

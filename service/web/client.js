@@ -72,8 +72,10 @@ export function fold(state, event) {
   const id = event.lastEventId || state.id;
   // A repeat changes nothing. A snapshot is never one: that of a queued run has no id of its
   // own, and after a failover of the store its id may lie before ours.
-  const snapshot = fields.type === "run.snapshot";
-  if (!snapshot && event.lastEventId && !newer(id, state.id)) return state;
+  // Nor is an end that has no id: EventSource hands over the last one in its place.
+  const ends = /^run\.(completed|failed|cancelled)$/.test(fields.type);
+  const fresh = fields.type === "run.snapshot" || (ends && !finished(state));
+  if (!fresh && event.lastEventId && !newer(id, state.id)) return state;
   const attempt = Number(id.split("-")[0]) || (fields.attempt ?? state.attempt);
   const next = {...state, id, attempt, events: state.events + 1, status: "running"};
   return {...next, ...changes[fields.type]?.(state, fields)};

@@ -34,6 +34,27 @@ FILLER_S = 300
 FILLER_BYTES = 64 * 1024
 
 
+class Filler:
+    """Fills a server with keys that would go by themselves, up to a share of its bound."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._count = 0
+
+    def share(self) -> float:
+        memory = self._redis.info("memory")
+        return float(memory["used_memory"]) / float(memory["maxmemory"])
+
+    def fill(self, share: float) -> None:
+        while self.share() < share:
+            self._redis.set(f"filler:{self._count}", "x" * FILLER_BYTES, ex=FILLER_S)
+            self._count += 1
+
+    def empty(self) -> None:
+        for number in range(self._count):
+            self._redis.delete(f"filler:{number}")
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[OwnRedis]:
     with own_redis(tmp_path / "cache", "cache") as server:
@@ -74,34 +95,13 @@ def test_a_cache_that_is_full(one_web: Deployment, cache: OwnRedis) -> None:
     (url,) = one_web.urls
     with cache.client() as redis:
         redis.config_set("maxmemory-policy", "noeviction")
-        redis.config_set("maxmemory", "1mb")
+        redis.config_set("maxmemory", "2mb")
         with pytest.raises(OutOfMemoryError):
-            redis.set("filler", "x", ex=FILLER_S)
+            Filler(redis).fill(2.0)
         assert [answered(url, "full") for _ in range(3)] == ["miss"] * 3
         redis.config_set("maxmemory", "10mb")
         assert answered(url, "full") == "miss"
         wait_until(lambda: answered(url, "full") == "hit", "it is used again")
-
-
-class Filler:
-    """Fills a server with keys that would go by themselves, up to a share of its bound."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._count = 0
-
-    def share(self) -> float:
-        memory = self._redis.info("memory")
-        return float(memory["used_memory"]) / float(memory["maxmemory"])
-
-    def fill(self, share: float) -> None:
-        while self.share() < share:
-            self._redis.set(f"filler:{self._count}", "x" * FILLER_BYTES, ex=FILLER_S)
-            self._count += 1
-
-    def empty(self) -> None:
-        for number in range(self._count):
-            self._redis.delete(f"filler:{number}")
 
 
 @contextmanager

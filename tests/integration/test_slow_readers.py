@@ -263,6 +263,8 @@ def test_a_long_snapshot_of_a_run_that_goes_meanwhile(
     with client_of(url) as client, Redis.from_url(streams_url, protocol=2) as redis:
         run = start_run(url, "external")
         append(client, run, [delta(text_of(60_000)) for _ in range(4)])
+        # What came first is in no stream any more.
+        append_characters(client, run, text_of(100))
         with open_stuck(url, run["events_url"]) as connection:
             connection.settimeout(20)
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
