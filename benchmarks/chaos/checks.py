@@ -6,6 +6,7 @@ Invariant: every check says how much it has looked at; one that has looked at no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from benchmarks.chaos.crowd import Asked, Follower
@@ -37,7 +38,9 @@ def check_all(outcome: Outcome) -> list[Check]:
     ended = [one for one in followers if one.reader.end is not None]
     return [
         _each("every run was taken on", asked, _taken_on),
-        _each("every run completed with its answer", asked, _completed),
+        _each(
+            "every run completed with its answer", asked, partial(_completed, _kills(outcome))
+        ),
         _each("every reader came to an end", followers, lambda one: one.failure),
         _each("no id lost, repeated or out of order", ended, _ids_whole),
         _each("one terminal event, as in the record", ended, _as_recorded),
@@ -65,15 +68,23 @@ def _taken_on(asked: Asked) -> str:
     return "" if asked.answer else f"{asked.text}: {dict(asked.refusals)}"
 
 
-def _completed(asked: Asked) -> str:
+def _kills(outcome: Outcome) -> int:
+    """How many runners were killed."""
+    return sum(
+        one.hit and one.fault.kind == "kill" and one.fault.target.startswith("runner")
+        for one in outcome.happened
+    )
+
+
+def _completed(kills: int, asked: Asked) -> str:
     record = asked.record
     if not asked.answer:
         return ""
     shown = f"{asked.answer['id']} {asked.text}"
     if record.get("status") == "failed":
-        # With so many attempts at hand only a run that has used them up may be lost.
-        error = record["error"]
-        if error["code"] == "runner_lost" and record["attempt"] >= int(ENV["MAX_ATTEMPTS"]):
+        # Only a run that has used up its attempts may be lost, each for the death of a runner.
+        error, most = record["error"], int(ENV["MAX_ATTEMPTS"])
+        if error["code"] == "runner_lost" and record["attempt"] >= most <= kills:
             return ""
         return f"{shown}: attempt {record['attempt']} failed: {error}"
     if record.get("status") != "completed":

@@ -6,6 +6,7 @@ Invariant: it is bounded: `TAIL_S` after the last fault whoever has no end yet h
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from collections.abc import Iterable
@@ -96,9 +97,7 @@ async def storm(fleet: Fleet, plan: Plan) -> Outcome:
             group.create_task(_strike(fleet, outcome))
             group.create_task(_run_all(fleet, outcome))
         async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-            await _in_batches(
-                _look_up(client, fleet.urls[0], one) for one in asked if one.answer
-            )
+            await _in_batches(_look_up(client, fleet.urls, one) for one in asked if one.answer)
         await _in_batches(_rejoin(one, outcome) for one in followers if not one.failure)
         outcome.left = await _settled(fleet.streams_url, asked)
     finally:
@@ -185,17 +184,31 @@ async def _in_batches(work: Iterable[Any]) -> None:
     await asyncio.gather(*(one(awaitable) for awaitable in work))
 
 
-async def _look_up(client: httpx.AsyncClient, url: str, asked: Asked) -> None:
-    answer = await client.get(f"{url}/v1/runs/{asked.answer['id']}?{asked.query}")
-    asked.record = {"http_status": answer.status_code, **answer.json()}
+async def _look_up(client: httpx.AsyncClient, urls: list[str], asked: Asked) -> None:
+    """The record, from whichever worker answers; none where nobody does any more."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            for url in itertools.cycle(urls):
+                with suppress(httpx.TransportError):
+                    path = f"/v1/runs/{asked.answer['id']}?{asked.query}"
+                    answer = await client.get(url + path)
+                    asked.record = {"http_status": answer.status_code, **answer.json()}
+                    return
+                await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def _rejoin(follower: Follower, outcome: Outcome) -> None:
-    """Come back once more after the end, as EventSource does."""
-    reader = follower.reader
-    async for status, _ in get(reader.urls[0] + reader.path, reader.headers()):
-        if status is not None:
-            outcome.rejoined.append(status)
+    """Come back once more after the end, as EventSource does; 0 where nobody answers."""
+    reader, seen = follower.reader, 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            for url in itertools.cycle(reader.urls):
+                with suppress(OSError, asyncio.IncompleteReadError):
+                    async for status, _ in get(url + reader.path, reader.headers()):
+                        seen = seen or status or 0
+                    break
+                await asyncio.sleep(LOOK_EVERY_S)
+    outcome.rejoined.append(seen)
 
 
 async def _settled(url: str, asked: list[Asked]) -> Left:
