@@ -22,7 +22,6 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.serve.child import die_with_parent
 from service.serve.redis_server import Role, options, server_binary
 from service.settings import Settings
 from tests.processes import environment, free_ports, wait_until
@@ -32,6 +31,13 @@ AGENTS = "story=benchmarks.chaos.story:story"
 RESTART_AFTER_S = 0.3
 LOOK_EVERY_S = 0.05
 END_WITHIN_S = 20.0
+# In the new process, which then becomes what it is to be: a death of ours is its own.
+EXECUTE = """
+import os, signal, sys
+from service.serve.child import die_with_parent
+die_with_parent(int(sys.argv[1]), signal.SIGKILL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Member:
@@ -54,13 +60,12 @@ class Member:
         self.died_at = None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._arguments,
+                [sys.executable, "-c", EXECUTE, str(os.getpid()), *self._arguments],
                 env=self._env,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
             )
 
     @property
