@@ -16,8 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from service import tasks
+from service.api import admin, health, openapi, pages, problems, runs
+from service.api import conversations as conversations_api
 from service.api import external as external_api
-from service.api import health, openapi, pages, problems, runs
 from service.api.access import Access
 from service.api.cors import Cors
 from service.api.events import EventStreams, wants
@@ -26,16 +27,21 @@ from service.errors import PlateauError
 from service.live.hub import Hub
 from service.ops.health import Health
 from service.runs.janitor import Janitor
+from service.runs.placement import Placement
 from service.runs.queue import Intake
 from service.runs.reaper import Reaper
+from service.runs.versions import Versions
 from service.settings import Settings
 from service.store.cache import Cache
 from service.store.connections import connect
+from service.store.conversations import Conversations, limits_of
 from service.store.external import External
 from service.store.fullness import Fullness
+from service.store.inflight import Inflight
 from service.store.leftovers import Leftovers
 from service.store.owners import Owners
 from service.store.queue import Queue
+from service.store.shares import Shares
 from service.store.stats import Stats
 from service.store.streams import Streams
 
@@ -48,6 +54,8 @@ class Plateau:
             routes=[
                 *runs.routes,
                 *external_api.routes,
+                *conversations_api.routes,
+                *admin.routes,
                 *health.routes,
                 *pages.routes,
                 *openapi.routes,
@@ -122,22 +130,35 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
         stack.push_async_callback(hub.close)
         for keeps_on in (reaper.keep_looking, janitor.keep_sweeping, stats.keep_flushing):
             stack.push_async_callback(tasks.end, asyncio.create_task(keeps_on()))
-        intake = Intake(
+        inflight = Inflight(redis, life_s=settings.run_life_s)
+        conversations = Conversations(redis, limits_of(settings), fullness.bound, stats.count)
+        shares = Shares(redis)
+        placement = Placement(
             streams,
+            shares,
             queue,
-            cache,
             external,
             fullness,
-            stats,
             _owners(settings, redis),
+            stats,
             limit=settings.queue_limit,
+        )
+        intake = Intake(
+            placement,
+            Versions(queue),
+            cache,
+            inflight,
+            conversations,
+            stats,
             window_s=settings.stream_ttl_s,
         )
         yield State(
             settings=settings,
             access=_access(settings, cors),
             streams=streams,
+            shares=shares,
             cache=cache,
+            conversations=conversations,
             hub=hub,
             intake=intake,
             health=Health(redis, cache_redis, queue, hub),

@@ -16,13 +16,21 @@ from typing import Any
 from service.agents.registry import RegisteredAgent
 from service.runs.execution import Execution
 from service.runs.job import Job
+from service.runs.keeper import Keeper
 from service.store.cache import Cache
+from service.store.connections import connect
+from service.store.conversations import Conversations, Limits
+from service.store.fullness import Fullness
+from service.store.inflight import Inflight
 from service.store.records import Record
 from service.store.streams import Streams
 from tests.store import claim, decoded, on_streams, queued, stream_of
 
 VERSION = "v1"
 NO_CACHE = Cache(None, ttl_s=60, max_bytes=1024**2)
+# A port that nobody listens on.
+NO_REDIS = connect("redis://127.0.0.1:1/0", "test")
+LIMITS = Limits(messages=10, bodies=5, length=200)
 
 
 @dataclass
@@ -48,6 +56,12 @@ class Told:
         return [event for event in self.events if event["type"] == kind]
 
 
+def keeper_of(redis: Any, answers: Cache = NO_CACHE) -> Keeper:
+    fullness = Fullness(redis, 64 * 1024**2)
+    conversations = Conversations(redis, LIMITS, fullness.bound)
+    return Keeper(answers, conversations, Inflight(redis, life_s=300))
+
+
 @asynccontextmanager
 async def execution_of(
     streams: Streams,
@@ -55,9 +69,11 @@ async def execution_of(
     *,
     timeout_s: float = 20,
     answers: Cache = NO_CACHE,
+    redis: Any = NO_REDIS,
     **job: Any,
 ) -> AsyncIterator[Execution]:
-    """An execution of a claimed run, not yet begun; without `agent` none is registered."""
+    """An execution of a claimed run, not yet begun; without `agent` none is registered. Its
+    conversations and hints are in `redis`."""
     threads = ThreadPoolExecutor(2, "agent")
     asked = Job(messages=[{"role": "user", "content": "Why?"}])
     for name, value in job.items():
@@ -70,7 +86,7 @@ async def execution_of(
             run_id,
             agents=agents,
             streams=streams,
-            answers=answers,
+            keeper=keeper_of(redis, answers),
             threads=threads,
             timeout_s=timeout_s,
         )

@@ -20,9 +20,9 @@ import msgspec
 from redis import Redis
 
 from service.store import events, ids, keys
-from service.store.cache import Answer
 from service.store.connections import connect
 from service.store.events import Event
+from service.store.packing import Answer
 from service.store.reading import Entry
 from service.store.streams import Claimed, Streams
 
@@ -31,6 +31,7 @@ T = TypeVar("T")
 ALIVE_S = 120
 RECORD_S = 600
 TOKEN = "token-of-the-first-caller"
+ANSWER_TOKEN = "AbCdEfGhIjKlMnOpQrStUg"
 
 
 def on_streams(url: str, scenario: Callable[[Streams, Any], Awaitable[T]]) -> T:
@@ -93,6 +94,11 @@ def decoded(data: bytes) -> dict[str, Any]:
     return msgspec.json.decode(data, type=dict[str, Any])
 
 
+async def forget(redis: Any, run_id: str) -> None:
+    """As if the store had lost the run."""
+    await redis.delete(*keys.run(run_id))
+
+
 async def everything(redis: Any, run_id: str) -> tuple[Any, ...]:
     """All that the store knows of a run."""
     key = keys.run(run_id)
@@ -148,5 +154,5 @@ def full(url: str) -> Iterator[None]:
 
 
 def answer(text: str = "Because.", **changed: Any) -> Answer:
-    usual = Answer(text, 1_700_000_000, "token", 12, agent="notes", owner="ann")
+    usual = Answer(text, 1_700_000_000, ANSWER_TOKEN, 12, agent="notes", owner="ann")
     return msgspec.structs.replace(usual, **changed)

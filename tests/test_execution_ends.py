@@ -19,6 +19,7 @@ from tests.store import (
     claim,
     done,
     everything,
+    forget,
     on_streams,
     text_of,
     texts,
@@ -198,7 +199,7 @@ def test_an_agent_whose_run_is_no_longer_ours_is_stopped(streams_url: str, code:
                 lost = events.failed("runner_lost", "", retryable=True)
                 await streams.end(run_id, 1, lost)
             else:
-                await streams.discard(run_id)
+                await forget(redis, run_id)
             before = await everything(redis, run_id)
             with pytest.raises(Refused) as caught:
                 await running

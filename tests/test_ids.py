@@ -86,16 +86,16 @@ def test_a_run_id_begins_with_its_time_and_is_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0" * 31, "0" * 33, "G" * 32, "A" * 32, "0" * 31 + "\n", "hit-" + "0" * 32]
+    "text", ["", "0" * 31, "0" * 33, "G" * 32, "A" * 32, "0" * 31 + "\n", "hit-" + "0" * 24]
 )
 def test_anything_else_is_no_run_id(text: str) -> None:
     assert ids.RUN_ID.fullmatch(text) is None
 
 
 def test_a_hit_is_not_a_run() -> None:
-    found = ids.HIT_ID.fullmatch("hit-" + "0" * 32)
-    assert found is not None and found[1] == "0" * 32
-    assert ids.HIT_ID.fullmatch("0" * 32) is None
+    found = ids.HIT_ID.fullmatch("hit-" + "0" * 24)
+    assert found is not None and found[1] == "0" * 24
+    assert ids.HIT_ID.fullmatch("0" * 24) is None
 
 
 def test_tokens_have_128_bits_and_fit_into_a_url() -> None:

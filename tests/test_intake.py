@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 from service.errors import Problem
-from service.runs.queue import Ask, Intake
-from service.store.cache import Cache
+from service.runs.ask import Ask
+from service.runs.placement import Placement
+from service.runs.queue import Intake
+from service.runs.versions import Versions
+from service.store.conversations import Conversations
 from service.store.external import External
 from service.store.fullness import Fullness
+from service.store.inflight import Inflight
 from service.store.queue import Queue
+from service.store.shares import Shares
 from service.store.stats import Stats
 from service.store.streams import Streams
+from tests.executions import LIMITS, NO_CACHE
 from tests.store import on_streams
 
 KEYED = Ask("notes", "ann", "", [{"role": "user", "content": "?"}], {}, idempotency_key="k")
@@ -36,15 +42,25 @@ def on_intake(
         queue = Queue(redis)
         await queue.open()
         await queue.publish_agents({"notes": "1"})
-        intake = Intake(
+        fullness = Fullness(redis, 64 * 1024**2)
+        stats = Stats(redis)
+        placement = Placement(
             kind(redis, alive_s=120, record_s=600),
+            Shares(redis),
             queue,
-            Cache(None, ttl_s=60, max_bytes=1024),
             External(redis, idle_s=60),
-            Fullness(redis, 64 * 1024**2),
-            Stats(redis),
+            fullness,
             None,
+            stats,
             limit=10,
+        )
+        intake = Intake(
+            placement,
+            Versions(queue),
+            NO_CACHE,
+            Inflight(redis, life_s=300),
+            Conversations(redis, LIMITS, fullness.bound),
+            stats,
             window_s=600,
         )
         await scenario(intake, queue, redis)

@@ -12,10 +12,12 @@ from service.errors import StoreFull
 from service.store import events, ids, keys
 from service.store.connections import subscriber_connection
 from service.store.events import Event
+from service.store.shares import Shares
 from service.store.streams import Streams
 from tests.store import (
     ALIVE_S,
     RECORD_S,
+    TOKEN,
     claim,
     decoded,
     done,
@@ -190,9 +192,9 @@ def test_a_run_that_ends_in_the_queue_has_the_lives_of_an_ended_one(streams_url:
         assert_about(
             found, record=RECORD_S, tokens=RECORD_S, text=-2, events=ENDED_EVENTS_LIFE_S
         )
-        discarded = await queued(streams)
-        await streams.discard(discarded)
-        assert set((await lives(redis, discarded)).values()) == {-2}
+        withdrawn = await queued(streams)
+        assert await Shares(redis).withdraw(withdrawn, TOKEN)
+        assert set((await lives(redis, withdrawn)).values()) == {-2}
 
     on_streams(streams_url, scenario)
 

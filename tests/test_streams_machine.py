@@ -23,7 +23,7 @@ from service.store.connections import connect
 from service.store.events import Event
 from service.store.reading import Reading
 from service.store.streams import Claimed, Streams
-from tests.store import queued
+from tests.store import forget, queued
 
 T = TypeVar("T")
 Answer = tuple[str, int, int]
@@ -290,7 +290,7 @@ class RunMachine(RuleBasedStateMachine):
         if self.run_id:
             for reader in self.readers:
                 self.follow(reader)
-            self.wait(self.streams.discard(self.run_id))
+            self.wait(forget(self.redis, self.run_id))
 
 
 def test_a_run_is_what_the_model_says(streams_url: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from service.store import events, ids, keys
 from service.store.reading import Reading
-from service.store.streams import Denied, Streams
+from service.store.shares import Denied
+from service.store.streams import Streams
 from tests.store import (
     TOKEN,
     claim,

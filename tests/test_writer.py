@@ -24,6 +24,7 @@ from tests.store import (
     decoded,
     done,
     everything,
+    forget,
     on_streams,
     running,
     stream_of,
@@ -168,7 +169,7 @@ def test_what_the_script_refuses_ends_the_writer(streams_url: str, code: str) ->
         elif code == "ended":
             await streams.end(run_id, 1, events.failed("runner_lost", "", retryable=True))
         else:
-            await streams.discard(run_id)
+            await forget(redis, run_id)
         before = await everything(redis, run_id)
         assert await fill_until_refused(writer) == code
         # It stays so.
@@ -194,7 +195,7 @@ def test_the_end_can_be_what_is_refused(streams_url: str, code: str) -> None:
             # The number of its own event is taken, but not by its own event.
             await streams.append(run_id, 1, [])
         else:
-            await streams.discard(run_id)
+            await forget(redis, run_id)
         before = await everything(redis, run_id)
         await writer.text("z")
         with pytest.raises(Refused) as caught:

@@ -21,8 +21,8 @@ from service.errors import Problem, StoreError
 from service.live import sse
 from service.live.response import LiveResponse, WholeResponse, come_back_later
 from service.store import ids
-from service.store.cache import Answer
-from service.store.streams import Denied
+from service.store.packing import Answer
+from service.store.shares import Denied
 
 log = logging.getLogger("plateau.api")
 

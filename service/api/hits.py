@@ -12,7 +12,8 @@ from typing import Any
 
 from service.errors import Problem
 from service.store import events, ids
-from service.store.cache import Answer, Cache
+from service.store.cache import Cache
+from service.store.packing import Answer
 from service.store.reading import Entry
 
 

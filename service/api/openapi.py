@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from service import __version__
 from service.api.external import EVENTS_MOST, ExternalEvent
-from service.api.requests import RunRequest
+from service.api.requests import CONVERSATION_ID, RunRequest
+from service.api.schemas import CONVERSATION, PROBLEM, RUN
 from service.errors import PROBLEMS
 
 _JSON = "application/json"
@@ -63,58 +64,18 @@ _RUN_ID = {
     "name": "run_id",
     "in": "path",
     "required": True,
-    "schema": {"type": "string", "pattern": "^([0-9a-f]{32}|hit-[0-9a-f]{32})$"},
+    "schema": {"type": "string", "pattern": "^([0-9a-f]{32}|hit-[0-9A-Za-z_-]{24})$"},
+}
+_CONVERSATION_ID = {
+    "name": "conversation_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": CONVERSATION_ID},
 }
 _TOKEN = _query("token", "The run's own token, as in `events_url`; opens this run only.")
 _EVENTS = {
     "description": "Server-sent events",
     **_content({"type": "string"}, "text/event-stream"),
-}
-
-_RUN: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "status", "agent", "cached"],
-    "properties": {
-        "id": {"type": "string"},
-        "status": {"enum": ["queued", "running", "completed", "failed", "cancelled"]},
-        "agent": {"type": "string"},
-        "cached": {"type": "boolean"},
-        "attempt": {"type": "integer"},
-        "output": {"type": ["string", "null"]},
-        "error": {
-            "type": ["object", "null"],
-            "properties": {
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "retryable": {"type": "boolean"},
-            },
-        },
-        "usage": {
-            "type": ["object", "null"],
-            "properties": {
-                "input_tokens": {"type": "integer"},
-                "output_tokens": {"type": "integer"},
-            },
-        },
-        "created_at": {"type": "number", "description": "Seconds since the epoch."},
-        "started_at": {"type": ["number", "null"]},
-        "ended_at": {"type": ["number", "null"]},
-        "duration_ms": {"type": ["integer", "null"]},
-        "events_url": {"type": "string", "description": "Resolve against the URL posted to."},
-        "cancel_url": {"type": "string"},
-    },
-}
-_PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "code", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"enum": list(PROBLEMS)},
-        "detail": {"type": "string"},
-        "field": {"type": "string"},
-    },
 }
 
 
@@ -125,6 +86,7 @@ def _create() -> dict[str, Any]:
         "parameters": [
             _header("Prefer", "`wait=N`: answer when the run ends, or after N s."),
             _header("Idempotency-Key", "A repeat under the same key is the same run."),
+            _header("Cache-Control", "`no-cache` is `cache.mode` refresh, `no-store` is off."),
         ],
         "requestBody": {"required": True, **_content(_ref("RunRequest"))},
         "responses": {
@@ -132,7 +94,7 @@ def _create() -> dict[str, Any]:
                 "description": "A cached answer, a run awaited to its end, or the stream",
                 "content": _content(_ref("Run"))["content"] | _EVENTS["content"],
             },
-            "202": _says("Enqueued", _ref("Run")),
+            "202": _says("Enqueued, or joined: `X-Cache` tells", _ref("Run")),
             **_problems(400, 401, 403, 413, 422, 429, 503),
         },
     }
@@ -197,6 +159,40 @@ def _paths() -> dict[str, Any]:
                 },
             },
         },
+        "/v1/conversations/{conversation_id}": {
+            "parameters": [
+                _CONVERSATION_ID,
+                _query("user", "As in the runs that it was said in."),
+            ],
+            "get": {
+                "summary": "What is remembered of a conversation",
+                "responses": {
+                    "200": _says("As an agent is given it", _ref("Conversation")),
+                    **_problems(401, 403, 404, 422, 503),
+                },
+            },
+            "delete": {
+                "summary": "Forget a conversation",
+                "responses": {
+                    "204": _says("Forgotten"),
+                    **_problems(401, 403, 422, 503),
+                },
+            },
+        },
+        "/api/admin/cache": {
+            "delete": {
+                "summary": "Forget cached answers",
+                "security": [{"admin": []}],
+                "parameters": [
+                    _query("agent", "Only this agent's."),
+                    _query("admin_token", "ADMIN_TOKEN, for clients that cannot set headers."),
+                ],
+                "responses": {
+                    "200": _says("How many are gone", up),
+                    **_problems(401, 403, 422, 503),
+                },
+            }
+        },
         "/health": {"get": _open("The whole picture", _says("Up or degraded", up), True)},
         "/health/live": {"get": _open("Is this process alive", _says("It is", up), False)},
         "/health/ready": {"get": _open("May it get traffic", _says("It may", up), True)},
@@ -236,10 +232,14 @@ def document() -> bytes:
                 "schemas": {
                     **schemas,
                     "ExternalEvent": external,
-                    "Run": _RUN,
-                    "Problem": _PROBLEM,
+                    "Run": RUN,
+                    "Problem": PROBLEM,
+                    "Conversation": CONVERSATION,
                 },
-                "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+                "securitySchemes": {
+                    "key": {"type": "http", "scheme": "bearer"},
+                    "admin": {"type": "http", "scheme": "bearer"},
+                },
             },
             "security": [{"key": []}],
         }

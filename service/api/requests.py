@@ -7,33 +7,36 @@ the name of its field.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import Problem
+from service.runs.ask import EXTERNAL, Mode
 from service.store import ids
 
 BODY_BYTES = 1024 * 1024
 WAIT_MOST_S = 120
 MESSAGES_MOST = 1000
+USER_CHARS = 200
 # Far below what the encoders can recurse, on any interpreter.
 OPTIONS_DEPTH = 100
-# The agent of a run whose producer is not a runner of ours.
-EXTERNAL = "external"
 DETAIL_CHARS = 200
 
 # What msgspec's messages say of the place: https://jcristharif.com/msgspec
 _AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
 _MEMBER = re.compile(r"(?:unknown|required) field `(.*?)`(?: - at `[^`]*`)?\Z", re.DOTALL)
+CONVERSATION_ID = "^[A-Za-z0-9][A-Za-z0-9_.:@~-]{0,127}$"
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
 class CacheControl(msgspec.Struct, forbid_unknown_fields=True):
-    """How the answer cache is used; `ttl_s` is the life of what is stored."""
+    """How the answer cache is used: `use` it, `refresh` (run, then store) or `off` (neither);
+    `ttl_s` is the life of what is stored."""
 
-    mode: str = "use"
+    mode: Mode = "use"
     ttl_s: int | None = None
 
 
@@ -48,6 +51,7 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
     agent: str
     input: str | None = None
     messages: list[InputMessage] | None = None
+    conversation_id: str | None = None
     user: str = ""
     options: dict[str, Any] = {}
     cache: CacheControl = msgspec.field(default_factory=CacheControl)
@@ -120,10 +124,9 @@ def _check(request: RunRequest) -> None:
     if request.input is not None and not request.input.strip():
         raise invalid("input", "The input is empty.")
     _check_messages(request.messages)
-    if len(request.user) > 200:
-        raise invalid("user", "At most 200 characters.")
-    if request.cache.mode not in ("use", "refresh", "off"):
-        raise invalid("cache.mode", "One of `use`, `refresh` and `off`.")
+    _check_conversation(request)
+    if len(request.user) > USER_CHARS:
+        raise invalid("user", f"At most {USER_CHARS} characters.")
     if request.cache.ttl_s is not None and not 1 <= request.cache.ttl_s <= 30 * 86_400:
         raise invalid("cache.ttl_s", "Between 1 second and 30 days.")
     if _is_deeper(request.options, OPTIONS_DEPTH):
@@ -141,6 +144,30 @@ def _check_messages(messages: list[InputMessage] | None) -> None:
     last = messages[-1]
     if last.role != "user" or not last.content.strip():
         raise invalid("messages", "The last message must be the user's, and not empty.")
+
+
+def _check_conversation(request: RunRequest) -> None:
+    if request.conversation_id is None:
+        return
+    check_conversation_id(request.conversation_id)
+    if request.agent == EXTERNAL:
+        raise invalid("conversation_id", "A run of `external` has no conversation.")
+    for index, message in enumerate((request.messages or [])[:-1]):
+        if message.role != "system":
+            raise invalid(
+                f"messages[{index}]",
+                "The conversation holds what was said before: send only system messages and "
+                "the user's new one.",
+            )
+
+
+def check_conversation_id(conversation_id: str) -> None:
+    # `$` alone would let a line end through.
+    if not re.fullmatch(CONVERSATION_ID, conversation_id):
+        raise invalid(
+            "conversation_id",
+            "Between 1 and 128 letters, digits and `-_.:@~`, the first a letter or a digit.",
+        )
 
 
 def _is_deeper(value: dict[str, Any], levels: int) -> bool:
@@ -198,6 +225,15 @@ def wait_of(prefer: str) -> int | None:
     """Seconds of `Prefer: wait=N` (RFC 7240), at most two minutes; None without it."""
     found = _PREFER_WAIT.search(prefer)
     return None if found is None else min(int(found[1]), WAIT_MOST_S)
+
+
+def cache_mode_of(mode: Mode, headers: Sequence[str]) -> Mode:
+    """The stricter of the body's mode and what `Cache-Control` says (RFC 9111, 5.2.1):
+    `no-cache` wants an answer that is new, `no-store` none that is kept."""
+    said = {part.strip().lower() for header in headers for part in header.split(",")}
+    if mode == "off" or "no-store" in said:
+        return "off"
+    return "refresh" if mode == "refresh" or "no-cache" in said else "use"
 
 
 def idempotency_key_of(header: str | None) -> str:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from service.api import hits
 from service.api.requests import (
-    EXTERNAL,
+    cache_mode_of,
     check_run_id,
     idempotency_key_of,
     parse_run,
@@ -26,10 +26,12 @@ from service.api.requests import (
 from service.api.state import State, state_of
 from service.errors import Problem, StoreError
 from service.live.waiting import until_ended
-from service.runs.queue import Ask, Taken
+from service.runs.ask import EXTERNAL, Ask, Taken
 from service.store import ids
 from service.store.records import Record
-from service.store.streams import Denied
+from service.store.shares import Denied
+
+CANCEL_REASON = "requested"
 
 
 async def take(request: Request, state: State) -> tuple[Taken, Ask]:
@@ -42,35 +44,44 @@ async def take(request: Request, state: State) -> tuple[Taken, Ask]:
         user=body.user,
         messages=body.exchange(),
         options=body.options,
-        mode=body.cache.mode,
+        mode=cache_mode_of(body.cache.mode, request.headers.getlist("cache-control")),
         ttl_s=body.cache.ttl_s,
         idempotency_key=idempotency_key_of(request.headers.get("idempotency-key")),
+        conversation_id=body.conversation_id or "",
     )
     return await state["intake"].take(ask), ask
 
 
 def taken_headers(taken: Taken, ask: Ask) -> dict[str, str]:
     """`X-Cache`, its RFC 9211 sibling, and where the run is."""
-    headers = {"Location": f"/v1/runs/{taken.run_id}", "Cache-Control": "no-store"}
+    headers = {
+        "Location": f"/v1/runs/{taken.run_id}",
+        "Cache-Control": "no-store",
+        "X-Cache": taken.how,
+    }
     if taken.answer is not None:
-        headers["X-Cache"] = "hit"
         headers["Cache-Status"] = "plateau; hit"
         headers["Age"] = str(hits.age_s(taken.answer))
     else:
         forwarded = {"use": "miss", "refresh": "request", "off": "bypass"}[ask.mode]
-        headers["X-Cache"] = "miss"
-        headers["Cache-Status"] = f"plateau; fwd={forwarded}"
+        collapsed = "; collapsed" if taken.how == "joined" else ""
+        headers["Cache-Status"] = f"plateau; fwd={forwarded}{collapsed}"
     return headers
+
+
+def links_of(run_id: str, token: str) -> dict[str, str]:
+    """The URLs of a run that its token opens, to be resolved against the one asked at."""
+    return {
+        "events_url": f"/v1/runs/{run_id}/events?token={token}",
+        "cancel_url": f"/v1/runs/{run_id}/cancel?token={token}",
+    }
 
 
 async def create(request: Request) -> Response:
     state = state_of(request.scope)
     taken, ask = await take(request, state)
     headers = taken_headers(taken, ask)
-    links = {
-        "events_url": f"/v1/runs/{taken.run_id}/events?token={taken.token}",
-        "cancel_url": f"/v1/runs/{taken.run_id}/cancel?token={taken.token}",
-    }
+    links = links_of(taken.run_id, taken.token)
     if taken.answer is not None:
         return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
     status = taken.status
@@ -111,12 +122,12 @@ async def cancel(request: Request) -> Response:
     record = await own_record(state, run_id, token=token, owner=owner)
     shared = 0
     if token and not owner and record.ended_ms is None:
-        shared = await state["streams"].give_up(run_id, token)
+        shared = await state["shares"].give_up(run_id, token, CANCEL_REASON)
     status = record.status
     if not shared:
         # Otherwise it goes on for those who have not given it up.
         status = await state["streams"].ask_to_cancel(
-            run_id, "requested", external=record.agent == EXTERNAL
+            run_id, CANCEL_REASON, external=record.agent == EXTERNAL
         )
     if status == "gone":
         raise absent(run_id, state)

@@ -15,6 +15,8 @@ from service.ops.health import Health
 from service.runs.queue import Intake
 from service.settings import Settings
 from service.store.cache import Cache
+from service.store.conversations import Conversations
+from service.store.shares import Shares
 from service.store.streams import Streams
 
 
@@ -22,7 +24,9 @@ class State(TypedDict):
     settings: Settings
     access: Access
     streams: Streams
+    shares: Shares
     cache: Cache
+    conversations: Conversations
     hub: Hub
     intake: Intake
     health: Health

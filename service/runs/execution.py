@@ -32,6 +32,7 @@ from service.agents import (
 from service.agents.registry import RegisteredAgent
 from service.errors import StoreError
 from service.runs.job import Job
+from service.runs.keeper import Keeper
 from service.runs.writer import Refused, Writer
 from service.store import cache, events
 from service.store.streams import Claimed, Streams
@@ -61,7 +62,7 @@ class Execution:
         *,
         agents: Mapping[str, RegisteredAgent],
         streams: Streams,
-        answers: cache.Cache,
+        keeper: Keeper,
         threads: Executor,
         timeout_s: float,
         count: Callable[[str], None] = lambda _: None,
@@ -70,7 +71,7 @@ class Execution:
         self._count = count
         self.run_id = run_id
         self._agents = agents
-        self._answers = answers
+        self._keeper = keeper
         self._threads = threads
         self._timeout_s = timeout_s
         self._writer = Writer(streams, run_id, claimed.attempt, claimed.seq)
@@ -115,6 +116,7 @@ class Execution:
             if last.arg == "completed":
                 await self._remember()
             await self._writer.finish(last, usage=usage, output=output)
+            await self._keeper.free(self._job, self.run_id)
         except BaseException:
             await self._writer.abandon()
             raise
@@ -241,6 +243,7 @@ class Execution:
             messages=messages,
             options=self._job.options,
             attempt=self._claimed.attempt,
+            conversation=self._job.conversation or None,
         )
 
     async def _take(self, item: Any) -> None:
@@ -295,10 +298,8 @@ class Execution:
             )
 
     async def _remember(self) -> None:
-        """Store the answer, before the end is announced: who asks then gets a hit."""
-        job, agent = self._job, self._agents[self._claimed.agent]
-        if not job.cache_key or job.version != agent.version:
-            return
+        """Keep the answer before the end is announced: who asks then gets a hit."""
+        agent = self._agents[self._claimed.agent]
         answer = cache.answer_of(
             agent=agent.name,
             owner=self._claimed.owner,
@@ -308,7 +309,7 @@ class Execution:
             tools=self._tools,
             duration_ms=self._elapsed_ms(),
         )
-        await self._answers.put(job.cache_key, answer, job.ttl_s)
+        await self._keeper.keep(self._job, self.run_id, answer, version=agent.version)
 
 
 def _plain(text: str) -> str:

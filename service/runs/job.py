@@ -12,7 +12,9 @@ import msgspec
 
 
 class Job(msgspec.Struct, omit_defaults=True):
-    """`cache_key` is empty where the answer is not to be stored."""
+    """`cache_key` is empty where the answer is not to be stored, `flight` where nobody may
+    join, `place` (the name of the conversation `conversation` in the store) where there is
+    none. `asked_ms` is when it was asked, since the epoch."""
 
     messages: list[dict[str, str]]
     options: dict[str, Any] = {}
@@ -20,6 +22,10 @@ class Job(msgspec.Struct, omit_defaults=True):
     version: str = ""
     cache_key: str = ""
     ttl_s: int | None = None
+    flight: str = ""
+    conversation: str = ""
+    place: str = ""
+    asked_ms: int = 0
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

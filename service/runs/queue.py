@@ -1,245 +1,195 @@
-"""Taking on a run: the cache first, then a record, then a place in the queue.
+"""Taking on a run: the cache first, then a run that answers the same, then one of its own.
 
-Invariant: a run that was answered with its id is in the queue; one that could not be enqueued
-leaves nothing behind.
+Invariant: equal questions are answered by one run while it is on: a caller gets the cached
+answer, a share in the live run, or leads one that the next can join. An answer is stored before
+its run ends, and a hint goes after that: who finds neither finds the question free.
+
+Who leads puts a record, then the hint, then the place in the queue; and looks at the cache once
+more when the hint is its own, since the leader before may have ended between the two looks.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from hashlib import blake2b
-from typing import Any, NamedTuple
-
-import msgspec
+from contextlib import suppress
+from typing import NamedTuple
 
 from service.errors import Problem, StoreError
+from service.runs.ask import Ask, Taken
 from service.runs.job import Job
-from service.store import events, ids
-from service.store.cache import Answer, Cache, Question, key_of
-from service.store.external import External
-from service.store.fullness import CLOSED, Fullness
-from service.store.owners import Owners
-from service.store.queue import Queue
+from service.runs.placement import Placement
+from service.runs.versions import Versions
+from service.store import ids
+from service.store.cache import Cache, Question, key_of
+from service.store.conversations import Conversations, Message, answered, asked, place_of
+from service.store.inflight import Inflight
+from service.store.packing import Answer
 from service.store.stats import Stats
-from service.store.streams import Conflict, Streams
 
-# A new version of an agent is noticed within this time; a hit stays one GET.
-VERSIONS_FRESH_S = 2.0
+log = logging.getLogger("plateau.intake")
 
-
-class Ask(NamedTuple):
-    """One request for a run, validated; `mode` is use, refresh or off. `idempotency_key` is
-    empty where the client gave none."""
-
-    agent: str
-    owner: str
-    user: str
-    messages: list[dict[str, str]]
-    options: dict[str, Any]
-    mode: str = "use"
-    ttl_s: int | None = None
-    idempotency_key: str = ""
-
-    def fingerprint(self) -> str:
-        """Tells one body from another under the same idempotency key."""
-        text = msgspec.json.encode(self._replace(idempotency_key=""), order="sorted")
-        return blake2b(text, digest_size=16).hexdigest()
+# Each means that another was faster. After these the run is executed without a hint.
+TRIES = 5
 
 
-class Taken(NamedTuple):
-    """A run that will be executed, or an answer that was there already."""
+class Asked(NamedTuple):
+    """An ask with what its run would be given, and its conversation's place ('' for none)."""
 
-    run_id: str
-    token: str
-    answer: Answer | None = None
-    status: str = "queued"
+    ask: Ask
+    job: Job
+    place: str
 
 
 class Intake:
-    """One a worker. `limit` is the number of runs that may wait, `window_s` the time for which
-    an idempotency key is good at least."""
+    """One a worker. An idempotency key is good for `window_s` at least."""
 
     def __init__(
         self,
-        streams: Streams,
-        queue: Queue,
+        placement: Placement,
+        versions: Versions,
         cache: Cache,
-        external: External,
-        fullness: Fullness,
+        inflight: Inflight,
+        conversations: Conversations,
         stats: Stats,
-        owners: Owners | None,
         *,
-        limit: int,
         window_s: int,
     ) -> None:
-        self._streams = streams
-        self._queue = queue
+        self._placement = placement
+        self._versions = versions
         self._cache = cache
-        self._external = external
-        self._fullness = fullness
+        self._inflight = inflight
+        self._conversations = conversations
         self._stats = stats
-        self._owners = owners
-        self._limit = limit
         self._window_s = window_s
-        self._versions: dict[str, str] = {}
-        self._versions_at = float("-inf")
 
     async def take(self, ask: Ask) -> Taken:
-        """Answer from the cache or enqueue. Raises Problem and StoreError."""
+        """Answer from the cache, join, or enqueue. Raises Problem and StoreError."""
         run_ids = [ids.new_run_id()]
         if ask.idempotency_key:
-            key, window_s = ask.idempotency_key, self._window_s
-            run_ids = list(ids.derived_run_ids(ask.owner, key, window_s))
-            earlier = await self._earlier(ask, run_ids)
+            run_ids = list(ids.derived_run_ids(ask.owner, ask.idempotency_key, self._window_s))
+            earlier = await self._placement.join_keyed(ask, run_ids)
             if earlier is not None:
                 return earlier
-        if ask.agent == "external":
-            return await self._create(ask, Job([]), run_ids[0])
-        version = await self._version(ask.agent)
-        question = Question(ask.agent, version, ask.owner, ask.user, ask.messages, ask.options)
-        cache_key = key_of(question) if self._cache.enabled and ask.mode != "off" else ""
-        if cache_key and ask.mode == "use":
-            answer = await self._cache.get(cache_key)
-            if answer is not None:
-                self._stats.count("cache_hits")
-                # A twin under the same key may have run between the two looks.
-                earlier = await self._earlier(ask, run_ids) if ask.idempotency_key else None
-                return earlier or Taken(f"hit-{cache_key}", answer.token, answer)
-            self._stats.count("cache_misses")
-        job = Job(ask.messages, ask.options, ask.user, version, cache_key, ask.ttl_s)
-        return await self._create(ask, job, run_ids[0])
-
-    async def _earlier(self, ask: Ask, run_ids: Sequence[str]) -> Taken | None:
-        """The run that the same key stands for already, with a token of its own for this
-        caller. Its first caller may have died before it enqueued: that is done again, and is
-        harmless, since only one can claim a run."""
-        token = ids.new_token()
-        with _conflicts():
-            for run_id in run_ids:
-                status = await self._streams.join(
-                    run_id, token=token, fingerprint=ask.fingerprint()
-                )
-                if status == "queued":
-                    await self._hand_over(run_id, ask)
-                elif status == "enqueued":
-                    status = "queued"
-                if status != "absent":
-                    return Taken(run_id, token, status=status)
-        return None
-
-    async def _create(self, ask: Ask, job: Job, run_id: str) -> Taken:
-        """A record first, then a place in the queue: whoever dies between the two leaves a
-        record that expires, never an entry without one. Under a key it is left to the next
-        who comes with it, and perhaps has come already."""
-        if await self._fullness.share() >= CLOSED:
-            self._stats.count("runs_refused_store_full")
-            raise _full()
-        if self._owners is not None and not await self._owners.admit(ask.owner, run_id):
-            self._stats.count("runs_refused_owner_limit")
-            raise _owner_limit()
-        token = ids.new_token()
-        with _conflicts():
-            status = await self._streams.create(
-                run_id,
-                agent=ask.agent,
-                owner=ask.owner,
-                token=token,
-                request=job.encode(),
-                fingerprint=ask.fingerprint(),
-            )
-        if status == "enqueued":
-            return Taken(run_id, token)
-        if status not in ("created", "queued"):
-            return Taken(run_id, token, status=status)
-        # `queued`: the same key in the same instant, or our own call, sent again since its
-        # first answer was lost. Whoever comes second hands it over once more, to no harm.
-        try:
-            return Taken(run_id, token, status=await self._hand_over(run_id, ask))
-        except (StoreError, Problem):
-            if not ask.idempotency_key:
-                await self._streams.discard(run_id)
-            raise
-
-    async def _hand_over(self, run_id: str, ask: Ask) -> str:
-        """To the queue, or to a producer outside; the run's status then."""
-        if ask.agent == "external":
-            await self._external.watch(run_id)
-            first = events.started(run_id, ask.agent, 1)
-            await self._streams.claim(run_id, 1, "external", first)
-            return "running"
-        code = await self._queue.enqueue(run_id, ask.agent, self._limit)
-        if code == "ok":
+        if ask.is_external:
+            recorded = await self._placement.record(ask, Job([]), run_ids[0])
+            return await self._placement.place(ask, recorded)
+        asked_for = await self._asked_for(ask)
+        answer = None
+        if ask.mode == "use":
+            answer = await self._cache.get(asked_for.job.cache_key)
+            self._stats.count("cache_misses" if answer is None else "cache_hits")
+        if answer is None:
+            taken = await self._take_run(asked_for, run_ids[0])
+        else:
+            # A twin under the same key may have run between the two looks.
+            earlier = None
             if ask.idempotency_key:
-                await self._streams.mark_enqueued(run_id)
-            return "queued"
-        self._stats.count(f"runs_refused_{code}")
-        if code == "full":
-            raise Problem(
-                "queue_full",
-                f"{self._limit} runs wait already; try again in a few seconds.",
-                headers={"Retry-After": "5"},
-            )
-        raise _no_runner()
+                earlier = await self._placement.join_keyed(ask, run_ids)
+            taken = earlier or _hit(asked_for.job, answer)
+        if asked_for.place:
+            await self._converse(asked_for, taken, run_ids[0])
+        return taken
 
-    async def _ask_for_versions(self, *, known: bool) -> None:
-        try:
-            self._versions = await self._queue.agent_versions()
-        except StoreError:
-            # Cached answers are served while the streams instance is away.
-            if not known:
-                raise
-        self._versions_at = time.monotonic()
-
-    async def _version(self, agent: str) -> str:
-        cached = agent in self._versions
-        if not cached or time.monotonic() - self._versions_at > VERSIONS_FRESH_S:
-            await self._ask_for_versions(known=cached)
-        version = self._versions.get(agent)
-        if version is not None:
-            return version
-        if not self._versions:
-            raise _no_runner()
-        known = ", ".join(sorted(self._versions))
-        raise Problem(
-            "unknown_agent",
-            f"There is no agent {agent[:80]!r}; there are: {known}.",
-            extra={"field": "agent"},
+    async def _asked_for(self, ask: Ask) -> Asked:
+        """The question as the agent will get it."""
+        version = await self._versions.of(ask.agent)
+        place, context = "", list[Message]()
+        if ask.conversation_id:
+            place = place_of(ask.owner, ask.user, ask.conversation_id)
+            context = await self._conversations.read(place)
+        messages = ask.with_context(context)
+        question = Question(
+            agent=ask.agent,
+            version=version,
+            owner=ask.owner,
+            user=ask.user,
+            # An agent sees which conversation it is in, and may know more of it than we do.
+            # Before anything has been said there is no more to know.
+            conversation=place if context else "",
+            messages=messages,
+            options=ask.options,
         )
+        cache_key = flight = ""
+        if ask.mode != "off":
+            cache_key = flight = key_of(question)
+            if place and not context:
+                # What is said in one conversation must not be told in another only.
+                flight = key_of(question._replace(conversation=place))
+        job = Job(
+            messages,
+            ask.options,
+            ask.user,
+            version,
+            cache_key,
+            ask.ttl_s,
+            flight=flight,
+            conversation=ask.conversation_id,
+            place=place,
+            asked_ms=int(time.time() * 1000),
+        )
+        return Asked(ask, job, place)
+
+    async def _take_run(self, asked_for: Asked, run_id: str) -> Taken:
+        ask, flight = asked_for.ask, asked_for.job.flight
+        if not ask.joins:
+            return await self._execute(asked_for, run_id)
+        for _ in range(TRIES):
+            holder = await self._inflight.holder(flight)
+            joined = await self._placement.join(ask, holder) if holder else None
+            taken = joined or await self._lead(asked_for, ids.new_run_id(), instead_of=holder)
+            if taken is not None:
+                return taken
+        return await self._execute(asked_for, ids.new_run_id())
+
+    async def _lead(self, asked_for: Asked, run_id: str, *, instead_of: str) -> Taken | None:
+        """A run of its own that others can join; None where another has begun to lead."""
+        ask, job = asked_for.ask, asked_for.job
+        recorded = await self._placement.record(ask, job, run_id)
+        try:
+            holder = await self._inflight.take(job.flight, run_id, instead_of=instead_of)
+            if holder != run_id:
+                await self._placement.withdraw(recorded)
+                return None
+            answer = await self._cache.get(job.cache_key)
+            if answer is None:
+                return await self._placement.place(ask, recorded)
+            await self._inflight.drop(job.flight, run_id)
+            await self._placement.withdraw(recorded)
+        except (StoreError, Problem):
+            with suppress(StoreError):
+                await self._inflight.drop(job.flight, run_id)
+                await self._placement.withdraw(recorded)
+            raise
+        return _hit(job, answer)
+
+    async def _execute(self, asked_for: Asked, run_id: str) -> Taken:
+        """A run whoever else is answering; those who come later may join it if they find no
+        other."""
+        ask, flight = asked_for.ask, asked_for.job.flight
+        recorded = await self._placement.record(ask, asked_for.job, run_id)
+        taken = await self._placement.place(ask, recorded)
+        if flight and taken.status in ("queued", "running"):
+            with suppress(StoreError):
+                await self._inflight.take(flight, run_id)
+        return taken
+
+    async def _converse(self, asked_for: Asked, taken: Taken, message_id: str) -> None:
+        """What the user has said, and where the answer is there already that as well; else the
+        runner adds it, and what we could not."""
+        place, text = asked_for.place, asked_for.ask.text
+        if taken.answer is not None:
+            answer = taken.answer.final
+            both = [asked(message_id, text, ""), answered(message_id, answer)]
+            await self._conversations.add(place, both)
+            return
+        try:
+            await self._conversations.add(place, [asked(taken.run_id, text, taken.token)])
+        except StoreError as error:
+            log.warning(
+                "run %s: its message has to wait for its answer: %s", taken.run_id, error
+            )
 
 
-@contextmanager
-def _conflicts() -> Iterator[None]:
-    try:
-        yield
-    except Conflict:
-        raise Problem(
-            "idempotency_conflict",
-            "This Idempotency-Key came with another request before.",
-            extra={"field": "Idempotency-Key"},
-        ) from None
-
-
-def _owner_limit() -> Problem:
-    return Problem(
-        "owner_limit",
-        "Half of the queue is yours already; try again when some of your runs have ended.",
-        headers={"Retry-After": "5"},
-    )
-
-
-def _full() -> Problem:
-    return Problem(
-        "store_full",
-        "The store has no room for new runs; it has again when records have expired.",
-        headers={"Retry-After": "30"},
-    )
-
-
-def _no_runner() -> Problem:
-    return Problem(
-        "no_runner",
-        "No runner is alive to execute new runs; cached answers are still served.",
-        headers={"Retry-After": "5"},
-    )
+def _hit(job: Job, answer: Answer) -> Taken:
+    return Taken(f"hit-{job.cache_key}", answer.token, answer, "completed", "hit")

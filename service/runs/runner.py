@@ -22,6 +22,7 @@ from service import tasks
 from service.agents.registry import RegisteredAgent, load_agents
 from service.errors import SettingsError, StoreError, StoreFull
 from service.runs.execution import Execution
+from service.runs.keeper import Keeper
 from service.runs.lease import LeaseKeeper
 from service.runs.watchdog import Watchdog
 from service.runs.writer import Refused
@@ -30,7 +31,9 @@ from service.store import events
 from service.store.appending import Appended, BlockingStreams
 from service.store.cache import Cache
 from service.store.connections import connect, connect_blocking
+from service.store.conversations import Conversations, limits_of
 from service.store.fullness import Fullness
+from service.store.inflight import Inflight
 from service.store.queue import Leases, Queue, Ticket
 from service.store.stats import Stats
 from service.store.streams import Claimed, Streams
@@ -59,7 +62,7 @@ class Runner:
         agents: Mapping[str, RegisteredAgent],
         streams: Streams,
         queue: Queue,
-        answers: Cache,
+        keeper: Keeper,
         leases: Leases,
         stats: Stats,
         blocking: BlockingStreams,
@@ -69,7 +72,7 @@ class Runner:
         self._agents = agents
         self._streams = streams
         self._queue = queue
-        self._answers = answers
+        self._keeper = keeper
         self._stats = stats
         self._blocking = blocking
         self._loop = asyncio.get_running_loop()
@@ -230,7 +233,7 @@ class Runner:
                     ticket.run_id,
                     agents=self._agents,
                     streams=self._streams,
-                    answers=self._answers,
+                    keeper=self._keeper,
                     threads=self._threads,
                     timeout_s=self._settings.run_timeout_s,
                     count=self._stats.count,
@@ -316,11 +319,12 @@ async def _serve(settings: Settings, name: str) -> None:
             stack.push_async_callback(cache_redis.aclose)
         blocking = connect_blocking(settings.redis_url, "plateau-leases")
         stack.callback(blocking.close)
+        fullness = Fullness(redis, settings.stream_max_memory)
         streams = Streams(
             redis,
             alive_s=settings.silence_s,
             record_s=settings.stream_ttl_s,
-            share=Fullness(redis, settings.stream_max_memory).share,
+            share=fullness.share,
         )
         stats = Stats(redis)
         answers = Cache(
@@ -329,13 +333,18 @@ async def _serve(settings: Settings, name: str) -> None:
             max_bytes=settings.cache_max_memory,
             count=stats.count,
         )
+        keeper = Keeper(
+            answers,
+            Conversations(redis, limits_of(settings), fullness.bound, stats.count),
+            Inflight(redis, life_s=settings.run_life_s),
+        )
         runner = Runner(
             name,
             settings,
             agents,
             streams,
             Queue(redis),
-            answers,
+            keeper,
             Leases(blocking),
             stats,
             BlockingStreams(blocking, record_s=settings.stream_ttl_s),

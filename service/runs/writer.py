@@ -11,6 +11,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 from service.errors import StoreUnavailable
 from service.store import events
@@ -27,6 +29,21 @@ PENDING_CHARS = 64 * 1024
 # The stream keeps as many: what is gone from there cannot be asked for again.
 RING = 100
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+T = TypeVar("T")
+
+
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` gives once the store answers. Whether it was done before it fell silent is
+    unknown: `call` must bear repeating. The attempt's lease bounds how long this goes on."""
+    tries = 0
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable:
+            await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+            tries += 1
 
 
 class Refused(Exception):
@@ -124,16 +141,9 @@ class Writer:
         batch, self._pending, self._chars = self._pending, [], 0
         self._sent_at = time.monotonic()
         first = self._seq + 1
-        tries = 0
         while batch:
-            try:
-                appended = await send(batch, first)
-            except StoreUnavailable:
-                # Whether it was written is unknown; the script recognises the repeat. The
-                # attempt's deadline and its lease bound how long this goes on.
-                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
-                tries += 1
-                continue
+            # The script recognises a repeat.
+            appended = await insist(partial(send, batch, first))
             if appended.code in ("ok", "dup"):
                 break
             lost = first - 1 - appended.seq

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -17,33 +17,18 @@ import msgspec
 from redis.asyncio import Redis
 
 from service.errors import StoreError
-from service.store import ids, keys
+from service.store import ids, keys, packing
 from service.store.connections import store_errors
+from service.store.packing import Answer, pack, unpack
 
 log = logging.getLogger("plateau.cache")
 
-# Part of every key: what an older layout wrote is never read again, it ages out.
-LAYOUT = 1
 # One answer may take a twentieth of the cache, so that no single one empties it.
 LARGEST_SHARE = 20
-
-
-class Answer(msgspec.Struct, array_like=True, omit_defaults=True):
-    """What is kept of a run. Short on purpose: the 10 MB hold as many as this allows."""
-
-    text: str
-    stored_s: int
-    token: str
-    duration_ms: int
-    usage: dict[str, int] | None = None
-    output: str | None = None
-    tools: list[msgspec.Raw] = []
-    agent: str = ""
-    owner: str = ""
-
-    @property
-    def final(self) -> str:
-        return self.text if self.output is None else self.output
+# Keys looked at in one step while the cache is cleared.
+CLEARED_AT_ONCE = 500
+# Of a key: what stands for the agent, so that its answers can be found; 12 bits will do.
+AGENT_CHARS = 2
 
 
 class Question(NamedTuple):
@@ -53,14 +38,24 @@ class Question(NamedTuple):
     version: str
     owner: str
     user: str
+    conversation: str
     messages: list[dict[str, str]]
     options: dict[str, Any]
 
 
 def key_of(question: Question) -> str:
-    """128 bits over canonical JSON: members sorted at every depth, no white space."""
-    canonical = msgspec.json.encode([LAYOUT, *question], order="sorted")
-    return blake2b(canonical, digest_size=16).hexdigest()
+    """The agent's tag, then 128 bits over canonical JSON: members sorted at every depth, no
+    white space. In base64url: 24 characters, with which Redis fills 32 bytes."""
+    canonical = msgspec.json.encode([packing.FORMAT, *question], order="sorted")
+    return agent_tag(question.agent) + _base64(blake2b(canonical, digest_size=16).digest())
+
+
+def agent_tag(agent: str) -> str:
+    return _base64(blake2b(agent.encode(), digest_size=2).digest())[:AGENT_CHARS]
+
+
+def _base64(digest: bytes) -> str:
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 class Cache:
@@ -79,10 +74,6 @@ class Cache:
         self._ttl_s = ttl_s
         self._largest = max_bytes // LARGEST_SHARE
         self._down = False
-
-    @property
-    def enabled(self) -> bool:
-        return self._redis is not None
 
     async def get(self, key: str) -> Answer | None:
         """The answer, or None: absent, evicted, unreadable or out of reach."""
@@ -114,6 +105,20 @@ class Cache:
             return False
         self._note(None)
         return True
+
+    async def clear(self, agent: str | None = None) -> int:
+        """Forget all answers, or those of one agent: how many went. Raises StoreError."""
+        if self._redis is None:
+            return 0
+        pattern = keys.cache(f"{'' if agent is None else agent_tag(agent)}*")
+        cleared, cursor = 0, 0
+        with store_errors():
+            while True:
+                cursor, found = await self._redis.scan(cursor, pattern, CLEARED_AT_ONCE)
+                if found:
+                    cleared += await self._redis.unlink(*found)
+                if not cursor:
+                    return cleared
 
     def _note(self, error: StoreError | None) -> None:
         """Say once that the cache went away, and once that it is back."""
@@ -147,17 +152,3 @@ def answer_of(
         agent=agent,
         owner=owner,
     )
-
-
-def pack(answer: Answer) -> bytes:
-    """Raw deflate over JSON: no zlib header, since the layout is in the key."""
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return deflate.compress(msgspec.json.encode(answer)) + deflate.flush()
-
-
-def unpack(packed: bytes) -> Answer | None:
-    try:
-        return msgspec.json.decode(zlib.decompress(packed, -15), type=Answer)
-    except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        log.warning("a cached answer cannot be read, taken as a miss: %s", error)
-        return None

@@ -6,7 +6,8 @@
 -- ARGV  token, life_s, fingerprint of what is asked, most tokens, then field, value pairs
 --
 -- Gives 'created', 'absent', the status of the run that was there already ('enqueued' where it
--- is known to have a place in the queue), or 'conflict' where another request has the id.
+-- is known to have a place in the queue), 'conflict' where another request has the id, or
+-- 'crowded' where as many callers share the run as may.
 -- Refused when memory is full: a new run is not worth a running one.
 
 local record, tokens = KEYS[1], KEYS[4]
@@ -15,7 +16,10 @@ if status then
   if redis.call('HGET', record, 'fingerprint') ~= ARGV[3] then
     return 'conflict'
   end
-  if redis.call('SCARD', tokens) < tonumber(ARGV[4]) then
+  if redis.call('SISMEMBER', tokens, ARGV[1]) == 0 then
+    if redis.call('SCARD', tokens) >= tonumber(ARGV[4]) then
+      return 'crowded'
+    end
     redis.call('SADD', tokens, ARGV[1])
   end
   if status == 'queued' and redis.call('HGET', record, 'enqueued') then

@@ -25,17 +25,26 @@ class Fullness:
 
     def __init__(self, redis: Redis, bound: int) -> None:
         self._redis: Any = redis
-        self._bound = bound
-        self._share = 0.0
+        self._ours = self._bound = bound
+        self._used = 0
         self._asked_at = float("-inf")
 
     async def share(self) -> float:
         """Used memory over the bound: 0 is empty, 1 is full."""
-        if time.monotonic() - self._asked_at > FRESH_S:
-            self._asked_at = time.monotonic()
-            with store_errors():
-                info = await self._redis.info("memory")
-            own = int(info.get("maxmemory") or 0)
-            bound = min(self._bound, own) if own else self._bound
-            self._share = int(info["used_memory"]) / bound
-        return self._share
+        await self._ask()
+        return self._used / self._bound
+
+    async def bound(self) -> int:
+        """Bytes that the instance may take."""
+        await self._ask()
+        return self._bound
+
+    async def _ask(self) -> None:
+        if time.monotonic() - self._asked_at <= FRESH_S:
+            return
+        self._asked_at = time.monotonic()
+        with store_errors():
+            info = await self._redis.info("memory")
+        self._used = int(info["used_memory"])
+        own = int(info.get("maxmemory") or 0)
+        self._bound = min(self._ours, own) if own else self._ours

@@ -12,7 +12,7 @@ import time
 from hashlib import blake2b
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-HIT_ID = re.compile(r"hit-([0-9a-f]{32})")
+HIT_ID = re.compile(r"hit-([0-9A-Za-z_-]{24})")
 _EVENT_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})")
 _SEQ_BITS = 32
 _SEQ_MASK = (1 << _SEQ_BITS) - 1

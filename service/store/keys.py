@@ -1,7 +1,8 @@
 """Every Redis key that Plateau uses, built in one place.
 
-Invariant: all keys of a run carry the same literal hash tag `{<id>}`, so that one script may
-touch them on a cluster; every key but the queue gets a life from whoever writes it first.
+Invariant: all keys of a run, or of a conversation, carry the same literal hash tag `{<id>}`, so
+that one script may touch them on a cluster; every key but the queue gets a life from whoever
+writes it first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,24 @@ AGENTS = "agents"
 EXTERNAL = "runs:external"
 # Whose turn it is to sweep.
 JANITOR = "janitor"
+
+
+class ConversationsKeys(NamedTuple):
+    """All conversations: by the time of their last message, and the bytes of each."""
+
+    idle: str
+    sizes: str
+
+
+CONVERSATIONS = ConversationsKeys("{conversations}:idle", "{conversations}:bytes")
+
+
+class ConversationKeys(NamedTuple):
+    """In the order in which the scripts take them."""
+
+    messages: str
+    bodies: str
+    deletion: str
 
 
 class RunKeys(NamedTuple):
@@ -31,6 +50,11 @@ def run(run_id: str) -> RunKeys:
     return RunKeys(record, f"{record}:text", f"{record}:events", f"{record}:tokens")
 
 
+def conversation(place: str) -> ConversationKeys:
+    name = f"conversation:{{{place}}}"
+    return ConversationKeys(f"{name}:index", f"{name}:bodies", f"{name}:deleted")
+
+
 def channel(run_id: str) -> str:
     """The sharded channel of a run's entries; append.lua takes the record's name for it."""
     return run(run_id).record
@@ -43,6 +67,11 @@ def run_of(channel_name: bytes) -> str:
 
 def cache(key: str) -> str:
     return f"cache:{key}"
+
+
+def inflight(key: str) -> str:
+    """The hint of who is answering a question."""
+    return f"inflight:{{{key}}}"
 
 
 def stats(host: str) -> str:

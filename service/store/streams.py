@@ -21,15 +21,12 @@ from service.store.events import Event
 from service.store.fullness import TIGHT
 from service.store.reading import Reading, reading_of
 from service.store.records import Record
+from service.store.shares import TOKENS_MOST, Denied, check_form
 
 # Beyond the bounds that end a run: time for whoever ends it to do so.
 ALIVE_SLACK_S = 60
 
-# Callers that may share one run: each has a token of its own.
-TOKENS_MOST = 1000
-
 _CREATE = files("service.store").joinpath("create.lua").read_text()
-_GIVE_UP = files("service.store").joinpath("give_up.lua").read_text()
 _READ = files("service.store").joinpath("read.lua").read_text()
 
 
@@ -44,12 +41,12 @@ class Claimed(NamedTuple):
     cancel: str | None
 
 
-class Denied(Exception):
-    """The token is not one of the run's."""
-
-
 class Conflict(Exception):
     """The id belongs to a run that was asked something else."""
+
+
+class Crowded(Exception):
+    """As many callers share the run as may."""
 
 
 class Streams:
@@ -67,7 +64,6 @@ class Streams:
     ) -> None:
         self._redis: Any = redis
         self._create = redis.register_script(_CREATE)
-        self._give_up = redis.register_script(_GIVE_UP)
         self._append = redis.register_script(appending.SCRIPT)
         self._read = redis.register_script(_READ)
         self._alive_s = alive_s + ALIVE_SLACK_S
@@ -86,7 +82,8 @@ class Streams:
     ) -> str:
         """Write the record of a queued run: `created`, or the status of the run that has this
         id already and has been joined. Conflict where it was asked something else (another
-        `fingerprint`), StoreFull where there is no room."""
+        `fingerprint`), Crowded where nobody else may join it, StoreFull where there is no
+        room."""
         fields: list[str | int | bytes] = [
             *("status", "queued", "agent", agent, "owner", owner, "attempt", 0, "seq", 0),
             *("created_ms", int(time.time() * 1000), "request", request),
@@ -109,12 +106,9 @@ class Streams:
             reply: bytes = await self._create(keys=list(keys.run(run_id)), args=args)
         if reply == b"conflict":
             raise Conflict
+        if reply == b"crowded":
+            raise Crowded
         return reply.decode()
-
-    async def discard(self, run_id: str) -> None:
-        """Forget a run that could not be enqueued."""
-        with store_errors():
-            await self._redis.delete(*keys.run(run_id))
 
     async def append(
         self,
@@ -222,12 +216,6 @@ class Streams:
                 return "gone" if record is None else record.status
             # Claimed or taken over between the two steps: look again.
 
-    async def give_up(self, run_id: str, token: str) -> int:
-        """One caller's share is given up: how many still hold theirs."""
-        _check_form(token)
-        with store_errors():
-            return int(await self._give_up(keys=list(keys.run(run_id)), args=[token]))
-
     async def cancel_reasons(self, run_ids: Sequence[str]) -> dict[str, str]:
         """Of these runs, those that somebody wants cancelled, with the reason."""
         with store_errors():
@@ -264,9 +252,9 @@ class Streams:
     async def read(self, run_id: str, last: int = 0, token: str = "") -> Reading | None:
         """What follows event number `last`, in one moment; None where there is no such run.
 
-        Raises Denied where a token is given that is not one of the run's.
+        Raises `shares.Denied` where a token is given that is not one of the run's.
         """
-        _check_form(token)
+        check_form(token)
         with store_errors():
             reply = await self._read(
                 keys=list(keys.run(run_id)), args=[token, *ids.split(last)]
@@ -300,9 +288,20 @@ class Streams:
             None if row[0] is None else ids.number(int(row[0]), int(row[1])) for row in rows
         ]
 
+    async def statuses(self, run_ids: Sequence[str]) -> list[str | None]:
+        """Of each run, None for one that is gone; one round trip."""
+        if not run_ids:
+            return []
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hget(keys.run(run_id).record, "status")
+                found: list[bytes | None] = await pipe.execute()
+        return [None if status is None else status.decode() for status in found]
+
     async def record(self, run_id: str, token: str = "") -> Record | None:
         """The run's record; None where there is none, Denied as in `read`."""
-        _check_form(token)
+        check_form(token)
         key = keys.run(run_id)
         with store_errors():
             # No transaction: a full Redis refuses it, whatever is in it. Once the record says
@@ -319,9 +318,3 @@ class Streams:
         if token and not known:
             raise Denied
         return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text)
-
-
-def _check_form(token: str) -> None:
-    # The set also holds the marks of shares given up, which open nothing.
-    if token.startswith("!"):
-        raise Denied
