@@ -1,4 +1,4 @@
-"""How an answer is kept: a short binary head, then its text deflated with a preset dictionary.
+"""How an answer is kept: a short binary head, then its text, compressed with a dictionary.
 
 Invariant: what comes out is byte for byte what went in, or nothing: what cannot be read is a
 miss. `FORMAT` changes with the layout and with every byte of the dictionary, and is part of
@@ -7,7 +7,7 @@ every key, so an entry is only ever read by code that can read it.
 The dictionary (`prose.dict`) is what English answers have in common; `scripts/dictionary` makes
 it, and docs/architecture.md says from what and how well it does.
 
-    flags  token  stored_s  duration_ms  [input and output tokens]  [owner]  deflated rest
+    flags  token  stored_s  duration_ms  [input and output tokens]  [owner]  rest, by zstd
       1      16      4         varint           varint each            12
 
 The rest is the agent's name, 0xff, the text as it is (escapes would hide it from the
@@ -19,22 +19,23 @@ from __future__ import annotations
 import logging
 import re
 import struct
-import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Any
 
 import msgspec
+import zstandard
 
 log = logging.getLogger("plateau.cache")
 
 LAYOUT = 2
-# Raw deflate: no header and no checksum, since the format is in the key.
-WINDOW_BITS = -15
-LEVEL, MEMORY_LEVEL = 9, 9
-# Of zlib's window, what the dictionary can fill.
-DICTIONARY_BYTES = 32 * 1024 - 262
+LEVEL = 19
+# Beyond what an answer can have: text and output of 256 KiB each, and its tools.
+UNPACKED_MOST = 4 * 1024**2
+# Neither magic number nor ids nor checksum: the format is in the key.
+BARE = zstandard.FORMAT_ZSTD1_MAGICLESS
 
 DICTIONARY = files("service.store").joinpath("prose.dict").read_bytes()
 FORMAT = f"{LAYOUT}:{blake2b(DICTIONARY, digest_size=4).hexdigest()}"
@@ -85,13 +86,19 @@ def pack(answer: Answer) -> bytes:
         more = _END + msgspec.json.encode([answer.output, answer.tools, other_owner])
     head = _HEAD.pack(flags, urlsafe_b64decode(answer.token + "=="), answer.stored_s)
     rest = answer.agent.encode() + _END + answer.text.encode() + more
-    return head + numbers + owner + deflate(rest)
+    return head + numbers + owner + _compressor().compress(rest)
 
 
 def unpack(packed: bytes) -> Answer | None:
     try:
         return _unpack(packed)
-    except (zlib.error, struct.error, msgspec.MsgspecError, ValueError, IndexError) as error:
+    except (
+        zstandard.ZstdError,
+        struct.error,
+        msgspec.MsgspecError,
+        ValueError,
+        IndexError,
+    ) as error:
         log.warning("a cached answer cannot be read, taken as a miss: %s", error)
         return None
 
@@ -108,7 +115,8 @@ def _unpack(packed: bytes) -> Answer:
     if flags & _DIGEST:
         owner = packed[at : at + _OWNER_BYTES].hex()
         at += _OWNER_BYTES
-    agent, text, *more = inflate(packed[at:]).split(_END, 2)
+    plain = _decompressor().decompress(packed[at:], max_output_size=UNPACKED_MOST)
+    agent, text, *more = plain.split(_END, 2)
     if flags & _MORE:
         output, tools, other_owner = msgspec.json.decode(more[0], type=_More)
         owner = owner if other_owner is None else other_owner
@@ -146,16 +154,25 @@ def _get(packed: bytes, at: int) -> tuple[int, int]:
     return number | packed[at] << shift, at + 1
 
 
-def deflate(data: bytes, dictionary: bytes = DICTIONARY) -> bytes:
-    deflating = zlib.compressobj(
-        LEVEL, zlib.DEFLATED, WINDOW_BITS, MEMORY_LEVEL, zlib.Z_DEFAULT_STRATEGY, dictionary
+def compressor(dictionary: bytes) -> zstandard.ZstdCompressor:
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        LEVEL,
+        format=BARE,
+        dict_size=len(dictionary),
+        write_checksum=False,
+        write_content_size=False,
+        write_dict_id=False,
     )
-    return deflating.compress(data) + deflating.flush()
+    prepared = zstandard.ZstdCompressionDict(dictionary)
+    return zstandard.ZstdCompressor(dict_data=prepared, compression_params=parameters)
 
 
-def inflate(packed: bytes, dictionary: bytes = DICTIONARY) -> bytes:
-    inflating = zlib.decompressobj(WINDOW_BITS, dictionary)
-    data = inflating.decompress(packed) + inflating.flush()
-    if not inflating.eof:
-        raise zlib.error("it breaks off")
-    return data
+@cache
+def _compressor() -> zstandard.ZstdCompressor:
+    """Made where it is used: a web worker never compresses."""
+    return compressor(DICTIONARY)
+
+
+@cache
+def _decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(zstandard.ZstdCompressionDict(DICTIONARY), format=BARE)

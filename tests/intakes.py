@@ -1,0 +1,155 @@
+"""Web workers' intakes over real Redis servers, without their HTTP side.
+
+    async def scenario(desk: Desk) -> None:
+        taken = await desk.intake().take(QUESTION)
+
+    at_desk(streams_url, cache_url, scenario)
+
+Invariant: a runner is announced and alive; what it does with the queue is up to the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from service.runs.ask import Ask
+from service.runs.job import Job
+from service.runs.placement import Placement
+from service.runs.queue import Intake
+from service.runs.versions import Versions
+from service.store import events
+from service.store.cache import Cache, answer_of
+from service.store.connections import connect
+from service.store.conversations import Conversations
+from service.store.external import External
+from service.store.fullness import Fullness
+from service.store.inflight import Inflight
+from service.store.queue import Queue
+from service.store.shares import Shares
+from service.store.stats import Stats
+from service.store.streams import Claimed, Streams
+from tests.executions import LIMITS, keeper_of
+from tests.store import claim, done, on_streams, texts
+
+RUNNER = "r1"
+QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
+KEYED = QUESTION._replace(idempotency_key="k")
+
+
+class Desk:
+    """The parts that intakes share through Redis, and a runner's side of them."""
+
+    def __init__(self, redis: Any, cache_redis: Any, limit: int = 1000) -> None:
+        self.redis = redis
+        self.streams = Streams(redis, alive_s=120, record_s=600)
+        self.queue = Queue(redis)
+        self.cache = Cache(cache_redis, ttl_s=60, max_bytes=10 * 1024**2)
+        self.inflight = Inflight(redis, life_s=300)
+        self.shares = Shares(redis)
+        self.stats = Stats(redis)
+        self.fullness = Fullness(redis, 64 * 1024**2)
+        self.conversations = Conversations(redis, LIMITS, self.fullness.bound, self.stats.count)
+        self.keeper = keeper_of(redis, self.cache)
+        self._limit = limit
+
+    async def open(self) -> None:
+        await self.queue.open()
+        await self.queue.publish_agents({"notes": "1"})
+        await self.queue.take_over(RUNNER, 0)
+
+    def intake(self, **parts: Any) -> Intake:
+        """One a worker; `parts` take the place of what has their name."""
+        placement = Placement(
+            parts.get("streams", self.streams),
+            parts.get("shares", self.shares),
+            parts.get("queue", self.queue),
+            External(self.redis, idle_s=60),
+            self.fullness,
+            None,
+            self.stats,
+            limit=self._limit,
+        )
+        return Intake(
+            placement,
+            Versions(self.queue),
+            parts.get("cache", self.cache),
+            parts.get("inflight", self.inflight),
+            self.conversations,
+            self.stats,
+            window_s=600,
+        )
+
+    async def queued(self) -> list[str]:
+        """The runs that are in the queue, now taken."""
+        return [ticket.run_id for ticket in await self.queue.take(RUNNER, 1000, 1)]
+
+    async def start(self, run_id: str) -> Claimed:
+        return await claim(self.streams, run_id, 1, RUNNER)
+
+    async def complete(
+        self, run_id: str, text: str = "Because.", *, store: bool = True
+    ) -> None:
+        """End a run that has been started as its runner does, step by step."""
+        job = await self.job(run_id)
+        if store:
+            answer = answer_of(
+                agent="notes",
+                owner="ann",
+                text=text,
+                output=None,
+                usage=None,
+                tools=[],
+                duration_ms=1,
+            )
+            await self.keeper.keep(job, run_id, answer, version="1")
+        await self.streams.finish(run_id, 1, [*texts(text), done()], first_seq=2)
+        await self.keeper.free(job, run_id)
+
+    async def fail(self, run_id: str) -> None:
+        job = await self.job(run_id)
+        last = events.failed("agent_error", "", retryable=False)
+        await self.streams.finish(run_id, 1, [last], first_seq=2)
+        await self.keeper.free(job, run_id)
+
+    async def job(self, run_id: str) -> Job:
+        request = await self.redis.hget(f"run:{{{run_id}}}", "request")
+        return Job.decode(request)
+
+    async def status(self, run_id: str) -> str | None:
+        (status,) = await self.streams.statuses([run_id])
+        return status
+
+    async def runs(self) -> set[str]:
+        """Every run that has a record."""
+        found = [key async for key in self.redis.scan_iter("run:*}", count=1000)]
+        return {key.decode()[5:-1] for key in found}
+
+    async def flight(self, ask: Ask = QUESTION) -> tuple[str, str]:
+        """The only hint there is: its key, and the run that it names."""
+        (key,) = [key async for key in self.redis.scan_iter("inflight:*")]
+        holder = await self.redis.get(key)
+        return key.decode()[10:-1], holder.decode()
+
+
+def at_desk(
+    streams_url: str,
+    cache_url: str,
+    scenario: Callable[[Desk], Awaitable[None]],
+    **how: Any,
+) -> None:
+    """`cache_url` '' is no cache."""
+
+    async def opened(_: Streams, redis: Any) -> None:
+        cache_redis: Any = connect(cache_url, "test") if cache_url else None
+        wide: Any = connect(streams_url, "test-wide")
+        try:
+            desk = Desk(wide, cache_redis, **how)
+            await desk.open()
+            await scenario(desk)
+        finally:
+            await wide.aclose()
+            if cache_redis is not None:
+                await cache_redis.aclose()
+
+    on_streams(streams_url, opened)
