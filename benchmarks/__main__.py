@@ -5,16 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import live
+from benchmarks import capacity, hit_rate, live
 from benchmarks.chaos import __main__ as chaos
 
 # In the order in which all of them run.
-BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {"live": live.main, "chaos": chaos.main}
+BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
+    "live": live.main,
+    "capacity": capacity.main,
+    "hit_rate": hit_rate.main,
+    "chaos": chaos.main,
+}
 
 USAGE = """usage: scripts/bench [NAME] [options]
 
-  live    memory a reader and CPU a delivery (also where options come without a name)
-  chaos   kills, pauses and restarts under 1,000 readers: nothing may be lost
+  live      memory a reader and CPU a delivery (also where options come without a name)
+  capacity  how many answers the 10 MB cache holds
+  hit_rate  the cache under a Zipf load, beside an ideal LRU
+  chaos     kills, pauses and restarts under 1,000 readers: nothing may be lost
 
 Without anything all of them, one after the other. scripts/bench NAME --help says more.
 """

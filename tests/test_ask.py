@@ -212,7 +212,8 @@ def test_what_is_asked_for_reaches_the_server(tmp_path: Path) -> None:
     key.write_text("a-secret-key\n")
     with fake_plateau([completed("1-1")]) as plateau:
         options = ("--task", "quiz", "--option", "length=3", "--option", "tone=dry")
-        assert ask_it(plateau, *options, "--refresh", "--key-file", str(key)) == 0
+        how = ("--refresh", "--conversation", "c1", "--key-file", str(key))
+        assert ask_it(plateau, *options, *how) == 0
         path, body, headers = plateau.posted[0]
     assert path == "/v1/runs"
     assert headers["Authorization"] == "Bearer a-secret-key"
@@ -221,6 +222,7 @@ def test_what_is_asked_for_reaches_the_server(tmp_path: Path) -> None:
         "input": "a text",
         "options": {"task": "quiz", "length": 3, "tone": "dry"},
         "cache": {"mode": "refresh"},
+        "conversation_id": "c1",
     }
 
 

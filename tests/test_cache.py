@@ -56,9 +56,11 @@ def test_an_answer_is_found_again_and_has_a_life(cache_url: str) -> None:
 
 def test_an_answer_over_a_twentieth_of_the_cache_is_refused(cache_url: str) -> None:
     async def scenario(cache: Cache, redis: Any) -> None:
+        counted: list[str] = []
+        cache = Cache(redis, ttl_s=600, max_bytes=MAX_BYTES, count=counted.append)
         noise = "".join(f"{i * 2654435761 % 2**32:08x}" for i in range(200_000))
         assert not await cache.put(KEY, answer(noise))
-        assert await redis.keys("*") == []
+        assert await redis.keys("*") == [] and counted == ["cache_refused"]
         # What counts is what is stored: a long answer that says little is welcome.
         assert await cache.put(KEY, answer("again and " * 200_000))
 

@@ -116,6 +116,18 @@ def sorted_deeply(value: Any) -> Any:
     return [sorted_deeply(item) for item in value] if isinstance(value, list) else value
 
 
+def test_a_million_different_questions_have_a_million_keys() -> None:
+    usual = [{"role": "user", "content": "Why?"}]
+    digests = set()
+    for number in range(250_000):
+        digests.add(key_of(question(options={"n": number}, messages=usual)))
+        digests.add(key_of(question(user=f"u{number}", messages=usual)))
+        digests.add(key_of(question(conversation=f"u{number}", messages=usual)))
+        other = [{"role": "user", "content": f"u{number}"}]
+        digests.add(key_of(question(messages=other)))
+    assert len(digests) == 1_000_000
+
+
 # Values
 
 TOOLS = st.lists(JSON.map(lambda value: msgspec.Raw(msgspec.json.encode(value))), max_size=3)

@@ -231,6 +231,49 @@ def test_who_looks_just_before_the_answer_and_leads_just_after_it_gets_it(
     at_desk(streams_url, cache_url, scenario)
 
 
+def test_who_joins_a_leader_that_is_about_to_find_the_answer_finds_it_too(
+    streams_url: str, cache_url: str
+) -> None:
+    """Else the joiner would see to it that a question is executed that has been answered."""
+
+    async def scenario(desk: Desk) -> None:
+        first = await desk.intake().take(QUESTION)
+        await desk.start(first.run_id)
+        joined: list[Taken] = []
+
+        class LateJoiner(Cache):
+            """Looked when there was nothing; looks again."""
+
+            looks = 0
+
+            async def get(self, key: str) -> Answer | None:
+                self.looks += 1
+                return None if self.looks == 1 else await super().get(key)
+
+        class Late(Cache):
+            looks = 0
+
+            async def get(self, key: str) -> Answer | None:
+                self.looks += 1
+                if self.looks == 1:
+                    await desk.complete(first.run_id)
+                    return None
+                # The hint is ours; another comes now, who had looked before it was answered.
+                joined.append(await desk.intake(cache=joiner).take(QUESTION))
+                return await super().get(key)
+
+        bounds: Any = {"ttl_s": 60, "max_bytes": 10 * 1024**2}
+        late = Late(desk.cache._redis, **bounds)
+        joiner = LateJoiner(desk.cache._redis, **bounds)
+        await desk.queued()
+        led = await desk.intake(cache=late).take(QUESTION)
+        assert [led.how, *(one.how for one in joined)] == ["hit", "hit"]
+        assert await desk.queued() == []
+        assert await desk.runs() == {first.run_id}
+
+    at_desk(streams_url, cache_url, scenario)
+
+
 def test_a_run_that_ends_between_hint_and_joining_is_replaced_or_found(
     streams_url: str, cache_url: str
 ) -> None:

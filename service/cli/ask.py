@@ -48,6 +48,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME=VALUE",
         help="an option of the agent; the value is JSON, else a string; repeatable",
     )
+    add("--conversation", metavar="ID", help="go on with this conversation, or begin it")
     add("--url", default=URL, help=f"where the server is [{URL}]")
     key = parser.add_mutually_exclusive_group()
     key.add_argument(
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         text, options = _text(args), _options(args)
         if args.local:
+            if args.conversation:
+                raise UsageError("--conversation needs a server, which remembers it")
             return _ask_here(args.local, text, options, screen)
         return _ask_server(args, text, options, screen)
     except (UsageError, SettingsError) as error:
@@ -112,6 +115,8 @@ def _ask_server(
 
     mode = "refresh" if args.refresh else "off" if args.no_cache else "use"
     body = {"agent": args.agent, "input": text, "options": options, "cache": {"mode": mode}}
+    if args.conversation:
+        body["conversation_id"] = args.conversation
     timeout = httpx.Timeout(SILENCE_S, connect=10.0)
     try:
         with httpx.Client(timeout=timeout, trust_env=False) as http:

@@ -97,29 +97,17 @@ class Placement:
                     run_id, token=token, fingerprint=ask.fingerprint()
                 )
                 if status != "absent":
-                    return await self._seen_to(Taken(run_id, token, status=status), ask)
+                    return await self.place(ask, Taken(run_id, token, status=status))
         return None
 
-    async def join(self, ask: Ask, run_id: str) -> Taken | None:
-        """A share in a run that is answering the same question; None where it is over."""
+    async def join(self, run_id: str) -> Taken | None:
+        """A share in a run that is answering the same question; None where it is over. One
+        that is `queued` has no place yet, as far as can be known: `place` sees to it."""
         token = ids.new_token()
         status = await self._shares.share(run_id, token)
         if status == "over":
             return None
-        self._stats.count("runs_joined")
-        taken = Taken(run_id, token, status=status, how="joined")
-        try:
-            return await self._seen_to(taken, ask)
-        except (StoreError, Problem):
-            await self.withdraw(taken)
-            raise
-
-    async def _seen_to(self, taken: Taken, ask: Ask) -> Taken:
-        if taken.status == "queued":
-            await self._hand_over(taken.run_id, ask)
-        elif taken.status == "enqueued":
-            return taken._replace(status="queued")
-        return taken
+        return Taken(run_id, token, status=status, how="joined")
 
     async def _hand_over(self, run_id: str, ask: Ask) -> str:
         """To the queue, or to a producer outside; the run's status then."""

@@ -4,8 +4,9 @@ Invariant: equal questions are answered by one run while it is on: a caller gets
 answer, a share in the live run, or leads one that the next can join. An answer is stored before
 its run ends, and a hint goes after that: who finds neither finds the question free.
 
-Who leads puts a record, then the hint, then the place in the queue; and looks at the cache once
-more when the hint is its own, since the leader before may have ended between the two looks.
+Who leads puts a record, then the hint, then the place in the queue. Whoever is about to
+enqueue (to lead, or to see to a run that has no place yet) has seen the hint and looks at the
+cache once more, since the run before may have ended between the two looks.
 """
 
 from __future__ import annotations
@@ -136,11 +137,24 @@ class Intake:
             return await self._execute(asked_for, run_id)
         for _ in range(TRIES):
             holder = await self._inflight.holder(flight)
-            joined = await self._placement.join(ask, holder) if holder else None
-            taken = joined or await self._lead(asked_for, ids.new_run_id(), instead_of=holder)
-            if taken is not None:
-                return taken
+            joined = await self._placement.join(holder) if holder else None
+            if joined is not None:
+                return await self._share(asked_for, joined)
+            led = await self._lead(asked_for, ids.new_run_id(), instead_of=holder)
+            if led is not None:
+                return led
         return await self._execute(asked_for, ids.new_run_id())
+
+    async def _share(self, asked_for: Asked, joined: Taken) -> Taken:
+        """The live run; or the answer, where its leader is about to find that it is there."""
+        answer = None
+        if joined.status == "queued":
+            answer = await self._cache.get(asked_for.job.cache_key)
+        if answer is not None:
+            await self._placement.withdraw(joined)
+            return _hit(asked_for.job, answer)
+        self._stats.count("runs_joined")
+        return await self._placement.place(asked_for.ask, joined)
 
     async def _lead(self, asked_for: Asked, run_id: str, *, instead_of: str) -> Taken | None:
         """A run of its own that others can join; None where another has begun to lead."""

@@ -1,0 +1,104 @@
+"""How many English answers of 2 KB the 10 MB cache holds, in three ways of keeping them.
+
+The answers are such as the dictionary was not made of; each is stored with its envelope under a
+key of its own until the server has evicted as many as it keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks import corpus
+from service.store import keys
+from service.store.cache import Question, answer_of, key_of
+from service.store.connections import connect
+from service.store.packing import Answer, pack
+from tests.conftest import end_server, start_server
+
+# On Redis 7; on Valkey 9 more fit, since it spends less on a key.
+BOUND = 8000
+AT_ONCE = 200
+ANSWERS = 24_000
+
+
+def _deflated(answer: Answer) -> bytes:
+    deflating = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return deflating.compress(msgspec.json.encode(answer)) + deflating.flush()
+
+
+WAYS: dict[str, Callable[[Answer], bytes]] = {
+    "plain": msgspec.json.encode,
+    "zlib": _deflated,
+    "plateau": pack,
+}
+
+
+def answers() -> Iterator[Answer]:
+    for number, text in enumerate(corpus.answers(ANSWERS)):
+        yield answer_of(
+            agent="study",
+            owner="anonymous",
+            text=text,
+            output=None,
+            usage={"input_tokens": 400 + number % 300, "output_tokens": 350 + number % 111},
+            tools=[],
+            duration_ms=1500 + number % 2999,
+        )
+
+
+def key(number: int) -> str:
+    messages = [{"role": "user", "content": f"question {number}"}]
+    return keys.cache(key_of(Question("study", "1", "anonymous", "", "", messages, {})))
+
+
+async def fit(url: str, way: Callable[[Answer], bytes]) -> int:
+    """How many of `answers` are there once as many have been evicted."""
+    redis: Any = connect(url, "bench")
+    try:
+        await redis.flushall()
+        before = (await redis.info("stats"))["evicted_keys"]
+        async with redis.pipeline(transaction=False) as pipe:
+            for number, answer in enumerate(answers()):
+                pipe.set(key(number), way(answer), ex=3600)
+                if number % AT_ONCE:
+                    continue
+                await pipe.execute()
+                held: int = await redis.dbsize()
+                if (await redis.info("stats"))["evicted_keys"] - before > held:
+                    return held
+        raise RuntimeError(f"{ANSWERS} answers do not fill it twice")
+    finally:
+        await redis.aclose()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench capacity",
+        description=__doc__,
+        epilog="REDIS_SERVER_BIN=redis-server measures that server, not the bundled one.",
+    )
+    parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        server = start_server("cache", Path(folder))
+        try:
+            found = {name: asyncio.run(fit(server.url, way)) for name, way in WAYS.items()}
+        finally:
+            end_server(server)
+    name = os.environ.get("REDIS_SERVER_BIN", "") or "the bundled server"
+    shown = ", ".join(f"{way} {count}" for way, count in found.items())
+    sys.stdout.write(f"2 KB answers in 10 MB of {name}: {shown}; bound {BOUND}\n")
+    return 0 if found["plateau"] >= BOUND else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,324 @@
+"""Conversations over HTTP: what is remembered is what the agent gets and what is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from tests.deployment import Deployment, deployed
+from tests.integration.api_client import assert_problem, unique
+from tests.processes import wait_until
+
+ANN, BOB = "key-of-ann-12345", "key-of-bob-67890"
+NAMES = ("counted", "context", "parrot")
+ENV = {
+    "AGENTS": ",".join(f"{name}=tests.flight_agents:{name}" for name in NAMES),
+    "API_KEYS": f"{ANN},{BOB}",
+}
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, streams_url: str, cache_url: str) -> Iterator[Deployment]:
+    with deployed(
+        tmp_path, streams_url=streams_url, cache_url=cache_url, webs=2, env=ENV
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def ann(deployment: Deployment) -> Iterator[Caller]:
+    with Caller(deployment, ANN) as caller:
+        yield caller
+
+
+@pytest.fixture
+def bob(deployment: Deployment) -> Iterator[Caller]:
+    with Caller(deployment, BOB) as caller:
+        yield caller
+
+
+class Caller:
+    """Asks one worker, looks at the other."""
+
+    def __init__(self, deployment: Deployment, key: str) -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        self.asking, self.looking = (
+            httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
+            for url in deployment.urls
+        )
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.asking.close()
+        self.looking.close()
+
+    def say(self, conversation: str, text: str, agent: str = "parrot", **more: Any) -> Any:
+        """Say it and wait for the answer: the response."""
+        body = {"agent": agent, "input": text, "conversation_id": conversation, **more}
+        if "messages" in more:
+            del body["input"]
+        response = self.asking.post("/v1/runs", json=body, headers={"Prefer": "wait=20"})
+        assert response.status_code == 200, response.text
+        return response
+
+    def seen(self, conversation: str, **query: str) -> dict[str, Any]:
+        response = self.looking.get(f"/v1/conversations/{conversation}", params=query)
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
+        return body
+
+    def contents(self, conversation: str, **query: str) -> list[Any]:
+        messages = self.seen(conversation, **query)["messages"]
+        return [(message["role"], message["content"]) for message in messages]
+
+
+def test_question_and_answer_are_remembered(ann: Caller) -> None:
+    run = ann.say("c1", "Hello").json()
+    body = ann.seen("c1")
+    assert body["id"] == "c1" and body["active_run"] is None
+    question, answer = body["messages"]
+    assert (question["role"], question["content"]) == ("user", "Hello")
+    assert (answer["role"], answer["content"]) == ("assistant", "Hello")
+    assert answer["id"] == run["id"] and answer["reply_to"] == question["id"]
+    assert question["reply_to"] is None and question["length"] == 5
+    assert question["truncated"] is False
+    assert question["created_at"] == pytest.approx(run["created_at"], abs=5)
+
+
+def test_what_the_agent_gets_is_what_is_shown(ann: Caller) -> None:
+    for number in range(7):
+        ann.say("c1", f"{number} " + "long 雪" * 100)
+    shown = [list(pair) for pair in ann.contents("c1") if pair[1] is not None]
+    assert len(ann.contents("c1")) == 10 and len(shown) == 5
+    assert all(len(content) == 200 for _, content in shown)
+    said = ann.say("c1", "now " * 100, agent="context").json()["output"]
+    got = json.loads(said)
+    assert got == {"conversation": "c1", "messages": [*shown, ["user", "now " * 100]]}
+    # What is remembered of the long one, then, is its beginning.
+    assert ann.contents("c1")[-2] == ("user", ("now " * 100)[:200])
+
+
+def test_instructions_come_first_and_are_not_remembered(ann: Caller) -> None:
+    ann.say("c1", "before")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "after"},
+    ]
+    got = json.loads(ann.say("c1", "", agent="context", messages=messages).json()["output"])
+    assert [content for _, content in got["messages"]] == [
+        "Be brief.",
+        "before",
+        "before",
+        "after",
+    ]
+    assert [content for role, content in ann.contents("c1") if role == "user"] == [
+        "before",
+        "after",
+    ]
+
+
+def test_yes_go_on_in_two_conversations_gets_two_answers(ann: Caller) -> None:
+    for name in ("dogs", "cats"):
+        ann.say(name, f"Tell me about {name}.")
+    answers = [ann.say(name, "Yes, go on", agent="context") for name in ("dogs", "cats")]
+    assert [answer.headers["x-cache"] for answer in answers] == ["miss", "miss"]
+    assert "dogs" in answers[0].json()["output"] and "cats" in answers[1].json()["output"]
+    # And where the same was said before: an agent may know more of a conversation than we.
+    for name in ("one", "two"):
+        ann.say(name, "The same.")
+    answers = [ann.say(name, "Yes, go on", agent="context") for name in ("one", "two")]
+    assert [answer.headers["x-cache"] for answer in answers] == ["miss", "miss"]
+    assert [json.loads(a.json()["output"])["conversation"] for a in answers] == ["one", "two"]
+
+
+def test_a_hit_is_remembered_as_well(ann: Caller) -> None:
+    text = unique()
+    assert ann.say("first", text).headers["x-cache"] == "miss"
+    # Nothing has been said in either: the same question.
+    assert ann.say("second", text).headers["x-cache"] == "hit"
+    assert ann.contents("second") == ann.contents("first")
+    assert ann.say("second", text).headers["x-cache"] == "miss"
+    assert len(ann.contents("second")) == 4
+
+
+def test_the_same_first_question_at_once_is_answered_in_both(
+    ann: Caller, tmp_path: Path
+) -> None:
+    text, gate, note = unique(), tmp_path / "gate", tmp_path / "note"
+    options = {"gate": str(gate), "note": str(note)}
+    body = {"agent": "counted", "input": text, "options": options}
+    for name in ("one", "two"):
+        answer = ann.asking.post("/v1/runs", json=body | {"conversation_id": name})
+        assert answer.headers["x-cache"] == "miss"
+    # Twice in the same one is once.
+    again = ann.looking.post("/v1/runs", json=body | {"conversation_id": "two"})
+    assert again.headers["x-cache"] in ("joined", "miss")
+    gate.touch()
+
+    def answered() -> bool:
+        return all(
+            [role for role, _ in ann.contents(name)][-1] == "assistant"
+            for name in ("one", "two")
+        )
+
+    wait_until(answered, "both have an answer")
+
+
+def test_two_runs_at_once_lose_no_message(ann: Caller, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    runs = []
+    for number in range(3):
+        options = {"gate": str(gate), "note": str(tmp_path / f"note{number}")}
+        body = {"agent": "counted", "input": f"q{number}", "conversation_id": "c1"}
+        answer = ann.asking.post("/v1/runs", json=body | {"options": options})
+        assert answer.status_code == 202
+        runs.append(answer.json())
+    assert [content for _, content in ann.contents("c1")] == ["q0", "q1", "q2"]
+    gate.touch()
+    wait_until(lambda: len(ann.contents("c1")) == 6, "all three have been answered")
+    messages = ann.seen("c1")["messages"]
+    replies = {message["id"]: message["reply_to"] for message in messages[3:]}
+    assert replies == {run["id"]: f"{run['id']}-user" for run in runs}
+
+
+def test_a_failed_run_leaves_its_question_alone(ann: Caller, tmp_path: Path) -> None:
+    options = {"note": str(tmp_path / "note"), "fail": True}
+    assert ann.say("c1", "q", agent="counted", options=options).json()["status"] == "failed"
+    assert ann.contents("c1") == [("user", "q")]
+    assert ann.seen("c1")["active_run"] is None
+
+
+def test_a_page_can_rejoin_after_a_reload(ann: Caller, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    options = {"gate": str(gate), "note": str(tmp_path / "note")}
+    body = {"agent": "counted", "input": "q", "conversation_id": "c1", "options": options}
+    posted = ann.asking.post("/v1/runs", json=body).json()
+    active = ann.seen("c1")["active_run"]
+    assert active["status"] in ("queued", "running")
+    for name in ("id", "events_url", "cancel_url"):
+        assert active[name] == posted[name]
+    gate.touch()
+    # Without a key, as an EventSource would.
+    url = ann.looking.base_url.join(active["events_url"])
+    with httpx.stream("GET", url, timeout=30, trust_env=False) as response:
+        assert "run.completed" in response.read().decode()
+    assert ann.seen("c1")["active_run"] is None
+
+
+def test_another_owner_or_user_has_a_conversation_of_its_own(ann: Caller, bob: Caller) -> None:
+    ann.say("c1", "of ann")
+    ann.say("c1", "of u", user="u")
+    assert_problem(bob.looking.get("/v1/conversations/c1"), 404, "conversation_not_found")
+    bob.say("c1", "of bob")
+    assert ann.contents("c1")[0] == ("user", "of ann")
+    assert ann.contents("c1", user="u")[0] == ("user", "of u")
+    assert bob.contents("c1")[0] == ("user", "of bob")
+    assert bob.asking.delete("/v1/conversations/c1").status_code == 204
+    assert len(ann.contents("c1")) == 2
+    without = httpx.get(ann.looking.base_url.join("/v1/conversations/c1"))
+    assert_problem(without, 401, "unauthorized")
+
+
+def test_deleting_removes_it_all_also_what_is_on_its_way(
+    ann: Caller, streams_url: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    options = {"gate": str(gate), "note": str(tmp_path / "note")}
+    ann.say("c1", "q")
+    body = {"agent": "counted", "input": "q2", "conversation_id": "c1", "options": options}
+    run = ann.asking.post("/v1/runs", json=body).json()
+    assert ann.looking.delete("/v1/conversations/c1").status_code == 204
+    assert ann.looking.delete("/v1/conversations/c1").status_code == 204
+    assert_problem(ann.asking.get("/v1/conversations/c1"), 404, "conversation_not_found")
+    gate.touch()
+
+    def ended() -> bool:
+        return bool(ann.looking.get(f"/v1/runs/{run['id']}").json()["status"] == "completed")
+
+    wait_until(ended, "the run has ended")
+    assert_problem(ann.asking.get("/v1/conversations/c1"), 404, "conversation_not_found")
+    with Redis.from_url(streams_url, protocol=2) as redis:
+        left = [key for key in redis.scan_iter("conversation:*") if b"deleted" not in key]
+        assert left == []
+    # It begins anew.
+    ann.say("c1", "again")
+    assert len(ann.contents("c1")) == 2
+
+
+def test_a_key_that_comes_again_says_nothing_twice(ann: Caller) -> None:
+    body = {"agent": "parrot", "input": unique(), "conversation_id": "c1"}
+    headers = {"Idempotency-Key": unique(), "Prefer": "wait=20"}
+    first, second = [ann.asking.post("/v1/runs", json=body, headers=headers) for _ in "ab"]
+    assert first.json()["id"] == second.json()["id"]
+    assert len(ann.contents("c1")) == 2
+
+
+@pytest.mark.parametrize(
+    "conversation_id", ["", "a b", "-a", "é", "x" * 129, "a/b", "a\n", "..", {"a": 1}, 5]
+)
+def test_an_id_that_is_none_is_refused(ann: Caller, conversation_id: Any) -> None:
+    body = {"agent": "parrot", "input": "q", "conversation_id": conversation_id}
+    problem = assert_problem(ann.asking.post("/v1/runs", json=body), 422, "invalid_request")
+    assert problem["field"] == "conversation_id"
+
+
+def test_what_cannot_go_with_a_conversation_is_refused(ann: Caller) -> None:
+    body = {"agent": "external", "conversation_id": "c1"}
+    problem = assert_problem(ann.asking.post("/v1/runs", json=body), 422, "invalid_request")
+    assert problem["field"] == "conversation_id"
+    said = [{"role": role, "content": "x"} for role in ("system", "assistant", "user")]
+    body = {"agent": "parrot", "conversation_id": "c1", "messages": said}  # type: ignore[dict-item]
+    problem = assert_problem(ann.asking.post("/v1/runs", json=body), 422, "invalid_request")
+    assert problem["field"] == "messages[1]"
+    response = ann.looking.get("/v1/conversations/c1", params={"user": "u" * 201})
+    assert assert_problem(response, 422, "invalid_request")["field"] == "user"
+    response = ann.looking.get("/v1/conversations/%20")
+    assert assert_problem(response, 422, "invalid_request")["field"] == "conversation_id"
+
+
+def test_a_refused_run_says_nothing(ann: Caller, deployment: Deployment) -> None:
+    ann.say("c1", "heard")
+    runner = deployment.runners[0]
+    runner.terminate()
+    runner.wait(15)
+
+    def refused() -> bool:
+        body = {"agent": "parrot", "input": unique(), "conversation_id": "c1"}
+        return ann.asking.post("/v1/runs", json=body).status_code == 503
+
+    wait_until(refused, "nobody is there to answer", timeout_s=20)
+    before = len(ann.contents("c1"))
+    assert refused()
+    assert len(ann.contents("c1")) == before
+
+
+async def _talk(urls: list[str], number: int) -> None:
+    headers = {"Authorization": f"Bearer {ANN}", "Prefer": "wait=20"}
+    async with httpx.AsyncClient(timeout=30, trust_env=False, headers=headers) as client:
+        body = {"agent": "parrot", "input": f"q{number}", "conversation_id": "c1"}
+        response = await client.post(f"{urls[number % 2]}/v1/runs", json=body)
+        assert response.status_code == 200, response.text
+
+
+def test_many_at_once_over_two_workers_lose_no_message(
+    ann: Caller, deployment: Deployment
+) -> None:
+    async def scenario() -> None:
+        await asyncio.gather(*(_talk(deployment.urls, number) for number in range(5)))
+
+    asyncio.run(scenario())
+    messages = ann.seen("c1")["messages"]
+    assert len(messages) == 10
+    asked = {m["id"]: at for at, m in enumerate(messages) if m["role"] == "user"}
+    replies = {m["reply_to"]: at for at, m in enumerate(messages) if m["role"] == "assistant"}
+    assert asked.keys() == replies.keys()
+    assert all(replies[name] > at for name, at in asked.items())
