@@ -1,4 +1,4 @@
-"""Answers in English, written for this project: twelve subjects, about 2 KB each.
+"""Answers in English, written for this project: twenty subjects, about 2 KB each.
 
 Invariant: `seen` and `unseen` have no answer in common; what is built from the first is
 measured on the second.
@@ -15,11 +15,11 @@ SEPARATOR = "\n%%\n"
 
 def seen() -> list[str]:
     """Every second answer of each subject: what the dictionary is made of."""
-    return [answer for subject in _subjects() for answer in subject[::2]]
+    return [answer for subject in subjects() for answer in subject[::2]]
 
 
 def unseen() -> list[str]:
-    return [answer for subject in _subjects() for answer in subject[1::2]]
+    return [answer for subject in subjects() for answer in subject[1::2]]
 
 
 def answers(count: int, size: int = 2048) -> Iterator[str]:
@@ -37,6 +37,6 @@ def answers(count: int, size: int = 2048) -> Iterator[str]:
         yield text[start : end.start() if end else start + size]
 
 
-def _subjects() -> list[list[str]]:
+def subjects() -> list[list[str]]:
     files = sorted(Path(__file__).parent.glob("*.txt"))
     return [path.read_text().strip("\n").split(SEPARATOR) for path in files]

@@ -30,8 +30,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What an agent is given. `messages` is the whole exchange, `input` its latest user text;
-    `attempt` counts from 1, and above 1 an earlier try may have had side effects."""
+    """What an agent is given. `messages` is the whole exchange, what its conversation remembers
+    included, `input` its latest user text; `attempt` counts from 1, and above 1 an earlier try
+    may have had side effects. `conversation` is the id that the client gave. Answers are cached
+    under what is asked: ask for one that depends on more with `cache.mode` off."""
 
     id: str
     agent: str
