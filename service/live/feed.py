@@ -63,8 +63,15 @@ class Feed:
             self.newest = number
         slow = None
         for follower in self.live:
-            if follower.position < number and not _push(follower, frame):
-                slow = [follower] if slow is None else [*slow, follower]
+            if follower.position >= number:
+                continue
+            try:
+                if follower.push(frame):
+                    continue
+            except Exception:
+                # It takes nothing from those behind it: it reads on alone.
+                log.exception("a reader could not be given an event")
+            slow = [follower] if slow is None else [*slow, follower]
         if slow is not None:
             for follower in slow:
                 self.live.discard(follower)
@@ -93,12 +100,3 @@ class Feed:
         everyone, self.live = self.live, set()
         for follower in everyone:
             follower.lose()
-
-
-def _push(follower: Follower, frame: Frame) -> bool:
-    """One that fails takes nothing from those behind it: it reads on alone."""
-    try:
-        return follower.push(frame)
-    except Exception:
-        log.exception("a reader could not be given an event")
-        return False

@@ -155,8 +155,9 @@ class Hub:
 
     def _message(self, feed: Feed, payload: bytes) -> None:
         event_id, _, data = payload.partition(b" ")
+        attempt, _, seq = event_id.partition(b"-")
         try:
-            number = ids.parse(event_id.decode())
+            number = ids.number(int(attempt), int(seq))
         except ValueError:
             log.warning("run %s: a message that is not an event was published", feed.run_id)
             return

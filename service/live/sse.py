@@ -25,18 +25,19 @@ Message = dict[str, Any]
 
 
 def encode(number: int, data: bytes, *, named: bool = False) -> bytes:
-    """One event; `named` adds the `event:` line. A number of 0 goes out without an id."""
-    return ServerSentEvent(
-        data.decode(),
-        id=ids.show(number) if number else None,
-        event=type_of(data) if named else None,
-        sep="\n",
-    ).encode()
+    """One event; `named` adds the `event:` line. A number of 0 goes out without an id. `data`
+    is one line: then this is what ServerSentEvent makes of it, at a tenth of its cost."""
+    event = b"data: %b\n\n" % data
+    if named:
+        event = b"event: %b\n%b" % (type_of(data), event)
+    if number:
+        event = b"id: %d-%d\n%b" % (*ids.split(number), event)
+    return event
 
 
-def type_of(data: bytes) -> str:
+def type_of(data: bytes) -> bytes:
     """The event's type; it stands first in every event."""
-    return data[9 : data.index(b'"', 9)].decode()
+    return data[9 : data.index(b'"', 9)]
 
 
 def retry() -> bytes:
@@ -52,16 +53,21 @@ PING = body(ServerSentEvent(comment="ping", sep="\n").encode())
 
 
 class Frame:
-    """One event, ready for any number of sockets."""
+    """One event, ready for any number of sockets. `chunk` is how it goes over those whose
+    response is chunked (RFC 9112, 7.1), which is all of uvicorn's."""
 
-    __slots__ = ("_named", "data", "message", "number", "terminal")
+    __slots__ = ("_named", "chunk", "data", "number", "terminal")
 
     def __init__(self, number: int, data: bytes) -> None:
         self.number = number
         self.data = data
         self.terminal = is_terminal(data)
-        self.message = body(encode(number, data), last=self.terminal)
+        frame = encode(number, data)
+        self.chunk = b"%x\r\n%b\r\n" % (len(frame), frame)
         self._named: Message | None = None
+
+    def message(self) -> Message:
+        return body(encode(self.number, self.data), last=self.terminal)
 
     def named(self) -> Message:
         """The same with its `event:` line; most runs have no reader that wants it."""

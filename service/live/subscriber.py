@@ -64,6 +64,7 @@ class Subscriber:
         "_reading",
         "_seen_at_turn",
         "_send",
+        "_shares",
         "_streams",
         "position",
         "turn",
@@ -91,6 +92,7 @@ class Subscriber:
         self._flow: Any = getattr(self._connection, "flow", _NeverWritable())
         self._pushes = not isinstance(self._flow, _NeverWritable)
         self._named = named
+        self._shares = not named and getattr(self._connection, "chunked_encoding", None) is True
         self._catching_up: asyncio.Task[None] | None = None
         self._done = False
         self._leaving = False
@@ -121,7 +123,12 @@ class Subscriber:
         if self._flow.write_paused:
             return False
         self.position = frame.number
-        self._write(frame.named() if self._named else frame.message)
+        if self._shares and not frame.terminal:
+            # What `send` would do, without making a coroutine, and the chunk anew, for each.
+            if not self._connection.disconnected:
+                self._connection.transport.write(frame.chunk)
+            return True
+        self._write(frame.named() if self._named else frame.message())
         self._done = frame.terminal
         return True
 
