@@ -1,4 +1,4 @@
-"""sse-starlette with one `XREAD BLOCK` a connection, under gunicorn with two uvicorn workers."""
+"""sse-starlette, one `XREAD BLOCK` a connection, under gunicorn with two uvicorn workers."""
 
 from __future__ import annotations
 
@@ -64,11 +64,6 @@ class XreadStage:
 def xread() -> Iterator[XreadStage]:
     with tempfile.TemporaryDirectory() as name:
         server = start_server("streams", Path(name) / "redis")
-        with server.client() as client:
-            # A connection a reader: their buffers are part of its memory.
-            client.config_set("maxmemory", "1gb")
-            client.config_set("maxmemory-clients", "0")
-            client.config_set("maxclients", "15000")
         port = free_ports(1)
         process = subprocess.Popen(
             [
@@ -82,12 +77,22 @@ def xread() -> Iterator[XreadStage]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        workers: list[psutil.Process] = []
         try:
+            with server.client() as client:
+                # A connection a reader: their buffers are part of its memory.
+                client.config_set("maxmemory", "1gb")
+                client.config_set("maxmemory-clients", "0")
+                client.config_set("maxclients", "15000")
             wait_until(
                 lambda: len(psutil.Process(process.pid).children()) == 2, "two workers run"
             )
+            workers = psutil.Process(process.pid).children()
             yield XreadStage(port, process.pid, server)
         finally:
             process.kill()
             process.wait(20)
+            # uvicorn's workers outlive a master that is killed.
+            for worker in workers:
+                worker.kill()
             end_server(server)

@@ -114,7 +114,7 @@ class Hub:
         feed.followers += 1
         try:
             if feed.followers == 1:
-                await self._subscription.subscribe([feed])
+                self._subscription.subscribe(feed)
             async with asyncio.timeout(CONFIRM_S if self.connected else CONNECT_S):
                 await asyncio.shield(feed.ready)
         except TimeoutError:

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from service.live.feed import Feed
+from service.live.wire import Wire
 from service.store import keys
 from service.store.connections import subscriber_connection
 
@@ -46,92 +47,83 @@ class Subscription:
         self._on_message = on_message
         self._on_confirmed = on_confirmed
         self._asked: deque[Feed] = deque()
-        self._connection: AbstractConnection | None = None
+        self._wire: Wire | None = None
         self._heard = True
-        self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None
+        return self._wire is not None
 
-    async def subscribe(self, feeds: Iterable[Feed]) -> None:
-        """Without a connection this waits for nothing: the next one subscribes to them all."""
-        for feed in feeds:
-            if self._connection is None:
-                return
+    def subscribe(self, feed: Feed) -> None:
+        """Without a connection this does nothing: the next one subscribes to all feeds."""
+        if self._wire is not None:
             self._asked.append(feed)
-            await self._send("SSUBSCRIBE", keys.channel(feed.run_id))
+            self._wire.send("SSUBSCRIBE", keys.channel(feed.run_id))
 
     def unsubscribe(self, channel: bytes) -> None:
-        if self._connection is not None:
-            leaving = asyncio.ensure_future(self._unsubscribe(channel))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+        if self._wire is not None:
+            # Not now: somebody who joins anew in this turn of the loop keeps the subscription.
+            asyncio.get_running_loop().call_soon(self._unsubscribe, channel)
 
-    async def _unsubscribe(self, channel: bytes) -> None:
-        # Somebody may have joined anew before this task ran: then the subscription stays.
-        if channel not in self._feeds:
-            await self._send("SUNSUBSCRIBE", channel)
-
-    async def _send(self, *command: str | bytes) -> None:
-        connection = self._connection
-        if connection is not None:
-            try:
-                await connection.send_command(*command)
-            except (RedisError, OSError):
-                await connection.disconnect()
+    def _unsubscribe(self, channel: bytes) -> None:
+        if self._wire is not None and channel not in self._feeds:
+            self._wire.send("SUNSUBSCRIBE", channel)
 
     async def listen(self) -> None:
         """Keep one connection open; back off while it breaks soon after it was made."""
         wait_s = FIRST_WAIT_S
         while True:
-            connection = subscriber_connection(self._url, self._name)
             made_at = asyncio.get_running_loop().time()
             try:
-                # A server that takes a connection and says nothing is no server.
-                async with asyncio.timeout(CONNECT_S):
-                    await connection.connect()  # type: ignore[no-untyped-call]
-                await self._read_from(connection)
+                await self._listen_once()
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("the subscribing connection broke, trying again: %s", error)
             except Exception:
                 log.exception("the subscribing connection met something unexpected")
-            finally:
-                self._connection = None
-                self._asked.clear()
-                with suppress(Exception):
-                    await connection.disconnect()
             if asyncio.get_running_loop().time() - made_at > STEADY_S:
                 wait_s = FIRST_WAIT_S
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(LONGEST_WAIT_S, wait_s * 2)
 
-    async def _read_from(self, connection: AbstractConnection) -> None:
-        self._connection = connection
-        self._heard = True
-        resubscribing = asyncio.create_task(self.subscribe(list(self._feeds.values())))
-        pinging = asyncio.create_task(self._keep_alive(connection))
+    async def _listen_once(self) -> None:
+        connection = subscriber_connection(self._url, self._name)
+        wire: Wire | None = None
         try:
-            while True:
-                reply = await connection.read_response()
-                self._heard = True
-                if reply[0] == b"smessage":
-                    feed = self._feeds.get(reply[1])
-                    if feed is not None:
-                        self._on_message(feed, reply[2])
-                elif reply[0] == b"ssubscribe":
-                    self._on_confirmed(self._asked.popleft())
+            # A server that takes a connection and says nothing is no server.
+            async with asyncio.timeout(CONNECT_S):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            self._wire = wire = Wire(connection, self._reply)
+            for feed in list(self._feeds.values()):
+                self.subscribe(feed)
+            await self._keep_alive(wire)
         finally:
-            resubscribing.cancel()
-            pinging.cancel()
+            self._wire = None
+            self._asked.clear()
+            if wire is not None:
+                wire.close()
+            with suppress(Exception):
+                await connection.disconnect(nowait=True)
 
-    async def _keep_alive(self, connection: AbstractConnection) -> None:
-        """A connection that is silent for two pings is dead, whatever TCP thinks of it."""
+    def _reply(self, reply: Any) -> None:
+        self._heard = True
+        if isinstance(reply, Exception):
+            raise reply
+        if reply[0] == b"smessage":
+            feed = self._feeds.get(reply[1])
+            if feed is not None:
+                self._on_message(feed, reply[2])
+        elif reply[0] == b"ssubscribe":
+            self._on_confirmed(self._asked.popleft())
+
+    async def _keep_alive(self, wire: Wire) -> None:
+        """Until it is closed. One that is silent for two pings is dead, whatever TCP thinks."""
+        self._heard = True
         while True:
-            await asyncio.sleep(PING_S)
+            await asyncio.wait({wire.closed}, timeout=PING_S)
+            if wire.closed.done():
+                wire.closed.result()
+                raise ConnectionError("Redis closed it")
             if not self._heard:
-                log.warning("the subscribing connection fell silent")
-                await connection.disconnect()
-                return
+                raise ConnectionError("it fell silent")
             self._heard = False
-            await self._send("PING")
+            wire.send("PING")

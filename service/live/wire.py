@@ -1,0 +1,57 @@
+"""A connection to Redis that only listens, once redis-py has opened it.
+
+Invariant: each reply is handed on in order, in the turn of the loop in which its last byte
+came: no task is woken and no future made for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+
+
+class Wire(asyncio.Protocol):
+    """`on_reply` gets each reply as hiredis gives it; `closed` is done when the peer, or
+    `close`, has ended the connection, or an error has, which it then holds."""
+
+    def __init__(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> None:
+        # redis-py knows how to connect: addresses, TLS, passwords, names. It has no public way
+        # to let go of the socket afterwards.
+        self._transport: Any = connection._writer.transport  # type: ignore[union-attr]
+        self._pack: Callable[..., list[bytes]] = connection.pack_command
+        self._on_reply = on_reply
+        self._parser = hiredis.Reader()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport.set_protocol(self)
+
+    def send(self, *command: str | bytes) -> None:
+        self._transport.writelines(self._pack(*command))
+
+    def close(self) -> None:
+        """At once: what waits to be sent is of no use to anybody."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed(data)
+        try:
+            while (reply := self._parser.gets()) is not False:
+                self._on_reply(reply)
+        except Exception as error:
+            # What comes next on this connection can no longer be told apart.
+            self._end(error)
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self.closed.done():
+            return
+        if error is None:
+            self.closed.set_result(None)
+        else:
+            self.closed.set_exception(error)
