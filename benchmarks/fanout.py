@@ -6,11 +6,38 @@ cost without readers; 5,000 open streams of which 50 are active, beside 50 of 50
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from benchmarks.measuring import cpu_s
+from benchmarks.measuring import cpu_s, open_files_most
+from benchmarks.peers import Absent
+from benchmarks.peers.nchan import nchan
+from benchmarks.peers.xread import xread
 from benchmarks.readers import Crowd
-from benchmarks.stages import Stage
+from benchmarks.rows import Row, report
+from benchmarks.stages import Stage, plateau
+
+ONE_BOUND, MANY_BOUND, IDLE_BOUND = 1.1, 0.6, 1.3
+
+
+class Shape(NamedTuple):
+    """`publishing` is taken off: what the same events cost where nobody follows."""
+
+    streams: int
+    readers: int
+    active: int
+    rounds: int
+    publishing: bool = False
+
+
+ONE = Shape(streams=1, readers=1000, active=1, rounds=300)
+MANY = Shape(streams=2000, readers=2000, active=2000, rounds=15, publishing=True)
+FEW = Shape(streams=50, readers=50, active=50, rounds=400)
+IDLE = Shape(streams=5000, readers=5000, active=50, rounds=400)
 
 
 class Cost(NamedTuple):
@@ -23,36 +50,87 @@ class Cost(NamedTuple):
     def both(self) -> float:
         return self.web + self.redis
 
+    def __str__(self) -> str:
+        return f"{self.both:.1f} us ({self.web:.1f} + Redis {self.redis:.1f})"
 
-async def deliver(
-    stage: Stage,
-    *,
-    open_streams: int,
-    readers: int,
-    active: int,
-    rounds: int,
-    idle_cost: bool = False,
-) -> Cost:
-    """Open `readers` over `open_streams`, publish `rounds` events to `active` of them."""
-    streams = await stage.start(open_streams)
+
+async def deliver(stage: Stage, shape: Shape) -> Cost:
+    """Open the readers, publish `rounds` events to the active streams."""
     crowd = Crowd(stage.port, stage.opened_by)
-    each = readers // open_streams
-    spent_idle = (0.0, 0.0)
-    if idle_cost:
-        others = await stage.start(open_streams)
-        before = cpu_s(stage.web()), cpu_s(stage.redis())
-        for _ in range(rounds):
-            await stage.publish(others[:active])
-        spent_idle = cpu_s(stage.web()) - before[0], cpu_s(stage.redis()) - before[1]
-    await crowd.open([stage.target(name) for name in streams for _ in range(each)])
-    already = crowd.delivered
-    before = cpu_s(stage.web()), cpu_s(stage.redis())
-    deliveries = active * each * rounds
-    for done in range(1, rounds + 1):
-        await stage.publish(streams[:active])
-        # The readers keep pace: nobody is measured falling behind.
-        await crowd.until_delivered(already + active * each * done)
-    web = cpu_s(stage.web()) - before[0] - spent_idle[0]
-    redis = cpu_s(stage.redis()) - before[1] - spent_idle[1]
-    crowd.leave()
-    return Cost(web / deliveries * 1e6, redis / deliveries * 1e6)
+    try:
+        streams = await stage.start(shape.streams)
+        each = shape.readers // shape.streams
+        publishing = (0.0, 0.0)
+        if shape.publishing:
+            unheard = await stage.start(shape.active)
+            before = spent(stage)
+            for _ in range(shape.rounds):
+                await stage.publish(unheard)
+            publishing = minus(spent(stage), before)
+        await crowd.open([stage.target(name) for name in streams for _ in range(each)])
+        already, before = crowd.delivered, spent(stage)
+        for done in range(1, shape.rounds + 1):
+            await stage.publish(streams[: shape.active])
+            # The readers keep pace: nobody is measured falling behind.
+            await crowd.until_delivered(already + shape.active * each * done)
+        web, redis = minus(minus(spent(stage), before), publishing)
+        deliveries = shape.active * each * shape.rounds
+        return Cost(web / deliveries * 1e6, redis / deliveries * 1e6)
+    finally:
+        crowd.leave()
+        await stage.close()
+
+
+def spent(stage: Stage) -> tuple[float, float]:
+    return cpu_s(stage.web()), cpu_s(stage.redis())
+
+
+def minus(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] - other[0], one[1] - other[1]
+
+
+def cost(opened: Callable[[], AbstractContextManager[Stage]], shape: Shape) -> Cost | None:
+    """On a stage of its own: memory that one shape has left behind would cost the next. None
+    for a peer that is not to be had, which is said."""
+    try:
+        with opened() as stage:
+            sys.stderr.write(f"{stage.name}: {shape}\n")
+            return asyncio.run(deliver(stage, shape))
+    except Absent as error:
+        sys.stderr.write(f"skipped: {error}\n")
+        return None
+
+
+def compared(what: str, shape: Shape, bound: float) -> Row:
+    """Ours over nchan's, in one run."""
+    ours, theirs, usual = (cost(opened, shape) for opened in (plateau, nchan, xread))
+    assert ours is not None
+    beside = f"{ours}; nchan over Redis {theirs or 'skipped'}; XREAD each {usual or 'skipped'}"
+    ratio = None if theirs is None else ours.both / theirs.both
+    return Row(what, ratio, "x nchan", bound, peers=beside)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench fanout", description=__doc__)
+    parser.parse_args(arguments)
+    open_files_most()
+    rows = [
+        compared("CPU a delivery, 1 stream x 1,000 readers", ONE, ONE_BOUND),
+        compared("CPU a delivery, 2,000 x 1, less publishing", MANY, MANY_BOUND),
+    ]
+    few, idle = cost(plateau, FEW), cost(plateau, IDLE)
+    assert few is not None and idle is not None
+    rows.append(
+        Row(
+            "CPU a delivery, 5,000 open and 50 active",
+            idle.both / few.both,
+            "x 50 of 50",
+            IDLE_BOUND,
+            peers=f"{idle}; 50 of 50: {few}",
+        )
+    )
+    return report("fanout", rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,6 +108,3 @@ def plateau(env: Mapping[str, str] | None = None) -> Iterator[PlateauStage]:
     """`plateau serve` as it is shipped, with its own servers."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder), env=env) as service:
         yield PlateauStage(service)
-
-
-Opened = AbstractContextManager[Stage]

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from benchmarks.live import pss_kib
+from benchmarks.measuring import pss_kib
 from service.store import keys
 from tests.integration.api_client import api_serving, finish, follow, unique
 from tests.processes import Serving, wait_until

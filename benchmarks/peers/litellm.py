@@ -1,0 +1,104 @@
+"""LiteLLM's proxy with its Redis cache, before the same fake model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from benchmarks.peers import Absent
+from tests.conftest import Server, end_server, start_server
+from tests.processes import REPOSITORY, environment, free_ports, wait_until
+
+# An environment of its own: it pins what it needs.
+FOLDER = REPOSITORY / ".peers" / "litellm"
+INSTALL_S, START_S = 900, 120
+MODEL = "fake"
+CONFIG = """
+model_list:
+  - model_name: {model}
+    litellm_params:
+      model: openai/text
+      api_base: {base_url}
+      api_key: none
+litellm_settings:
+  cache: true
+  cache_params:
+    type: redis
+    host: 127.0.0.1
+    port: {redis}
+"""
+
+
+class Proxy:
+    def __init__(self, port: int, process: psutil.Process, server: Server) -> None:
+        self.port = port
+        self._process = process
+        self._server = server
+
+    def pids(self) -> list[int]:
+        """The proxy's processes and its Redis."""
+        tree = [self._process, *self._process.children(recursive=True)]
+        return [*(process.pid for process in tree), self._server.process.pid]
+
+
+@contextmanager
+def litellm(base_url: str) -> Iterator[Proxy]:
+    """Before the model at `base_url`; installed on first use. Raises Absent."""
+    program = FOLDER / "bin" / "litellm"
+    if not program.exists():
+        _install()
+    with tempfile.TemporaryDirectory() as name:
+        server = start_server("cache", Path(name) / "redis")
+        port = free_ports(1)
+        config = Path(name) / "config.yaml"
+        config.write_text(CONFIG.format(model=MODEL, base_url=base_url, redis=server.port))
+        with (Path(name) / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [program, "--config", config, "--host", "127.0.0.1", "--port", str(port)],
+                env=environment({"LITELLM_LOCAL_MODEL_COST_MAP": "True"}),
+                cwd=name,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            wait_until(lambda: _answers(port), "LiteLLM's proxy answers", timeout_s=START_S)
+            yield Proxy(port, psutil.Process(process.pid), server)
+        except AssertionError as error:
+            said = (Path(name) / "log").read_text(errors="replace")[-300:]
+            raise Absent(f"{error}: {said}") from None
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(20)
+            end_server(server)
+
+
+def _install() -> None:
+    FOLDER.parent.mkdir(exist_ok=True)
+    steps = (
+        [sys.executable, "-m", "venv", str(FOLDER)],
+        [str(FOLDER / "bin" / "pip"), "install", "--quiet", "litellm[proxy]"],
+    )
+    for step in steps:
+        sys.stderr.write(f"installing LiteLLM's proxy: {' '.join(step[-3:])}\n")
+        done = subprocess.run(step, capture_output=True, text=True, timeout=INSTALL_S)
+        if done.returncode:
+            raise Absent(f"LiteLLM could not be installed: {done.stderr.strip()[-200:]}")
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/liveliness", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
