@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from benchmarks import corpus
 from benchmarks.measuring import cpu_s, open_files_most, pss_kib
 from benchmarks.peers import Absent
-from benchmarks.peers.litellm import MODEL, litellm
+from benchmarks.peers.litellm import MODELS, litellm
 from benchmarks.rows import Row, report
 from benchmarks.stages import plateau
 from tests.fake_model import fake_model
@@ -27,6 +28,7 @@ JSON_BOUND, STREAM_BOUND = 30, 450
 CONNECTIONS = 8
 # Enough CPU time to count in: its unit is a hundredth of a second.
 CPU_S, LONGEST_S = 3.0, 60.0
+TEXT = next(corpus.answers(1))
 QUESTION = "What is a plateau? " * 20
 
 
@@ -97,8 +99,8 @@ async def _answer(reader: asyncio.StreamReader) -> bool:
 
 
 def ours() -> Rate:
-    with fake_model() as model, plateau({"OPENAI_BASE_URL": model.base_url}) as stage:
-        body = {"agent": "openai", "input": QUESTION, "options": {"model": "text"}}
+    with fake_model(TEXT) as model, plateau({"OPENAI_BASE_URL": model.base_url}) as stage:
+        body = {"agent": "openai", "input": QUESTION, "options": {"model": "normal"}}
         url = f"http://127.0.0.1:{stage.port}/v1/runs"
 
         def cached() -> bool:
@@ -114,19 +116,19 @@ def ours() -> Rate:
 
 def theirs() -> Rate | None:
     try:
-        with fake_model() as model, litellm(model.base_url) as proxy:
+        with fake_model(TEXT) as model, litellm(model.base_url) as proxy:
             messages = [{"role": "user", "content": QUESTION}]
-            body = {"model": MODEL, "messages": messages}
+            bodies = {
+                stream: {"model": name, "messages": messages, "stream": stream}
+                for stream, name in MODELS.items()
+            }
             path = "/v1/chat/completions"
             url = f"http://127.0.0.1:{proxy.port}{path}"
-            for stream in (False, True):
-                for _ in range(2):
-                    httpx.post(
-                        url, json=body | {"stream": stream}, timeout=60
-                    ).raise_for_status()
-            as_json = asyncio.run(rate(proxy.port, path, body, {}, proxy.pids))
-            streamed = asyncio.run(
-                rate(proxy.port, path, body | {"stream": True}, {}, proxy.pids)
+            for body in [*bodies.values(), *bodies.values()]:
+                httpx.post(url, json=body, timeout=60).raise_for_status()
+            as_json, streamed = (
+                asyncio.run(rate(proxy.port, path, bodies[stream], {}, proxy.pids))
+                for stream in (False, True)
             )
             return Rate(as_json, streamed, pss_kib(proxy.pids()) / 1024)
     except (Absent, httpx.HTTPError) as error:

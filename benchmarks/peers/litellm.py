@@ -19,14 +19,14 @@ from tests.processes import REPOSITORY, environment, free_ports, wait_until
 # An environment of its own: it pins what it needs.
 FOLDER = REPOSITORY / ".peers" / "litellm"
 INSTALL_S, START_S = 900, 120
-MODEL = "fake"
+# By whether the answer is to be streamed: what the fake model calls the way it answers.
+MODELS = {False: "plain", True: "normal"}
 CONFIG = """
 model_list:
-  - model_name: {model}
-    litellm_params:
-      model: openai/text
-      api_base: {base_url}
-      api_key: none
+  - model_name: plain
+    litellm_params: {{model: openai/plain, api_base: "{base_url}", api_key: none}}
+  - model_name: normal
+    litellm_params: {{model: openai/normal, api_base: "{base_url}", api_key: none}}
 litellm_settings:
   cache: true
   cache_params:
@@ -58,7 +58,7 @@ def litellm(base_url: str) -> Iterator[Proxy]:
         server = start_server("cache", Path(name) / "redis")
         port = free_ports(1)
         config = Path(name) / "config.yaml"
-        config.write_text(CONFIG.format(model=MODEL, base_url=base_url, redis=server.port))
+        config.write_text(CONFIG.format(base_url=base_url, redis=server.port))
         with (Path(name) / "log").open("wb") as log:
             process = subprocess.Popen(
                 [program, "--config", config, "--host", "127.0.0.1", "--port", str(port)],
