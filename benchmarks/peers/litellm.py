@@ -19,6 +19,11 @@ from tests.processes import REPOSITORY, environment, free_ports, wait_until
 # An environment of its own: it pins what it needs.
 FOLDER = REPOSITORY / ".peers" / "litellm"
 INSTALL_S, START_S = 900, 120
+# No look-ups elsewhere; and it is for this machine alone, as ours is without keys.
+ENV = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+}
 # By whether the answer is to be streamed: what the fake model calls the way it answers.
 MODELS = {False: "plain", True: "normal"}
 CONFIG = """
@@ -62,7 +67,7 @@ def litellm(base_url: str) -> Iterator[Proxy]:
         with (Path(name) / "log").open("wb") as log:
             process = subprocess.Popen(
                 [program, "--config", config, "--host", "127.0.0.1", "--port", str(port)],
-                env=environment({"LITELLM_LOCAL_MODEL_COST_MAP": "True"}),
+                env=environment(ENV),
                 cwd=name,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
