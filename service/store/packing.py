@@ -30,11 +30,10 @@ import zstandard
 
 log = logging.getLogger("plateau.cache")
 
-LAYOUT = 2
+LAYOUT = 3
 LEVEL = 19
-# Beyond what an answer can have: text and output of 256 KiB each, and its tools.
-UNPACKED_MOST = 4 * 1024**2
-# Neither magic number nor ids nor checksum: the format is in the key.
+# Neither magic number nor ids nor checksum: the format is in the key. But the size of the
+# content, a byte or so: memory for the largest answer there may be costs more than unpacking.
 BARE = zstandard.FORMAT_ZSTD1_MAGICLESS
 
 DICTIONARY = files("service.store").joinpath("prose.dict").read_bytes()
@@ -98,6 +97,8 @@ def unpack(packed: bytes) -> Answer | None:
         msgspec.MsgspecError,
         ValueError,
         IndexError,
+        # Of what a damaged entry says of its size.
+        MemoryError,
     ) as error:
         log.warning("a cached answer cannot be read, taken as a miss: %s", error)
         return None
@@ -115,8 +116,7 @@ def _unpack(packed: bytes) -> Answer:
     if flags & _DIGEST:
         owner = packed[at : at + _OWNER_BYTES].hex()
         at += _OWNER_BYTES
-    plain = _decompressor().decompress(packed[at:], max_output_size=UNPACKED_MOST)
-    agent, text, *more = plain.split(_END, 2)
+    agent, text, *more = _decompressor().decompress(packed[at:]).split(_END, 2)
     if flags & _MORE:
         output, tools, other_owner = msgspec.json.decode(more[0], type=_More)
         owner = owner if other_owner is None else other_owner
@@ -160,7 +160,7 @@ def compressor(dictionary: bytes) -> zstandard.ZstdCompressor:
         format=BARE,
         dict_size=len(dictionary),
         write_checksum=False,
-        write_content_size=False,
+        write_content_size=True,
         write_dict_id=False,
     )
     prepared = zstandard.ZstdCompressionDict(dictionary)
