@@ -22,6 +22,7 @@ from service.store.connections import connect
 from service.store.conversations import Conversations, Limits
 from service.store.fullness import Fullness
 from service.store.inflight import Inflight
+from service.store.packing import FORMAT
 from service.store.records import Record
 from service.store.streams import Streams
 from tests.store import claim, decoded, on_streams, queued, stream_of
@@ -75,7 +76,7 @@ async def execution_of(
     """An execution of a claimed run, not yet begun; without `agent` none is registered. Its
     conversations and hints are in `redis`."""
     threads = ThreadPoolExecutor(2, "agent")
-    asked = Job(messages=[{"role": "user", "content": "Why?"}])
+    asked = Job(messages=[{"role": "user", "content": "Why?"}], format=FORMAT)
     for name, value in job.items():
         setattr(asked, name, value)
     run_id = await queued(streams, asked.encode())

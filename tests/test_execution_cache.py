@@ -111,6 +111,8 @@ def test_the_final_output_is_what_is_remembered(streams_url: str, cache_url: str
         # Asked of another version of the agent, asked not to be stored, failed.
         (good, {"version": "v0", "cache_key": KEY}),
         (good, {"version": VERSION}),
+        # By a web worker of another release, whose entries look different.
+        (good, {"version": VERSION, "cache_key": KEY, "format": "other"}),
         (failing, {"version": VERSION, "cache_key": KEY}),
         (None, {"version": VERSION, "cache_key": KEY}),
     ],

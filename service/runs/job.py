@@ -14,7 +14,8 @@ import msgspec
 class Job(msgspec.Struct, omit_defaults=True):
     """`cache_key` is empty where the answer is not to be stored, `flight` where nobody may
     join, `place` (the name of the conversation `conversation` in the store) where there is
-    none. `asked_ms` is when it was asked, since the epoch."""
+    none. `asked_ms` is when it was asked, since the epoch; `format` is that of the entries
+    under `cache_key`."""
 
     messages: list[dict[str, str]]
     options: dict[str, Any] = {}
@@ -26,6 +27,7 @@ class Job(msgspec.Struct, omit_defaults=True):
     conversation: str = ""
     place: str = ""
     asked_ms: int = 0
+    format: str = ""
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

@@ -15,7 +15,7 @@ from service.runs.writer import insist
 from service.store.cache import Cache
 from service.store.conversations import Conversations, answered, asked
 from service.store.inflight import Inflight
-from service.store.packing import Answer
+from service.store.packing import FORMAT, Answer
 
 log = logging.getLogger("plateau.runner")
 
@@ -36,7 +36,9 @@ class Keeper:
             both = [asked(run_id, text, ""), answered(run_id, answer.final)]
             add = self._conversations.add
             await insist(partial(add, job.place, both, asked_ms=job.asked_ms))
-        if job.cache_key and job.version == version:
+        # A web worker of another release has another dictionary: it could not tell that what
+        # it unpacks is not what was said.
+        if job.cache_key and job.version == version and job.format == FORMAT:
             await self._cache.put(job.cache_key, answer, job.ttl_s)
 
     async def free(self, job: Job, run_id: str) -> None:

@@ -25,7 +25,7 @@ from service.store import ids
 from service.store.cache import Cache, Question, key_of
 from service.store.conversations import Conversations, Message, answered, asked, place_of
 from service.store.inflight import Inflight
-from service.store.packing import Answer
+from service.store.packing import FORMAT, Answer
 from service.store.stats import Stats
 
 log = logging.getLogger("plateau.intake")
@@ -77,7 +77,9 @@ class Intake:
             return await self._placement.place(ask, recorded)
         asked_for = await self._asked_for(ask)
         answer = None
-        if ask.mode == "use":
+        # Under a key a repeat must find the run: what it says in a conversation changes the
+        # question, and a hit leaves no run behind.
+        if ask.mode == "use" and not (ask.idempotency_key and ask.conversation_id):
             answer = await self._cache.get(asked_for.job.cache_key)
             self._stats.count("cache_misses" if answer is None else "cache_hits")
         if answer is None:
@@ -128,6 +130,7 @@ class Intake:
             conversation=ask.conversation_id,
             place=place,
             asked_ms=int(time.time() * 1000),
+            format=FORMAT,
         )
         return Asked(ask, job, place)
 

@@ -1,5 +1,5 @@
-#!lua flags=allow-oom
--- One more caller for a run that is on.
+#!lua
+-- One more caller for a run that is on. Refused when memory is full, as new runs are.
 --
 -- KEYS  record, text, events, tokens (one slot)      ARGV  token, most tokens
 --

@@ -254,6 +254,18 @@ def test_deleting_removes_it_all_also_what_is_on_its_way(
     assert len(ann.contents("c1")) == 2
 
 
+def test_a_key_that_comes_again_is_the_same_run_although_the_answer_is_cached(
+    ann: Caller,
+) -> None:
+    text = unique()
+    ann.say("other", text)
+    body = {"agent": "parrot", "input": text, "conversation_id": "c1"}
+    headers = {"Idempotency-Key": unique(), "Prefer": "wait=20"}
+    first, second = [ann.asking.post("/v1/runs", json=body, headers=headers) for _ in "ab"]
+    assert first.json()["id"] == second.json()["id"]
+    assert len(ann.contents("c1")) == 2
+
+
 def test_a_key_that_comes_again_says_nothing_twice(ann: Caller) -> None:
     body = {"agent": "parrot", "input": unique(), "conversation_id": "c1"}
     headers = {"Idempotency-Key": unique(), "Prefer": "wait=20"}
