@@ -80,8 +80,13 @@ class Placement:
         try:
             return taken._replace(status=await self._hand_over(taken.run_id, ask))
         except (StoreError, Problem):
-            if not ask.idempotency_key:
-                await self.withdraw(taken)
+            if ask.idempotency_key:
+                raise
+            # Somebody who shares it may have found it a place meanwhile.
+            again = await self._shares.share(taken.run_id, taken.token)
+            if again in ("enqueued", "running"):
+                return taken._replace(status="running" if again == "running" else "queued")
+            await self.withdraw(taken)
             raise
 
     async def withdraw(self, taken: Taken) -> None:
