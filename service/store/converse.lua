@@ -9,6 +9,10 @@
 -- asked before the conversation was deleted is not added at all.
 -- Gives the bytes that the conversation takes, 0 where it has been deleted.
 
+-- What MEMORY USAGE leaves out: the places in the books, in the key table and among the keys
+-- that expire. Measured 450 bytes on Redis 7.0, 244 on Valkey 9.1.
+local BESIDES = 450
+
 local index, bodies = KEYS[1], KEYS[2]
 local deleted = redis.call('GET', KEYS[3])
 if deleted and tonumber(ARGV[4]) < tonumber(deleted) then
@@ -32,4 +36,4 @@ end
 redis.call('LTRIM', index, -most, -1)
 redis.call('EXPIRE', index, ARGV[1])
 redis.call('EXPIRE', bodies, ARGV[1])
-return redis.call('MEMORY', 'USAGE', index) + (redis.call('MEMORY', 'USAGE', bodies) or 0)
+return BESIDES + redis.call('MEMORY', 'USAGE', index) + (redis.call('MEMORY', 'USAGE', bodies) or 0)
