@@ -21,7 +21,7 @@ from service.api import conversations as conversations_api
 from service.api import external as external_api
 from service.api.access import Access
 from service.api.cors import Cors
-from service.api.events import EventStreams, wants
+from service.api.events import Direct, wants
 from service.api.state import State
 from service.errors import PlateauError
 from service.live.hub import Hub
@@ -39,15 +39,19 @@ from service.store.external import External
 from service.store.fullness import Fullness
 from service.store.inflight import Inflight
 from service.store.leftovers import Leftovers
+from service.store.lookups import Lookups
 from service.store.owners import Owners
 from service.store.queue import Queue
 from service.store.shares import Shares
 from service.store.stats import Stats
 from service.store.streams import Streams
 
+# A cache that is slow is worse than a miss.
+CACHE_TIMEOUT_S = 0.5
+
 
 class Plateau:
-    """The ASGI application: event streams first, everything else through Starlette."""
+    """The ASGI application: the busiest routes first, everything else through Starlette."""
 
     def __init__(self, settings: Settings) -> None:
         self._starlette = Starlette(
@@ -71,7 +75,7 @@ class Plateau:
         self._starlette.router.redirect_slashes = False
         self._settings = settings
         self._web = Cors(self._starlette, settings)
-        self._events = EventStreams(self._web)
+        self._direct = Direct(self._web)
 
     def _lifespan(self, _: Starlette) -> AbstractAsyncContextManager[State]:
         return _opened(self._settings, self._web)
@@ -80,7 +84,7 @@ class Plateau:
         if scope["type"] == "lifespan":
             await self._starlette(scope, receive, send)
         elif scope["type"] == "http" and wants(scope):
-            await self._events(scope, receive, send)
+            await self._direct(scope, receive, send)
         else:
             await self._web(scope, receive, send)
 
@@ -95,11 +99,13 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
     async with AsyncExitStack() as stack:
         redis = connect(settings.redis_url, "plateau-web")
         stack.push_async_callback(redis.aclose)
-        cache_redis = None
+        cache_redis = lookups = None
         if settings.cache_redis_url:
-            # A cache that is slow is worse than a miss.
-            cache_redis = connect(settings.cache_redis_url, "plateau-web", timeout_s=0.5)
+            url = settings.cache_redis_url
+            cache_redis = connect(url, "plateau-web", connections=2, timeout_s=CACHE_TIMEOUT_S)
             stack.push_async_callback(cache_redis.aclose)
+            lookups = Lookups(url, "plateau-web", timeout_s=CACHE_TIMEOUT_S)
+            stack.push_async_callback(lookups.close)
         fullness = Fullness(redis, settings.stream_max_memory)
         streams = Streams(
             redis,
@@ -110,6 +116,7 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
         stats = Stats(redis)
         cache = Cache(
             cache_redis,
+            lookups,
             ttl_s=settings.cache_ttl_s,
             max_bytes=settings.cache_max_memory,
             count=stats.count,

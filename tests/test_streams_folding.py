@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import StoreFull
 from service.store import events, ids, keys
-from service.store.connections import subscriber_connection
+from service.store.connections import single_connection
 from service.store.events import Event
 from service.store.shares import Shares
 from service.store.streams import Streams
@@ -244,7 +244,7 @@ def shown_types(entries: list[Any]) -> list[str]:
 def test_every_event_is_published_once_with_its_id(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id, other = await queued(streams), await running(streams)
-        connection: Any = subscriber_connection(streams_url, "test-subscriber")
+        connection: Any = single_connection(streams_url, "test-subscriber")
         await connection.connect()
         try:
             await connection.send_command("SSUBSCRIBE", keys.channel(run_id))

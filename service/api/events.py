@@ -1,4 +1,5 @@
-"""Event streams over HTTP, dispatched ahead of all middleware: nothing wraps their `send`.
+"""What is dispatched ahead of all middleware: event streams, since nothing may wrap their
+`send`, and the asking for a run: routing and wrapping would be a quarter of a hit.
 
 Invariant: on `/events` only what is permanent is a status; a passing fault is 200, `retry:` and
 the end of the response, since `EventSource` never comes back from anything else.
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from service.api import hits, problems
 from service.api.cors import Cors
 from service.api.requests import check_run_id, position_of
-from service.api.runs import absent, take, taken_headers
+from service.api.runs import absent, create, take, taken_headers
 from service.api.state import State, state_of
 from service.errors import Problem, StoreError
 from service.live import sse
@@ -30,13 +31,13 @@ _PREFIX, _SUFFIX = "/v1/runs/", "/events"
 
 
 def wants(scope: Scope) -> bool:
-    """Whether a request is for a live stream; a preflight never is."""
+    """Whether a request is one of these; a preflight never is."""
     path: str = scope["path"]
     method: str = scope["method"]
     if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
         # To append to a run is no stream, and has a route.
         return method not in ("OPTIONS", "POST")
-    return method == "POST" and path == "/v1/runs" and _accepts_events(scope)
+    return method == "POST" and path == "/v1/runs"
 
 
 def _accepts_events(scope: Scope) -> bool:
@@ -46,8 +47,8 @@ def _accepts_events(scope: Scope) -> bool:
     )
 
 
-class EventStreams:
-    """The ASGI application of the event routes."""
+class Direct:
+    """The ASGI application of these routes."""
 
     def __init__(self, cors: Cors) -> None:
         self._cors = cors
@@ -68,7 +69,9 @@ class EventStreams:
         state = state_of(scope)
         try:
             if scope["path"] == "/v1/runs":
-                return await _create(request, state, headers)
+                if _accepts_events(scope):
+                    return await _create(request, state, headers)
+                return await create(request, headers)
             if scope["method"] not in ("GET", "HEAD"):
                 raise Problem(
                     "method_not_allowed",
@@ -83,12 +86,13 @@ class EventStreams:
 
 
 def _failed(error: Exception, scope: Scope) -> Response:
-    if isinstance(error, StoreError) and scope["method"] != "POST":
-        log.warning("a stream met a store that failed: %s", error)
-        return come_back_later()
+    if isinstance(error, StoreError):
+        log.warning("a request met a store that failed: %s", error)
+        if scope["method"] != "POST":
+            return come_back_later()
     problem = problems.of(error)
     if problem.status == 500:
-        log.exception("an event stream failed")
+        log.exception("a request failed")
     return problems.respond(problem)
 
 

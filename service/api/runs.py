@@ -77,10 +77,11 @@ def links_of(run_id: str, token: str) -> dict[str, str]:
     }
 
 
-async def create(request: Request) -> Response:
+async def create(request: Request, cors_headers: dict[str, str]) -> Response:
+    """`POST /v1/runs` whose answer is a document; dispatched ahead of the routes below."""
     state = state_of(request.scope)
     taken, ask = await take(request, state)
-    headers = taken_headers(taken, ask)
+    headers = cors_headers | taken_headers(taken, ask)
     links = links_of(taken.run_id, taken.token)
     if taken.answer is not None:
         return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
@@ -188,8 +189,13 @@ def _json(content: Any, status: int, headers: dict[str, str]) -> Response:
     return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
+async def _elsewhere(_: Request) -> Response:
+    raise AssertionError("dispatched ahead of the routes")
+
+
 routes = [
-    Route("/v1/runs", create, methods=["POST"]),
+    # Here for what other methods are told.
+    Route("/v1/runs", _elsewhere, methods=["POST"]),
     Route("/v1/runs/{run_id}", look_up, methods=["GET"]),
     Route("/v1/runs/{run_id}/cancel", cancel, methods=["POST"]),
 ]

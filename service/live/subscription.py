@@ -17,9 +17,9 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from service.live.feed import Feed
-from service.live.wire import Wire
 from service.store import keys
-from service.store.connections import subscriber_connection
+from service.store.connections import single_connection
+from service.store.wire import Wire
 
 log = logging.getLogger("plateau.hub")
 
@@ -86,7 +86,7 @@ class Subscription:
             wait_s = min(LONGEST_WAIT_S, wait_s * 2)
 
     async def _listen_once(self) -> None:
-        connection = subscriber_connection(self._url, self._name)
+        connection = single_connection(self._url, self._name)
         wire: Wire | None = None
         try:
             # A server that takes a connection and says nothing is no server.

@@ -94,8 +94,8 @@ def masked(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
-def subscriber_connection(url: str, name: str) -> AbstractConnection:
-    """One connection for a hub. No read timeout: silence is normal there, the hub pings."""
+def single_connection(url: str, name: str) -> AbstractConnection:
+    """One connection, for a `Wire`. No read timeout: its user knows when silence is wrong."""
     pool: ConnectionPool = ConnectionPool.from_url(
         url, protocol=2, client_name=name, socket_timeout=None, socket_connect_timeout=2.0
     )

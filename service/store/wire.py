@@ -1,4 +1,4 @@
-"""A connection to Redis that only listens, once redis-py has opened it.
+"""A connection to Redis of which replies are heard as they come, once redis-py has opened it.
 
 Invariant: each reply is handed on in order, in the turn of the loop in which its last byte
 came: no task is woken and no future made for it.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+
+# As it is typed it takes one word.
+_pack = cast("Callable[[tuple[str | bytes, ...]], bytes]", hiredis.pack_command)
 
 
 class Wire(asyncio.Protocol):
@@ -20,16 +23,30 @@ class Wire(asyncio.Protocol):
 
     def __init__(self, connection: AbstractConnection, on_reply: Callable[[Any], None]) -> None:
         # redis-py knows how to connect: addresses, TLS, passwords, names. It has no public way
-        # to let go of the socket afterwards.
-        self._transport: Any = connection._writer.transport  # type: ignore[union-attr]
-        self._pack: Callable[..., list[bytes]] = connection.pack_command
+        # to let go of the socket afterwards. The writer is kept since it would close it.
+        self._writer = writer = cast(Any, connection._writer)
+        self._transport = writer.transport
+        connection._reader = connection._writer = None
         self._on_reply = on_reply
+        self._unsent: list[bytes] = []
         self._parser = hiredis.Reader()
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Asking for the running loop is a system call each time.
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
         self._transport.set_protocol(self)
 
     def send(self, *command: str | bytes) -> None:
-        self._transport.writelines(self._pack(*command))
+        self._transport.write(_pack(command))
+
+    def send_soon(self, *command: str | bytes) -> None:
+        """In one write with what else this turn of the loop has to send."""
+        self._unsent.append(_pack(command))
+        if len(self._unsent) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
     def close(self) -> None:
         """At once: what waits to be sent is of no use to anybody."""
