@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from redis.asyncio import Redis
 
@@ -301,23 +300,3 @@ def test_waiting_for_the_end(streams_url: str) -> None:
             await until_ended(b.hub, b.streams, ids.new_run_id(), timeout_s=30)
 
     asyncio.run(scenario())
-
-
-def test_an_event_costs_the_same_however_many_runs_are_open(streams_url: str) -> None:
-    """Counted in commands: following 300 idle runs adds nothing to what an event costs."""
-
-    async def commands_for(idle: int) -> int:
-        async with bench(streams_url) as b:
-            for _ in range(idle):
-                await b.follow(await b.start())
-            run_id = await b.start()
-            _, follower = await b.follow(run_id)
-            await b.redis.config_resetstat()
-            await b.append(run_id, 20)
-            await follower.until(lambda: len(follower.got) == 20)
-            stats: dict[str, Any] = await b.redis.info("commandstats")
-            counted = ("cmdstat_evalsha", "cmdstat_xadd", "cmdstat_spublish", "cmdstat_xrange")
-            return sum(int(stats[name]["calls"]) for name in counted if name in stats)
-
-    alone = asyncio.run(commands_for(0))
-    assert asyncio.run(commands_for(300)) == alone == 60

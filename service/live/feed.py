@@ -61,7 +61,7 @@ class Feed:
         self.head = number
         if number > self.newest:
             self.newest = number
-        slow = None
+        slow: list[Follower] = []
         for follower in self.live:
             if follower.position >= number:
                 continue
@@ -71,8 +71,8 @@ class Feed:
             except Exception:
                 # It takes nothing from those behind it: it reads on alone.
                 log.exception("a reader could not be given an event")
-            slow = [follower] if slow is None else [*slow, follower]
-        if slow is not None:
+            slow.append(follower)
+        if slow:
             for follower in slow:
                 self.live.discard(follower)
                 follower.lag()

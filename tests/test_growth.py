@@ -1,0 +1,308 @@
+"""Growth as a law: what an event and a reader cost does not depend on how many there are, were,
+or have gone.
+
+Counted, not timed: the lines that the whole server runs (a web worker as it is shipped, in a
+thread of its own), the commands and bytes of its Redis, the blocks that the interpreter holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+import uvicorn
+import uvloop
+from redis import Redis
+
+from service.app import create_app
+from service.serve.worker import PlateauWorker
+from service.settings import Settings
+from service.store import events, ids
+from service.store.connections import connect
+from service.store.streams import Streams
+from tests.processes import wait_until
+
+TOKEN = "token"
+EVENTS = 20
+# A timer of the server may fall into a count, so the least of these is taken.
+COUNTS = 3
+# What may differ where nothing grows: an id or a length with one more digit.
+ALIKE = 1.05
+
+
+class Worker:
+    """A web worker in a thread; `redis` and `streams` look past it at its store."""
+
+    def __init__(self, url: str) -> None:
+        options = {**PlateauWorker.CONFIG_KWARGS, "loop": "none"}
+        app = create_app(Settings(redis_url=url, cache_redis_url=""))
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
+        self._loop = uvloop.new_event_loop()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._thread = threading.Thread(target=self._serve)
+        self.port = self._listener.getsockname()[1]
+        self.url = url
+        self.redis: Any = Redis.from_url(url, protocol=2)
+
+    def __enter__(self) -> Worker:
+        self._thread.start()
+        wait_until(lambda: self._server.started, "the worker serves")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        self._loop.close()
+        self.redis.close()
+
+    def _serve(self) -> None:
+        self._loop.run_until_complete(self._server.serve([self._listener]))
+
+    @contextmanager
+    def counting(self) -> Iterator[list[int]]:
+        """The lines of Python that the server runs during the block, as the only item."""
+        lines = [0]
+
+        def count(_: FrameType, event: str, __: Any) -> Any:
+            lines[0] += event == "line"
+            return count
+
+        self._do(lambda: sys.settrace(count))
+        try:
+            yield lines
+        finally:
+            self._do(lambda: sys.settrace(None))
+
+    def _do(self, act: Callable[[], None]) -> None:
+        done = threading.Event()
+
+        def acted() -> None:
+            act()
+            done.set()
+
+        self._loop.call_soon_threadsafe(acted)
+        assert done.wait(10)
+
+    # What a runner does
+
+    def publish(self, run_id: str, count: int, *, after: Callable[[], None]) -> None:
+        """Events one by one; `after` each the reader is waited for, so none share a read."""
+
+        async def publishing() -> None:
+            redis = connect(self.url, "publisher", connections=1)
+            streams = Streams(redis, alive_s=60, record_s=600)
+            for _ in range(count):
+                await streams.append(run_id, 1, [events.delta("a few words ")])
+                after()
+            await redis.aclose()
+
+        asyncio.run(publishing())
+
+    def start(self) -> str:
+        async def starting() -> str:
+            redis = connect(self.url, "publisher", connections=1)
+            streams = Streams(redis, alive_s=60, record_s=600)
+            run_id = ids.new_run_id()
+            await streams.create(run_id, agent="a", owner="o", token=TOKEN, request=b"{}")
+            await streams.claim(run_id, 1, "runner", events.started(run_id, "a", 1))
+            await redis.aclose()
+            return run_id
+
+        return asyncio.run(starting())
+
+
+class Reader:
+    """A client that reads frames; opened by the first of them."""
+
+    def __init__(self, worker: Worker, run_id: str, position: str = "") -> None:
+        self._socket = socket.create_connection(("127.0.0.1", worker.port), timeout=20)
+        head = f"GET /v1/runs/{run_id}/events?token={TOKEN} HTTP/1.1\r\nHost: plateau\r\n"
+        if position:
+            head += f"Last-Event-ID: {position}\r\n"
+        self._socket.sendall(f"{head}\r\n".encode())
+        self._read = b""
+        self.wait_for(b"retry:")
+        if not position:
+            self.next()
+
+    def next(self) -> None:
+        self.wait_for(b"id: ")
+
+    def wait_for(self, what: bytes) -> None:
+        """Read on to the end of the frame in which `what` stands."""
+        while True:
+            _, found, after = self._read.partition(what)
+            if found and b"\n\n" in after:
+                self._read = after.partition(b"\n\n")[2]
+                return
+            more = self._socket.recv(65536)
+            assert more, "the response ended"
+            self._read += more
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def worker(streams_url: str) -> Iterator[Worker]:
+    with Worker(streams_url) as running:
+        yield running
+
+
+@contextmanager
+def reading(worker: Worker, *run_ids: str) -> Iterator[list[Reader]]:
+    with ExitStack() as stack:
+        readers = []
+        for run_id in run_ids:
+            readers.append(Reader(worker, run_id))
+            stack.callback(readers[-1].close)
+        yield readers
+
+
+def all_gone(worker: Worker) -> None:
+    wait_until(lambda: not worker.redis.pubsub_shardchannels(), "nobody follows", timeout_s=30)
+
+
+def lines_an_event(worker: Worker, run_id: str, readers: list[Reader]) -> float:
+    def delivered() -> None:
+        for reader in readers:
+            reader.next()
+
+    counted = []
+    for _ in range(COUNTS):
+        with worker.counting() as lines:
+            worker.publish(run_id, EVENTS, after=delivered)
+        counted.append(lines[0])
+    assert min(counted) >= EVENTS * len(readers)
+    return min(counted) / EVENTS
+
+
+def redis_an_event(worker: Worker, run_id: str, reader: Reader) -> tuple[float, float]:
+    """Commands, those within scripts among them, and bytes that Redis sends."""
+
+    def totals() -> tuple[int, int]:
+        stats: Any = worker.redis.info("commandstats")
+        writing = ("evalsha", "xadd", "xtrim", "xrange", "hset", "hmget", "append", "spublish")
+        calls = sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in writing)
+        return calls, int(worker.redis.info("stats")["total_net_output_bytes"])
+
+    counted = []
+    for _ in range(COUNTS):
+        before = totals()
+        worker.publish(run_id, EVENTS, after=reader.next)
+        after = totals()
+        counted.append((after[0] - before[0], after[1] - before[1]))
+    calls, sent = (min(column) for column in zip(*counted, strict=True))
+    return calls / EVENTS, sent / EVENTS
+
+
+def test_an_event_costs_the_same_however_many_streams_are_open(worker: Worker) -> None:
+    run_id = worker.start()
+    with reading(worker, run_id) as alone:
+        lines = lines_an_event(worker, run_id, alone)
+        commands, sent = redis_an_event(worker, run_id, alone[0])
+        with reading(worker, *(worker.start() for _ in range(200))):
+            assert lines_an_event(worker, run_id, alone) <= lines * ALIKE
+            more_commands, more_sent = redis_an_event(worker, run_id, alone[0])
+            assert more_commands <= commands and more_sent <= sent * ALIKE
+
+
+def test_an_event_costs_the_same_however_many_were_sent(worker: Worker) -> None:
+    run_id = worker.start()
+    with reading(worker, run_id) as readers:
+        # Past the first hundred: from there on the stream is trimmed.
+        worker.publish(run_id, 120, after=readers[0].next)
+        lines = lines_an_event(worker, run_id, readers)
+        commands, sent = redis_an_event(worker, run_id, readers[0])
+        worker.publish(run_id, 4000, after=readers[0].next)
+        assert lines_an_event(worker, run_id, readers) <= lines * ALIKE
+        more_commands, more_sent = redis_an_event(worker, run_id, readers[0])
+        assert more_commands <= commands and more_sent <= sent * ALIKE
+
+
+def test_an_event_costs_the_same_however_many_readers_have_gone(worker: Worker) -> None:
+    run_id = worker.start()
+    with reading(worker, run_id) as readers:
+        lines = lines_an_event(worker, run_id, readers)
+        for _ in range(5):
+            with reading(worker, *([run_id] * 50), *(worker.start() for _ in range(50))):
+                pass
+        wait_until(
+            lambda: len(worker.redis.pubsub_shardchannels()) == 1, "the others have gone"
+        )
+        # Their sockets have been seen to close as well: the event after that goes to one.
+        worker.publish(run_id, 2, after=readers[0].next)
+        assert lines_an_event(worker, run_id, readers) <= lines * ALIKE
+
+
+def test_a_reader_more_costs_an_event_the_same_as_the_one_before(worker: Worker) -> None:
+    """And Redis nothing: a run has one subscription a worker, and one encoding."""
+    run_id = worker.start()
+    with reading(worker, *[run_id] * 10) as ten:
+        of_ten = lines_an_event(worker, run_id, ten)
+        with reading(worker, *[run_id] * 90) as ninety:
+            both = [*ten, *ninety]
+            of_hundred = lines_an_event(worker, run_id, both)
+
+            def delivered() -> None:
+                for reader in both:
+                    reader.next()
+
+            before = worker.redis.info("stats")["total_net_output_bytes"]
+            worker.publish(run_id, EVENTS, after=delivered)
+            sent = worker.redis.info("stats")["total_net_output_bytes"] - before
+    each = (of_hundred - of_ten) / 90
+    # A look at its position and its socket, and a write.
+    assert each <= 12
+    assert sent / EVENTS < 1000
+
+
+def test_joining_at_the_end_costs_the_same_however_much_was_said(worker: Worker) -> None:
+    run_id = worker.start()
+
+    def joining(position: str) -> tuple[int, int]:
+        found = []
+        for _ in range(COUNTS):
+            before = worker.redis.info("stats")["total_net_output_bytes"]
+            with worker.counting() as lines:
+                reader = Reader(worker, run_id, position)
+                wait_until(lambda: worker.redis.pubsub_shardchannels(), "it follows")
+            sent = worker.redis.info("stats")["total_net_output_bytes"] - before
+            reader.close()
+            all_gone(worker)
+            found.append((lines[0], int(sent)))
+        return min(lines for lines, _ in found), min(sent for _, sent in found)
+
+    def nobody() -> None:
+        """Nobody is waited for."""
+
+    worker.publish(run_id, 149, after=nobody)
+    lines, sent = joining("1-150")
+    worker.publish(run_id, 4000, after=nobody)
+    later_lines, later_sent = joining("1-4150")
+    assert later_lines <= lines * ALIKE and later_sent <= sent * ALIKE
+
+
+def test_readers_who_have_gone_leave_nothing(worker: Worker) -> None:
+    """Counted in blocks of the interpreter, the test's own half of each socket included."""
+
+    run_ids = [worker.start() for _ in range(30)]
+
+    def come_and_go() -> int:
+        with reading(worker, *run_ids, *run_ids, *run_ids):
+            pass
+        all_gone(worker)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    held = [come_and_go() for _ in range(8)]
+    # The first rounds fill caches. One block a reader would be 450 in the last five.
+    assert held[-1] - held[2] < 225, held
