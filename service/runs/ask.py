@@ -37,7 +37,12 @@ class Ask(NamedTuple):
 
     def fingerprint(self) -> str:
         """Tells one body from another under the same idempotency key."""
-        text = msgspec.json.encode(self._replace(idempotency_key=""), order="sorted")
+        members: tuple[Any, ...] = self._replace(idempotency_key="")
+        if not self.conversation_id:
+            # As by releases that knew of no conversations: during an upgrade both kinds of web
+            # worker see the repeats of one key.
+            members = members[:-1]
+        text = msgspec.json.encode(members, order="sorted")
         return blake2b(text, digest_size=16).hexdigest()
 
     def with_context(self, context: Sequence[Message]) -> list[dict[str, str]]:
