@@ -151,7 +151,7 @@ class Intake:
     async def _share(self, asked_for: Asked, joined: Taken) -> Taken:
         """The live run; or the answer, where its leader is about to find that it is there."""
         answer = None
-        if joined.status == "queued":
+        if joined.status in ("queued", "unplaced"):
             answer = await self._cache.get(asked_for.job.cache_key)
         if answer is not None:
             await self._placement.withdraw(joined)
