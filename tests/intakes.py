@@ -21,7 +21,7 @@ from service.runs.versions import Versions
 from service.store import events
 from service.store.cache import Cache, answer_of
 from service.store.connections import connect
-from service.store.conversations import Conversations
+from service.store.conversations import Conversations, place_of
 from service.store.external import External
 from service.store.fullness import Fullness
 from service.store.inflight import Inflight
@@ -35,6 +35,8 @@ from tests.store import claim, done, on_streams, texts
 RUNNER = "r1"
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
+SAID = QUESTION._replace(conversation_id="c1")
+PLACE = place_of("ann", "", "c1")
 
 
 class Desk:
@@ -75,7 +77,7 @@ class Desk:
             Versions(self.queue),
             parts.get("cache", self.cache),
             parts.get("inflight", self.inflight),
-            self.conversations,
+            parts.get("conversations", self.conversations),
             self.stats,
             window_s=600,
         )

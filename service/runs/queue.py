@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from service.errors import Problem, StoreError
@@ -96,6 +97,8 @@ class Intake:
 
     async def _asked_for(self, ask: Ask) -> Asked:
         """The question as the agent will get it."""
+        # Before its conversation is read: what is deleted after that was asked before.
+        asked_ms = int(time.time() * 1000)
         version = await self._versions.of(ask.agent)
         place, context = "", list[Message]()
         if ask.conversation_id:
@@ -129,7 +132,7 @@ class Intake:
             flight=flight,
             conversation=ask.conversation_id,
             place=place,
-            asked_ms=int(time.time() * 1000),
+            asked_ms=asked_ms,
             format=FORMAT,
         )
         return Asked(ask, job, place)
@@ -194,14 +197,16 @@ class Intake:
     async def _converse(self, asked_for: Asked, taken: Taken, message_id: str) -> None:
         """What the user has said, and where the answer is there already that as well; else the
         runner adds it, and what we could not."""
-        place, text = asked_for.place, asked_for.ask.text
+        place, text, asked_ms = asked_for.place, asked_for.ask.text, asked_for.job.asked_ms
+        add = partial(self._conversations.add, place, asked_ms=asked_ms)
         if taken.answer is not None:
             answer = taken.answer.final
-            both = [asked(message_id, text, ""), answered(message_id, answer)]
-            await self._conversations.add(place, both)
+            await add([asked(message_id, text, ""), answered(message_id, answer)])
             return
         try:
-            await self._conversations.add(place, [asked(taken.run_id, text, taken.token)])
+            # By who joins as well: should the conversation have been deleted since the run was
+            # asked for, it is asked again.
+            await add([asked(taken.run_id, text, taken.token)])
         except StoreError as error:
             log.warning(
                 "run %s: its message has to wait for its answer: %s", taken.run_id, error

@@ -127,7 +127,8 @@ class Conversations:
         self, place: str, messages: Sequence[Message], *, asked_ms: int | None = None
     ) -> None:
         """Add these in their order, those that are there already excepted. Given `asked_ms`,
-        not at all where the conversation was deleted after that time."""
+        not at all where the conversation was deleted after that time, unless one of them has
+        been added since: a run from before is shared by who asks the same again."""
         messages_most, bodies_most, length_most = self._limits
         args: list[str | int] = [LIFE_S, messages_most, bodies_most, asked_ms or _NOW]
         for message in messages:

@@ -6,7 +6,8 @@
 --       then id, index entry, body for each message
 --
 -- An entry begins with its message's id; one that is there already is not added again. What was
--- asked before the conversation was deleted is not added at all.
+-- asked before the conversation was deleted is not added at all, unless it has been asked again
+-- since.
 -- Gives the bytes that the conversation takes, 0 where it has been deleted.
 
 -- What MEMORY USAGE leaves out: the places in the books, in the key table and among the keys
@@ -14,14 +15,23 @@
 local BESIDES = 450
 
 local index, bodies = KEYS[1], KEYS[2]
-local deleted = redis.call('GET', KEYS[3])
-if deleted and tonumber(ARGV[4]) < tonumber(deleted) then
-  return 0
-end
+
 local known = {}
 for _, entry in ipairs(redis.call('LRANGE', index, 0, -1)) do
   known[entry:match('^%S+')] = true
 end
+
+local deleted = redis.call('GET', KEYS[3])
+if deleted and tonumber(ARGV[4]) < tonumber(deleted) then
+  local again = false
+  for i = 5, #ARGV, 3 do
+    again = again or known[ARGV[i]]
+  end
+  if not again then
+    return 0
+  end
+end
+
 for i = 5, #ARGV, 3 do
   if not known[ARGV[i]] then
     redis.call('RPUSH', index, ARGV[i + 1])
