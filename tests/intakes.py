@@ -33,6 +33,7 @@ from tests.executions import LIMITS, keeper_of
 from tests.store import claim, done, on_streams, texts
 
 RUNNER = "r1"
+RUN_LIFE_S = 300
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
 SAID = QUESTION._replace(conversation_id="c1")
@@ -47,7 +48,7 @@ class Desk:
         self.streams = Streams(redis, alive_s=120, record_s=600)
         self.queue = Queue(redis)
         self.cache = Cache(cache_redis, ttl_s=60, max_bytes=10 * 1024**2)
-        self.inflight = Inflight(redis, life_s=300)
+        self.inflight = Inflight(redis, life_s=RUN_LIFE_S)
         self.shares = Shares(redis)
         self.stats = Stats(redis)
         self.fullness = Fullness(redis, 64 * 1024**2)
@@ -67,10 +68,12 @@ class Desk:
             parts.get("shares", self.shares),
             parts.get("queue", self.queue),
             External(self.redis, idle_s=60),
+            parts.get("conversations", self.conversations),
             self.fullness,
             None,
             self.stats,
             limit=self._limit,
+            run_life_s=RUN_LIFE_S,
         )
         return Intake(
             placement,

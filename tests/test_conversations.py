@@ -213,8 +213,61 @@ def test_deleting_removes_it_all_and_for_good(streams_url: str) -> None:
         both = [after, answered(after.run_id, "new")]
         await conversations.add(PLACE, both, asked_ms=after.at_ms)
         assert await conversations.read(PLACE) == both
-        # Again, and what is not there.
-        await conversations.delete(place_of("ann", "", "none"), remember_s=60)
+        # Again.
+        await conversations.delete(PLACE, remember_s=60)
+        assert await conversations.read(PLACE) == []
+
+    on_conversations(streams_url, scenario)
+
+
+def test_deleting_what_never_was_leaves_nothing(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        places = [place_of("ann", "", f"c{n}") for n in range(50)]
+        for place in places:
+            await conversations.delete(place, remember_s=60)
+        assert await redis.keys("*") == []
+        # Nor what was about to come, and did not.
+        for place in places:
+            await conversations.announce(place, "token", life_s=60)
+            await conversations.retract(place, "token")
+            await conversations.delete(place, remember_s=60)
+        assert await redis.keys("*") == []
+
+    on_conversations(streams_url, scenario)
+
+
+def test_deleting_holds_for_what_is_coming(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        coming = said(1)
+        for token in ("a", "b"):
+            await conversations.announce(PLACE, token, life_s=60)
+        assert 55 <= await redis.ttl(keys.conversation(PLACE).coming) <= 60
+        # One of the two was refused.
+        await conversations.retract(PLACE, "a")
+        await asyncio.sleep(0.002)  # Another millisecond.
+        await conversations.delete(PLACE, remember_s=60)
+        await conversations.add(PLACE, [coming], asked_ms=coming.at_ms)
+        assert await conversations.read(PLACE) == []
+
+    on_conversations(streams_url, scenario)
+
+
+@pytest.mark.parametrize("said_already", [True, False])
+def test_a_full_store_forgets_as_well(streams_url: str, said_already: bool) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        await conversations.announce(PLACE, "token", life_s=60)
+        if said_already:
+            await conversations.add(PLACE, [said(1)])
+        late = said(2)
+        await asyncio.sleep(0.002)  # Another millisecond.
+        with full(streams_url):
+            await conversations.delete(PLACE, remember_s=60)
+            await conversations.add(PLACE, [late], asked_ms=late.at_ms)
+        assert await conversations.read(PLACE) == []
+        # The books, too.
+        assert await redis.zcard("{conversations}:idle") == 0
+        assert set(await redis.hgetall("{conversations}:bytes")) <= {b"total"}
+        assert await redis.hget("{conversations}:bytes", "total") in (b"0", None)
 
     on_conversations(streams_url, scenario)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from service.store.conversations import Message
+from service.store.conversations import Message, place_of
 from service.store.packing import Answer
 
 # The agent of a run whose producer is not a runner of ours.
@@ -69,6 +69,13 @@ class Ask(NamedTuple):
     @property
     def may_be_shared(self) -> bool:
         return self.mode != "off" or bool(self.idempotency_key)
+
+    @property
+    def place(self) -> str:
+        """Its conversation's name in the store; '' for none."""
+        if not self.conversation_id:
+            return ""
+        return place_of(self.owner, self.user, self.conversation_id)
 
     @property
     def text(self) -> str:

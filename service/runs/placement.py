@@ -19,6 +19,7 @@ from service.runs import refusals
 from service.runs.ask import Ask, Taken
 from service.runs.job import Job
 from service.store import events, ids
+from service.store.conversations import Conversations
 from service.store.external import External
 from service.store.fullness import CLOSED, Fullness
 from service.store.owners import Owners
@@ -34,7 +35,8 @@ GIVEN_UP = "requested"
 
 
 class Placement:
-    """One a worker. `limit` is the number of runs that may wait."""
+    """One a worker. `limit` is the number of runs that may wait; each ends within
+    `run_life_s`."""
 
     def __init__(
         self,
@@ -42,20 +44,24 @@ class Placement:
         shares: Shares,
         queue: Queue,
         external: External,
+        conversations: Conversations,
         fullness: Fullness,
         owners: Owners | None,
         stats: Stats,
         *,
         limit: int,
+        run_life_s: int,
     ) -> None:
         self._streams = streams
         self._shares = shares
         self._queue = queue
         self._external = external
+        self._conversations = conversations
         self._fullness = fullness
         self._owners = owners
         self._stats = stats
         self._limit = limit
+        self._run_life_s = run_life_s
 
     async def record(self, ask: Ask, job: Job, run_id: str) -> Taken:
         """Write the record of a run that has no place yet: status `created`. Under a key it may
@@ -87,7 +93,7 @@ class Placement:
                 taken = await self._ask_again(taken)
             if taken.status not in ("created", "unplaced"):
                 return _told(taken)
-            return taken._replace(status=await self._hand_over(taken.run_id, ask))
+            return taken._replace(status=await self._hand_over(ask, taken))
         except (StoreError, Problem):
             if ask.idempotency_key:
                 with suppress(StoreError):
@@ -136,8 +142,9 @@ class Placement:
             return None
         return Taken(run_id, token, status=status, how="joined")
 
-    async def _hand_over(self, run_id: str, ask: Ask) -> str:
+    async def _hand_over(self, ask: Ask, taken: Taken) -> str:
         """To the queue, or to a producer outside; the run's status then."""
+        run_id = taken.run_id
         if self._owners is not None and not await self._owners.admit(ask.owner, run_id):
             self._stats.count("runs_refused_owner_limit")
             raise refusals.owner_limit()
@@ -146,11 +153,19 @@ class Placement:
             first = events.started(run_id, ask.agent, 1)
             await self._streams.claim(run_id, 1, "external", first)
             return "running"
+        if ask.place:
+            # A deletion must hold for it from now on. What was asked is no sign of it: that is
+            # added once the run has its place, by a worker that may die before.
+            life_s = self._run_life_s
+            await self._conversations.announce(ask.place, taken.token, life_s=life_s)
         code = await self._queue.enqueue(run_id, ask.agent, self._limit)
         if code == "ok":
             if ask.may_be_shared:
                 await self._streams.mark_enqueued(run_id)
             return "queued"
+        if ask.place:
+            with suppress(StoreError):
+                await self._conversations.retract(ask.place, taken.token)
         self._stats.count(f"runs_refused_{code}")
         raise refusals.queue_full(self._limit) if code == "full" else refusals.no_runner()
 

@@ -5,6 +5,9 @@ MAX_CONTENT_MESSAGES have a body of at most MAX_CONTENT_LENGTH characters; addin
 is one step, so whoever adds at the same time loses nothing. All conversations together stay
 within a quarter of the store: the longest idle go first.
 
+A deletion holds for everything that was asked before it, also where nothing has been added yet:
+a run is announced in its conversation before it is enqueued.
+
 The index is read first, and alone; bodies are cut when they are written, and read only for the
 messages that still have one.
 """
@@ -46,6 +49,24 @@ if last and tonumber(last:match('^%S+ %S+ (%d+)')) > tonumber(ARGV[1]) then
 end
 redis.call('DEL', KEYS[1], KEYS[2])
 return 1
+"""
+
+# A full store allows it: it makes room.
+_DELETE = """#!lua flags=allow-oom
+-- KEYS  index, bodies, deletion, coming      ARGV  now in ms, life of the note in s
+-- Where nothing was said and nothing is coming there is nothing to note: so deletions of what
+-- never was leave nothing behind, however many.
+if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then
+  redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
+end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
+"""
+
+# Refused when memory is full, as the run is that it announces.
+_ANNOUNCE = """#!lua
+-- KEYS  coming      ARGV  token, life_s
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 
 
@@ -119,6 +140,8 @@ class Conversations:
         self._converse = redis.register_script(scripts.joinpath("converse.lua").read_text())
         self._idlest = redis.register_script(scripts.joinpath("idlest.lua").read_text())
         self._forget = redis.register_script(_FORGET)
+        self._delete = redis.register_script(_DELETE)
+        self._announce = redis.register_script(_ANNOUNCE)
         self._limits = limits
         self._bound = bound
         self._count = count
@@ -161,16 +184,25 @@ class Conversations:
                 break
         return found
 
+    async def announce(self, place: str, token: str, *, life_s: int) -> None:
+        """A run is about to be enqueued that will have ended within `life_s`; `token` is its
+        caller's."""
+        with store_errors():
+            await self._announce(keys=[keys.conversation(place).coming], args=[token, life_s])
+
+    async def retract(self, place: str, token: str) -> None:
+        """It was refused: nothing is coming."""
+        with store_errors():
+            await self._redis.srem(keys.conversation(place).coming, token)
+
     async def delete(self, place: str, *, remember_s: int) -> None:
         """Forget all of it; what is being answered for it, and began before, is not added
         within `remember_s` either."""
-        key = keys.conversation(place)
+        now_ms = int(time.time() * 1000)
         with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(key.deletion, int(time.time() * 1000), ex=remember_s)
-                pipe.delete(key.messages, key.bodies)
-                await pipe.execute()
-        await self._note(place, int(time.time() * 1000), 0)
+            await self._delete(keys=list(keys.conversation(place)), args=[now_ms, remember_s])
+        # Also where it was gone already: whoever deleted it may not have come as far as this.
+        await self._note(place, now_ms, 0)
 
     async def _make_room(self, place: str, at_ms: int, taken: int) -> None:
         going = await self._note(place, at_ms, taken)
