@@ -126,6 +126,59 @@ def test_added_twice_is_there_once_in_its_place(streams_url: str) -> None:
     on_conversations(streams_url, scenario)
 
 
+def test_an_answer_gives_way_to_that_of_a_later_attempt(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        first, second = said(1), said(2)
+        await conversations.add(PLACE, [first, answered(first.run_id, "half", 1)])
+        await conversations.add(PLACE, [second])
+        # Its runner died before it could announce the end: another has run it again.
+        whole = answered(first.run_id, "the whole " * 50, 2)
+        await conversations.add(PLACE, [first, whole])
+        kept = whole._replace(content=(whole.content or "")[:200])
+        assert await conversations.read(PLACE) == [first, kept, second]
+        # The first comes to life again; and a release that knows of no attempts.
+        for late in (answered(first.run_id, "half", 1), answered(first.run_id, "half")):
+            await conversations.add(PLACE, [late])
+        assert await conversations.read(PLACE) == [first, kept, second]
+        key = keys.conversation(PLACE)
+        taken = 450 + await redis.memory_usage(key.messages)
+        taken += await redis.memory_usage(key.bodies)
+        assert int(await redis.hget("{conversations}:bytes", PLACE)) == taken
+        assert int(await redis.hget("{conversations}:bytes", "total")) == taken
+
+    on_conversations(streams_url, scenario)
+
+
+def test_a_late_answer_without_a_body_gets_none(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        first = said(1)
+        await conversations.add(
+            PLACE, [answered(first.run_id, "half", 1), *map(said, (3, 4, 5))]
+        )
+        await conversations.add(PLACE, [answered(first.run_id, "the whole", 2)])
+        found = await conversations.read(PLACE)
+        assert (found[0].length, found[0].content) == (9, None)
+        assert await redis.hlen(keys.conversation(PLACE).bodies) == 3
+
+    on_conversations(streams_url, scenario, limits=Limits(10, 3, 200))
+
+
+def test_a_question_that_was_trimmed_away_is_known_by_its_answer(streams_url: str) -> None:
+    """Its web worker comes late: the runner has added both, and others have spoken since."""
+
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        first = said(1)
+        both = [first, answered(first.run_id, "so", 1)]
+        await conversations.add(PLACE, both)
+        await conversations.add(PLACE, [said(2)])
+        there = [both[1], said(2).id]
+        await conversations.add(PLACE, [first])
+        found = await conversations.read(PLACE)
+        assert [found[0], found[1].id] == there
+
+    on_conversations(streams_url, scenario, limits=Limits(2, 2, 200))
+
+
 def test_many_at_once_lose_nothing(streams_url: str) -> None:
     async def scenario(conversations: Conversations, redis: Any) -> None:
         everyone = [said(number) for number in range(20)]

@@ -72,7 +72,8 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 
 class Message(NamedTuple):
     """One message: `length` is that of the whole, in characters; `content` is None where only
-    the index still knows of it; `token` opens the run that a user's message asked for."""
+    the index still knows of it; `token` opens the run that a user's message asked for, and
+    `attempt` is the one that gave an answer, 0 where that is not known."""
 
     id: str
     role: str
@@ -81,6 +82,7 @@ class Message(NamedTuple):
     content: str | None
     reply_to: str = ""
     token: str = ""
+    attempt: int = 0
 
     @property
     def run_id(self) -> str:
@@ -105,10 +107,11 @@ def asked(run_id: str, text: str, token: str) -> Message:
     return Message(f"{run_id}-user", "user", now_ms, len(text), text, token=token)
 
 
-def answered(run_id: str, text: str) -> Message:
+def answered(run_id: str, text: str, attempt: int = 0) -> Message:
     """A run's answer: its id is the run's."""
     now_ms = int(time.time() * 1000)
-    return Message(run_id, "assistant", now_ms, len(text), text, f"{run_id}-user")
+    reply_to = f"{run_id}-user"
+    return Message(run_id, "assistant", now_ms, len(text), text, reply_to, attempt=attempt)
 
 
 class Limits(NamedTuple):
@@ -149,7 +152,8 @@ class Conversations:
     async def add(
         self, place: str, messages: Sequence[Message], *, asked_ms: int | None = None
     ) -> None:
-        """Add these in their order, those that are there already excepted. Given `asked_ms`,
+        """Add these in their order, those that are there already excepted: of them an answer
+        is replaced by that of a later attempt. Given `asked_ms`,
         not at all where the conversation was deleted after that time, unless one of them has
         been added since: a run from before is shared by who asks the same again."""
         messages_most, bodies_most, length_most = self._limits
@@ -226,21 +230,25 @@ class Conversations:
 
 
 def _entry(message: Message) -> str:
-    """No part of it holds a space."""
-    reply_to, token = message.reply_to or _NONE, message.token or _NONE
-    return " ".join(
-        (message.id, message.role, str(message.at_ms), str(message.length), reply_to, token)
-    )
+    """No part of it holds a space. A question's token and an answer's attempt share the last
+    place: releases that know of no attempts expect six parts."""
+    last = message.token or (str(message.attempt) if message.attempt else "")
+    parts = (message.reply_to or _NONE, last or _NONE)
+    return " ".join((message.id, message.role, str(message.at_ms), str(message.length), *parts))
 
 
 def _message(entry: str) -> Message:
-    message_id, role, at_ms, length, reply_to, token = entry.split(" ")
-    return Message(
+    message_id, role, at_ms, length, reply_to, last = entry.split(" ")
+    found = Message(
         message_id,
         role,
         int(at_ms),
         int(length),
         None,
         "" if reply_to == _NONE else reply_to,
-        "" if token == _NONE else token,
     )
+    if last == _NONE:
+        return found
+    if role == "assistant":
+        return found._replace(attempt=int(last))
+    return found._replace(token=last)
