@@ -145,10 +145,12 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             shares,
             queue,
             external,
+            conversations,
             fullness,
             _owners(settings, redis),
             stats,
             limit=settings.queue_limit,
+            run_life_s=settings.run_life_s,
         )
         intake = Intake(
             placement,

@@ -309,7 +309,10 @@ class Execution:
             tools=self._tools,
             duration_ms=self._elapsed_ms(),
         )
-        await self._keeper.keep(self._job, self.run_id, answer, version=agent.version)
+        attempt = self._claimed.attempt
+        await self._keeper.keep(
+            self._job, self.run_id, answer, version=agent.version, attempt=attempt
+        )
 
 
 def _plain(text: str) -> str:

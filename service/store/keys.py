@@ -34,6 +34,7 @@ class ConversationKeys(NamedTuple):
     messages: str
     bodies: str
     deletion: str
+    coming: str
 
 
 class RunKeys(NamedTuple):
@@ -52,7 +53,9 @@ def run(run_id: str) -> RunKeys:
 
 def conversation(place: str) -> ConversationKeys:
     name = f"conversation:{{{place}}}"
-    return ConversationKeys(f"{name}:index", f"{name}:bodies", f"{name}:deleted")
+    return ConversationKeys(
+        f"{name}:index", f"{name}:bodies", f"{name}:deleted", f"{name}:coming"
+    )
 
 
 def channel(run_id: str) -> str:
