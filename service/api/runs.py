@@ -130,6 +130,8 @@ async def cancel(request: Request) -> Response:
         status = await state["streams"].ask_to_cancel(
             run_id, CANCEL_REASON, external=record.agent == EXTERNAL
         )
+        if status == "cancelled" and record.ended_ms is None:
+            state["stats"].count("runs_cancelled")
     if status == "gone":
         raise absent(run_id, state)
     if status in ("completed", "failed"):

@@ -152,6 +152,7 @@ class Placement:
             await self._external.watch(run_id)
             first = events.started(run_id, ask.agent, 1)
             await self._streams.claim(run_id, 1, "external", first)
+            self._stats.count("runs_created")
             return "running"
         if ask.place:
             # A deletion must hold for it from now on. What was asked is no sign of it: that is
@@ -160,14 +161,18 @@ class Placement:
             await self._conversations.announce(ask.place, taken.token, life_s=life_s)
         code = await self._queue.enqueue(run_id, ask.agent, self._limit)
         if code == "ok":
+            self._stats.count("runs_created")
             if ask.may_be_shared:
                 await self._streams.mark_enqueued(run_id)
             return "queued"
         if ask.place:
             with suppress(StoreError):
                 await self._conversations.retract(ask.place, taken.token)
-        self._stats.count(f"runs_refused_{code}")
-        raise refusals.queue_full(self._limit) if code == "full" else refusals.no_runner()
+        if code == "full":
+            self._stats.count("runs_refused_queue_full")
+            raise refusals.queue_full(self._limit)
+        self._stats.count("runs_refused_no_runner")
+        raise refusals.no_runner()
 
 
 def _told(taken: Taken) -> Taken:

@@ -16,6 +16,9 @@ AGENTS = "agents"
 EXTERNAL = "runs:external"
 # Whose turn it is to sweep.
 JANITOR = "janitor"
+# Who has figures of its own, by the time at which it last wrote them: hosts and processes.
+HOSTS = "hosts"
+WORKERS = "workers"
 
 
 class ConversationsKeys(NamedTuple):
@@ -78,7 +81,13 @@ def inflight(key: str) -> str:
 
 
 def stats(host: str) -> str:
+    """Counters of a host, that survive its processes."""
     return f"stats:{host}"
+
+
+def worker(process: str) -> str:
+    """The figures of one process, `<host>:<pid>`."""
+    return f"worker:{process}"
 
 
 def owner(owner_name: str) -> str:
