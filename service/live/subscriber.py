@@ -150,6 +150,7 @@ class Subscriber:
         live = self in self._feed.live and writable
         if self._quiet_turns * TURNS >= STALE_S:
             self._leaving = "stale"
+            log.info("run %s: a response is swept, nothing came for so long", self._feed.run_id)
             if live:
                 self._end(sse.retry())
             elif not writable:
@@ -161,6 +162,7 @@ class Subscriber:
         """Leave the live path; a task of its own, for as long as it takes, reads on."""
         if self._catching_up is None or self._catching_up.done():
             self._hub.count("readers_slow")
+            log.info("run %s: a reader is too slow for the live path", self._feed.run_id)
             self._catching_up = asyncio.ensure_future(self._catch_up_later())
 
     def lose(self) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from service.errors import StoreError
 from service.ops import process
+from service.ops.damper import tell_held
 from service.store.stats import Stats
 from service.store.workers import REPORT_S, Figures, Workers
 
@@ -38,6 +39,7 @@ class Reporter:
                     await self._workers.report(self._figures())
                 except StoreError as error:
                     log.info("nobody is told of this process: %s", error)
+                tell_held()
                 await asyncio.sleep(REPORT_S)
         finally:
             with suppress(StoreError):

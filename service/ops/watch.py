@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections import Counter, deque
 from typing import Any, NamedTuple, Protocol
@@ -85,6 +87,8 @@ class Watch:
         self._samples: deque[Sample] = deque(maxlen=int(WINDOW_S / REPORT_S) + 1)
         self._looking: asyncio.Task[Seen] | None = None
         self._looked_at = float("-inf")
+        self._host = socket.gethostname()
+        self._said_at = float("-inf")
         # Pictures that are sent anew every few seconds.
         self.feeds = 0
 
@@ -94,12 +98,27 @@ class Watch:
             try:
                 seen = await self.look()
                 self._samples.append(Sample(time.monotonic(), _growing(seen)))
+                self._say(seen)
             except Exception:
                 log.exception("the last minute cannot be remembered")
             await asyncio.sleep(REPORT_S)
 
+    def _say(self, seen: Seen) -> None:
+        """Evictions, once a minute and by one worker of the service."""
+        web = [(str(one["host"]), one["pid"]) for one in seen.workers if one["role"] == "web"]
+        n = seen.lately["cache_evicted_keys"]
+        now = time.monotonic()
+        if (
+            n
+            and now - self._said_at >= WINDOW_S
+            and web
+            and min(web) == (self._host, os.getpid())
+        ):
+            self._said_at = now
+            log.info("%d answers were evicted from the cache in %d s", n, seen.lately_s)
+
     async def look(self, within_s: float = FRESH_S) -> Seen:
-        """Now, or as it was less than `within_s` ago; who comes while one looks waits for it."""
+        """Now, or as it was less than `within_s` ago; who comes meanwhile waits along."""
         if self._looking is None or (
             self._looking.done() and time.monotonic() - self._looked_at > within_s
         ):

@@ -34,10 +34,12 @@ class Ask(NamedTuple):
     ttl_s: int | None = None
     idempotency_key: str = ""
     conversation_id: str = ""
+    # Says where it came from, and nothing of what is asked.
+    request_id: str = ""
 
     def fingerprint(self) -> str:
         """Tells one body from another under the same idempotency key."""
-        members: tuple[Any, ...] = self._replace(idempotency_key="")
+        members: tuple[Any, ...] = self._replace(idempotency_key="")[:-1]
         if not self.conversation_id:
             # As by releases that knew of no conversations: during an upgrade both kinds of web
             # worker see the repeats of one key.

@@ -169,13 +169,24 @@ class Execution:
                 if not self._driving.cancelled():
                     self._driving.exception()
                 return
-        log.error("run %s: agent %s does not stop", self.run_id, self._claimed.agent)
+        log.error(
+            "run %s: agent %s does not stop",
+            self.run_id,
+            self._claimed.agent,
+            extra={"request": self._job.request_id},
+        )
 
     def _failure(self, error: BaseException) -> events.Event:
         """What came out of the agent: the answer to `stop`, or an error of its own."""
         if self._cancel_reason is not None:
             return events.cancelled(self._cancel_reason)
-        log.error("run %s: agent %s failed", self.run_id, self._claimed.agent, exc_info=error)
+        log.error(
+            "run %s: agent %s failed",
+            self.run_id,
+            self._claimed.agent,
+            exc_info=error,
+            extra={"request": self._job.request_id},
+        )
         message = f"The agent failed ({type(error).__name__})."
         return events.failed("agent_error", message, retryable=False)
 
@@ -304,6 +315,7 @@ class Execution:
         self._bytes += len(piece.encode())
         if self._bytes > OUTPUT_BYTES:
             self._count("outputs_too_large")
+            log.info("run %s: its answer is too large", self.run_id)
             raise AgentError(
                 "output_too_large", f"The answer passed {OUTPUT_BYTES // 1024} KiB."
             )

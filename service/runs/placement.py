@@ -10,6 +10,7 @@ next does. Enqueuing twice is harmless, since only one can claim a run.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ from service.store.streams import Conflict, Crowded, Streams
 ASK_AGAIN_S = (0.02, 0.05)
 # As who gives up its share over HTTP has it cancelled.
 GIVEN_UP = "requested"
+
+log = logging.getLogger("plateau.intake")
 
 
 class Placement:
@@ -68,6 +71,7 @@ class Placement:
         be there: its status then, `queued` where it may have no place yet either."""
         if await self._fullness.share() >= CLOSED:
             self._stats.count("runs_refused_store_full")
+            log.warning("a run was refused: the store is nearly full")
             raise refusals.store_full()
         token = ids.new_token()
         with _refused():
@@ -147,6 +151,7 @@ class Placement:
         run_id = taken.run_id
         if self._owners is not None and not await self._owners.admit(ask.owner, run_id):
             self._stats.count("runs_refused_owner_limit")
+            log.info("a run was refused: its owner has half of the queue already")
             raise refusals.owner_limit()
         if ask.is_external:
             await self._external.watch(run_id)
@@ -170,8 +175,10 @@ class Placement:
                 await self._conversations.retract(ask.place, taken.token)
         if code == "full":
             self._stats.count("runs_refused_queue_full")
+            log.warning("a run was refused: %d wait already (QUEUE_LIMIT)", self._limit)
             raise refusals.queue_full(self._limit)
         self._stats.count("runs_refused_no_runner")
+        log.warning("a run was refused: no runner is alive")
         raise refusals.no_runner()
 
 

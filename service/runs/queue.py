@@ -132,6 +132,7 @@ class Intake:
             place=place,
             asked_ms=asked_ms,
             format=FORMAT,
+            request_id=ask.request_id,
         )
         return Asked(ask, job)
 
