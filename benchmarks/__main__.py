@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import cached, capacity, fanout, hit_rate, memory
+from benchmarks import cached, capacity, fanout, hit_rate, memory, soak
 from benchmarks.chaos import __main__ as chaos
 
 # In the order in which all of them run.
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
     "cached": cached.main,
     "capacity": capacity.main,
     "hit_rate": hit_rate.main,
+    "soak": soak.main,
     "chaos": chaos.main,
 }
 
@@ -25,6 +26,7 @@ USAGE = """usage: scripts/bench [NAME] [options]
   cached    cached answers a CPU-second, beside LiteLLM's proxy
   capacity  how many answers the 10 MB cache holds
   hit_rate  the cache under a Zipf load, beside an ideal LRU
+  soak      readers coming and going for half an hour: whether memory stays on a level
   chaos     kills, pauses and restarts under 1,000 readers: nothing may be lost
 
 Without anything all of them, one after the other. scripts/bench NAME --help says more.
