@@ -204,8 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with plateau(env) as stage:
         samples, tally = asyncio.run(measured(stage))
         tracebacks = stage.service.stderr.count("Traceback (most recent call last)")
-    draw(samples, RESULTS / "soak.svg")
-    return report("soak", rows(samples, tally, tracebacks))
+    found = rows(samples, tally, tracebacks)
+    return report("soak", found, lambda path: draw(samples, path))
 
 
 if __name__ == "__main__":
