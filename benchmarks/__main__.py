@@ -6,6 +6,7 @@ ends with exit code 0.
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     if first in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0
+    # Whoever ends us ends what we started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if first in ("", "--minutes"):
         return run_all(BENCHMARKS | {"soak": lambda _: soak.main(arguments)})
     if first not in BENCHMARKS:

@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             idle.both / few.both,
             "x 50 of 50",
             IDLE_BOUND,
-            peers=f"{idle}; 50 of 50: {few}",
+            peers=f"{idle}; 50 of 50: {few}; a prototype with one XREAD over all: 13 x",
             figures={"50 of 5,000 active": idle.both, "50 of 50 active": few.both},
             figures_in="us",
         )

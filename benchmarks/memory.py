@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from benchmarks import plots
 from benchmarks.measuring import kernel_socket_kib, open_files_most, private_kib, pss_kib
+from benchmarks.peers import Absent
+from benchmarks.peers.nchan import nchan
 from benchmarks.peers.xread import xread
 from benchmarks.readers import Crowd
 from benchmarks.rows import Row, report
@@ -86,6 +88,16 @@ async def growth_mib() -> tuple[float, float]:
             await stage.close()
 
 
+def nchan_reader() -> str:
+    """KiB, or why there is none."""
+    try:
+        with nchan() as stage:
+            return f"{asyncio.run(held(stage, 1000, 1))['reader']:.1f}"
+    except Absent as error:
+        sys.stderr.write(f"skipped: {error}\n")
+        return "skipped"
+
+
 def measure() -> list[Row]:
     with plateau() as stage:
         rows = [
@@ -103,6 +115,7 @@ def measure() -> list[Row]:
     )
     with xread() as usual:
         beside = asyncio.run(held(usual, 1000, 1))
+    nginx = nchan_reader()
     with plateau() as stage:
         one = asyncio.run(held(stage, 1000, 1))
     rows.append(
@@ -120,8 +133,8 @@ def measure() -> list[Row]:
             one["reader"],
             "KiB",
             READER_KIB,
-            peers=f"XREAD each {beside['reader']:.1f}; kernel {one['kernel']:.1f} and "
-            f"{beside['kernel']:.1f}",
+            peers=f"nchan {nginx}, XREAD each {beside['reader']:.1f}; kernel "
+            f"{one['kernel']:.1f} and {beside['kernel']:.1f}",
         )
     )
     with plateau() as stage:

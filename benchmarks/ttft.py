@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from statistics import median, quantiles
 from typing import Any
@@ -57,7 +57,8 @@ def model_process() -> Iterator[str]:
         assert here.poll(ANSWERS_WITHIN_S), "the fake model did not start"
         yield here.recv()
     finally:
-        here.send(None)
+        with suppress(OSError):
+            here.send(None)
         process.join(ANSWERS_WITHIN_S)
         process.kill()
         process.join()

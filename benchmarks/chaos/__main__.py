@@ -7,7 +7,6 @@ import asyncio
 import resource
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,8 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan, keep = _parsed(arguments)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # Whoever ends us ends what we started, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="plateau-chaos-"))
     ok, code = False, 1
     try:
