@@ -66,14 +66,15 @@ class Intake:
 
     async def take(self, ask: Ask) -> Taken:
         """Answer from the cache, join, or enqueue. Raises Problem and StoreError."""
-        run_ids = [ids.new_run_id()]
+        run_ids: list[str] = []
         if ask.idempotency_key:
             run_ids = list(ids.derived_run_ids(ask.owner, ask.idempotency_key, self._window_s))
             earlier = await self._placement.join_keyed(ask, run_ids)
             if earlier is not None:
                 return earlier
         if ask.is_external:
-            recorded = await self._placement.record(ask, Job([]), run_ids[0])
+            run_id = _first_or_new(run_ids)
+            recorded = await self._placement.record(ask, Job([]), run_id)
             return await self._placement.place(ask, recorded)
         asked_for = await self._asked_for(ask)
         answer = None
@@ -83,7 +84,7 @@ class Intake:
             answer = await self._cache.get(asked_for.job.cache_key)
             self._stats.count("cache_misses" if answer is None else "cache_hits")
         if answer is None:
-            taken = await self._take_run(asked_for, run_ids[0])
+            taken = await self._take_run(asked_for, _first_or_new(run_ids))
         else:
             # A twin under the same key may have run between the two looks.
             earlier = None
@@ -91,7 +92,7 @@ class Intake:
                 earlier = await self._placement.join_keyed(ask, run_ids)
             taken = earlier or _hit(asked_for.job, answer)
         if asked_for.job.place:
-            await self._converse(asked_for, taken, run_ids[0])
+            await self._converse(asked_for, taken, _first_or_new(run_ids))
         return taken
 
     async def _asked_for(self, ask: Ask) -> Asked:
@@ -210,6 +211,11 @@ class Intake:
             log.warning(
                 "run %s: its message has to wait for its answer: %s", taken.run_id, error
             )
+
+
+def _first_or_new(run_ids: list[str]) -> str:
+    """Made only where it is needed: a hit needs none."""
+    return run_ids[0] if run_ids else ids.new_run_id()
 
 
 def _hit(job: Job, answer: Answer) -> Taken:
