@@ -62,7 +62,6 @@ async def soak(
 ) -> list[Sample]:
     """The samples, the warm-up's included, which are kept in `path`, too, whatever happens;
     says how it goes once a minute."""
-    await fill_cache(stage.service.cache_url)
     sampler = Sampler(stage, visitors)
     samples: list[Sample] = []
     said = 0
@@ -196,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     env = {"AGENTS": AGENTS} | ({} if options.recycle else {"MAX_REQUESTS": "0"})
 
     async def measured(stage: PlateauStage) -> tuple[list[Sample], Tally]:
+        await fill_cache(stage.service.cache_url)
         visitors = Visitors(stage.service.url, rate=options.rate, seed=options.seed)
         return await soak(stage, visitors, options.minutes), visitors.tally
 
