@@ -188,7 +188,10 @@ def test_a_data_dir_that_may_not_be_looked_at_is_told(tmp_path: Path) -> None:
     ("url", "command"),
     [
         ("redis://box:6380/1", "redis-cli -u redis://box:6380/1 PING"),
-        ("redis://:secret@box/0", 'redis-cli -u "$REDIS_URL" PING'),
+        (
+            "redis://:secret@box/0",
+            'redis-cli -u "${REDIS_URL%%:*}://default:${REDIS_URL#*://:}" PING',
+        ),
         ("rediss://me:secret@box", 'redis-cli -u "$REDIS_URL" PING'),
         ("unix:///run/my redis.sock", "redis-cli -s '/run/my redis.sock' PING"),
         ("unix://:secret@/run/redis", "redis-cli -s /run/redis --askpass PING"),

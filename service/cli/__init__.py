@@ -62,6 +62,7 @@ def _parser(*, with_ask: bool) -> argparse.ArgumentParser:
     _add(commands, "web", _web, "web workers alone, on the Redis of REDIS_URL")
     _add(commands, "runner", _runner, "one runner alone, on the Redis of REDIS_URL")
     _add_info(commands)
+    _add_doctor(commands)
     if with_ask:
         # It brings an HTTP client, which has no place in the memory of a server.
         from service.cli.ask import add_parser
@@ -106,6 +107,20 @@ def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--role", choices=("streams", "cache"), help="one of the two")
 
 
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what is wrong here, and the command or setting that mends it",
+        description="Looks at settings, versions, both Redis servers, the machine, the data "
+        "directory, the address, agents and the model's endpoint. It changes nothing: each "
+        "finding names what mends it.",
+        epilog="exit status: 0 nothing is wrong, 1 an error, 2 settings that cannot be read",
+    )
+    parser.set_defaults(run=_doctor)
+    parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+
+
 def _serve(options: argparse.Namespace) -> int:
     settings = Settings.from_env()
     from service.serve import tree
@@ -131,3 +146,9 @@ def _info(options: argparse.Namespace) -> int:
     from service.cli import info
 
     return info.run(options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from service.cli import doctor
+
+    return doctor.run(options)

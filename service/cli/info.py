@@ -10,10 +10,10 @@ import argparse
 import asyncio
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from service.cli.servers import (
-    POLICIES,
     Server,
     Trouble,
     find,
@@ -24,7 +24,7 @@ from service.cli.servers import (
 )
 from service.errors import StoreError
 from service.serve.child import leave
-from service.serve.redis_server import Role
+from service.serve.redis_server import Role, options
 from service.settings import Settings
 
 # In at most 41 characters: with figure and name, a line then has 80.
@@ -70,13 +70,13 @@ class Memory:
         }
 
 
-def run(options: argparse.Namespace) -> NoReturn:
+def run(arguments: argparse.Namespace) -> NoReturn:
     """Prints it and leaves: 0, or 1 where a server that was asked for cannot be shown."""
     settings = Settings.from_env()
-    wanted = [server for server in find(settings) if options.role in (None, server.role)]
+    wanted = [server for server in find(settings) if arguments.role in (None, server.role)]
     answers = result_of(_ask_all(wanted))
     try:
-        _show(list(zip(wanted, answers, strict=True)), settings, raw=options.raw)
+        _show(list(zip(wanted, answers, strict=True)), settings, raw=arguments.raw)
     except BrokenPipeError:
         # Whoever read it has had enough of it, as `| head` does.
         leave(1)
@@ -133,13 +133,14 @@ def _show(
 def reading(role: Role, figures: dict[str, str], settings: Settings) -> str:
     """How to read what `INFO memory` says of this role, a line a figure."""
     used, bound = int(figures["used_memory"]), int(figures["maxmemory"])
+    policy = options(role, settings, Path(), 0)["maxmemory-policy"]
     lines = [f"{role}: {size(used)} used, {_share(role, used, bound, settings)}"]
     for name, meaning in MEANINGS[role].items():
         if name not in figures:
             continue
         shown = figures[name]
         if (name == "maxmemory" and not bound) or (
-            name == "maxmemory_policy" and shown != POLICIES[role]
+            name == "maxmemory_policy" and shown != policy
         ):
             meaning = WRONG
         if shown.isdecimal() and name != "evicted_keys":

@@ -15,16 +15,22 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    ResponseError,
+)
 
+from service.cli import INTERRUPTED
 from service.errors import SettingsError, StoreError
+from service.serve.child import leave
 from service.serve.data_dir import running
 from service.serve.redis_server import Role
 from service.settings import Settings
 from service.store.connections import connect, masked, single_connection, store_errors
 
 VARIABLES: dict[Role, str] = {"streams": "REDIS_URL", "cache": "CACHE_REDIS_URL"}
-POLICIES: dict[Role, str] = {"streams": "noeviction", "cache": "allkeys-lru"}
 FORM = "redis://[user:password@]host[:port][/db], rediss://… or unix://…"
 # For all that is asked of one server.
 ANSWER_WITHIN_S = 3.0
@@ -68,7 +74,10 @@ class Server:
         if self.is_ours:
             return f"-p {parts.port}"
         if parts.password is not None and not parts.query and parts.scheme != "unix":
-            return f'-u "${self.variable}"'
+            # redis-cli takes the user before `:PASSWORD` for one without a name.
+            whole, name = f"${self.variable}", self.variable
+            named = f"${{{name}%%:*}}://default:${{{name}#*://:}}"
+            return f'-u "{whole if parts.username else named}"'
         secret = " --askpass" if _has_secret(parts) else ""
         if parts.scheme == "unix":
             return f"-s {shlex.quote(parts.path)}{secret}"
@@ -145,6 +154,9 @@ def trouble(server: Server, error: StoreError) -> Trouble:
             return Trouble(f"{server.shown} gives its user {user} too few rights", rights)
         case BusyLoadingError():
             return Trouble(f"{server.shown} is loading its data", "try again")
+        case ResponseError():
+            said = str(error).rstrip(".")
+            return Trouble(f"{server.shown} refuses: {said}", f"correct {variable}")
         case TimeoutError():
             said = f"nothing within {ANSWER_WITHIN_S:g} s"
         case _:
@@ -167,9 +179,12 @@ def _refusal(server: Server, parts: SplitResult, said: str) -> Trouble:
 
 
 def result_of(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run it to its end. A thread that still looks up a name would hold up the usual ways of
-    closing a loop and of leaving a process: its caller ends with `leave`."""
-    return asyncio.new_event_loop().run_until_complete(coroutine)
+    """Run it to its end, or until Ctrl+C. A thread that still looks up a name would hold up the
+    usual ways of closing a loop and of leaving a process: its caller ends with `leave`."""
+    try:
+        return asyncio.new_event_loop().run_until_complete(coroutine)
+    except KeyboardInterrupt:
+        leave(INTERRUPTED)
 
 
 def size(number: float) -> str:

@@ -7,6 +7,9 @@ import signal
 import socket
 from pathlib import Path
 
+from redis import Redis
+
+from tests.examined import examine, mended, needs_redis_cli
 from tests.processes import free_ports, plateau, serving, wait_until
 
 
@@ -50,3 +53,35 @@ def test_a_server_that_serve_was_given_is_not_written_down(
         assert "was given a REDIS_URL" in shown.stderr
         assert f"pid {running.pid}" in shown.stderr
         assert plateau("info", env=here | env, cwd=tmp_path).returncode == 0
+
+
+def test_doctor_finds_nothing_wrong_with_a_serve_as_it_comes(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as running:
+        env = {"DATA_DIR": "data", "PORT": str(running.port)}
+        found = examine(env, tmp_path)
+        assert (found.code, found.ill()) == (0, [])
+        assert found.said("address") == f"Plateau is up at {running.url}/"
+        assert running.streams_url in found.said("streams")
+        assert f"plateau serve (pid {running.pid}) has it" in found.said("data_dir")
+
+
+@needs_redis_cli
+def test_doctor_mends_a_server_of_serve_that_somebody_changed(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as running:
+        env = {"DATA_DIR": "data", "PORT": str(running.port)}
+        with Redis.from_url(running.cache_url) as client:
+            client.config_set("maxmemory-policy", "noeviction")
+        found = examine(env, tmp_path)
+        assert (found.code, found.ill()) == (1, ["cache.policy"])
+        mend = found.mend("cache.policy")
+        assert mend.startswith(f"redis-cli -p {running.cache_url.split(':')[2][:-2]} ")
+        assert examine(mended(env, mend), tmp_path).ill() == []
+
+
+def test_doctor_sees_that_the_runner_is_missing(tmp_path: Path, streams_url: str) -> None:
+    env = {"REDIS_URL": streams_url}
+    with serving(tmp_path / "data", arguments=["-m", "service", "web"], env=env) as web:
+        found = examine(env | {"PORT": str(web.port), "DATA_DIR": "nowhere"}, tmp_path)
+        assert found.level("address") == "warning"
+        assert "runner: no runner is alive" in found.said("address")
+        assert found.code == 0
