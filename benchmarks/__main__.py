@@ -1,48 +1,125 @@
-"""What `scripts/bench` runs: one benchmark by its name, or all."""
+"""What `scripts/bench` runs: one benchmark by its name, or all.
+
+Invariant: a benchmark that crashes hides no other's rows, and neither it nor a missed bound
+ends with exit code 0.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import cached, capacity, fanout, hit_rate, memory
+from benchmarks import (
+    cached,
+    capacity,
+    fanout,
+    hit_rate,
+    lost,
+    memory,
+    overshoot,
+    resume,
+    rows,
+    smoke,
+    soak,
+    streams,
+    ttft,
+)
 from benchmarks.chaos import __main__ as chaos
+from benchmarks.rows import Row
+
+Benchmark = Callable[[Sequence[str]], int]
 
 # In the order in which all of them run.
-BENCHMARKS: dict[str, Callable[[Sequence[str]], int]] = {
+BENCHMARKS: dict[str, Benchmark] = {
     "memory": memory.main,
     "fanout": fanout.main,
     "cached": cached.main,
+    "ttft": ttft.main,
     "capacity": capacity.main,
     "hit_rate": hit_rate.main,
+    "overshoot": overshoot.main,
+    "streams": streams.main,
+    "resume": resume.main,
+    "lost": lost.main,
+    "smoke": smoke.main,
     "chaos": chaos.main,
+    "soak": soak.main,
 }
 
 USAGE = """usage: scripts/bench [NAME] [options]
 
-  memory    of the service and of a reader; what is left when readers have gone
-  fanout    CPU a delivered event, beside nchan and sse-starlette
-  cached    cached answers a CPU-second, beside LiteLLM's proxy
-  capacity  how many answers the 10 MB cache holds
-  hit_rate  the cache under a Zipf load, beside an ideal LRU
-  chaos     kills, pauses and restarts under 1,000 readers: nothing may be lost
+  memory     of the service and of a reader; what is left when readers have gone
+  fanout     CPU a delivered event, beside nchan and sse-starlette
+  cached     cached answers a CPU-second, beside LiteLLM's proxy
+  ttft       time to the first token, cold and cached, beside the bare upstream
+  capacity   how many answers the 10 MB cache holds
+  hit_rate   the cache under a Zipf load, beside an ideal LRU
+  overshoot  by how much a full cache passes its bound
+  streams    memory under a thousand finished runs a life of a record; entries in a stream
+  resume     kill -9 of a web worker with 1,000 readers: who comes back, and with what
+  lost       kill -9 of the only runner: how long its readers wait for word
+  smoke      50 requests of 10 users
+  chaos      kills, pauses and restarts under 1,000 readers: nothing may be lost
+  soak       readers coming and going for half an hour: whether memory stays on a level
 
-Without anything all of them, one after the other. scripts/bench NAME --help says more.
+Without a name all of them, one after the other, and all rows in one table in the end; then
+--minutes is the soak's. scripts/bench NAME --help says more. Rows and plots are kept under
+benchmarks/results/.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The worst exit code of what has run."""
-    if not arguments:
-        return max([run([]) for run in BENCHMARKS.values()])
-    first, *rest = arguments
+    """1 where a bound is missed or a benchmark has crashed."""
+    first, *rest = arguments or [""]
     if first in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0
+    # Whoever ends us ends what we started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if first in ("", "--minutes"):
+        return run_all(BENCHMARKS | {"soak": lambda _: soak.main(arguments)})
     if first not in BENCHMARKS:
         sys.stderr.write(f"there is no benchmark {first!r}\n{USAGE}")
         return 2
     return BENCHMARKS[first](rest)
+
+
+def run_all(benchmarks: Mapping[str, Benchmark]) -> int:
+    """Each in turn, whatever becomes of the others; the table of all comes last, also where
+    it is broken off."""
+    for name in benchmarks:
+        # What an earlier run has kept is none of this one's rows.
+        rows.forget(name)
+    crashed: dict[str, str] = {}
+    codes: list[int] = []
+    try:
+        for name, run in benchmarks.items():
+            sys.stdout.write(f"\n== {name}\n")
+            sys.stdout.flush()
+            try:
+                codes.append(run([]))
+            except Exception as error:
+                traceback.print_exc()
+                crashed[name] = f"{type(error).__name__}: {error}"
+    finally:
+        summarise(benchmarks, crashed)
+    return int(any(codes) or bool(crashed))
+
+
+def summarise(names: Mapping[str, Benchmark], crashed: Mapping[str, str]) -> None:
+    found = [row for name in names for row in rows.kept(name)]
+    found += [Row(f"{name} has crashed", None, "", peers=why) for name, why in crashed.items()]
+    sys.stdout.write("\n== all of it\n")
+    rows.show(found)
+    missed = sum(row.missed for row in found)
+    bounds = sum(row.bound is not None and row.measured is not None for row in found)
+    sys.stdout.write(
+        f"{bounds - missed} of {bounds} bounds kept, {missed} missed, {len(crashed)} of "
+        f"{len(names)} benchmarks crashed\n"
+    )
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from benchmarks import corpus
+from benchmarks import corpus, plots
 from benchmarks.measuring import cpu_s, open_files_most, pss_kib
 from benchmarks.peers import Absent
 from benchmarks.peers.litellm import MODELS, litellm
@@ -151,10 +151,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if their is not None:
             beside += f" in {their.mib:.0f} MiB, ours {our.mib:.0f}"
         ratio = None if other is None else mine / other
+        figures = {"Plateau": mine} | ({} if other is None else {"LiteLLM's proxy": other})
         rows.append(
-            Row(f"cached answers, {what}", ratio, "x LiteLLM", bound, most=False, peers=beside)
+            Row(
+                f"cached answers, {what}",
+                ratio,
+                "x LiteLLM",
+                bound,
+                most=False,
+                peers=beside,
+                figures=figures,
+                figures_in="a CPU-second",
+            )
         )
-    return report("cached", rows)
+    panels = [(f"{row.what}, a CPU-second", row.figures) for row in rows]
+    panels.append(("memory, Redis included, MiB", {"Plateau": our.mib}))
+    finding = "Cached answers a CPU-second"
+    if their is not None:
+        panels[-1] = (panels[-1][0], {"Plateau": our.mib, "LiteLLM's proxy": their.mib})
+        times = " and ".join(f"{row.measured:,.0f}" for row in rows if row.measured)
+        finding = f"A CPU-second gives {times} times as many cached answers as LiteLLM's proxy"
+    return report("cached", rows, lambda path: plots.compared(panels, finding, "", path))
 
 
 if __name__ == "__main__":

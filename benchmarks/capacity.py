@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import sys
 import tempfile
 import zlib
@@ -18,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import corpus
+from benchmarks import corpus, plots
+from benchmarks.rows import Row, report
 from service.store import keys
 from service.store.cache import Question, answer_of, key_of
 from service.store.connections import connect
@@ -27,6 +29,7 @@ from tests.conftest import end_server, start_server
 
 # On Redis 7; on Valkey 9 more fit, since it spends less on a key.
 BOUND = 8000
+REDIS = "redis-server"
 AT_ONCE = 200
 ANSWERS = 24_000
 
@@ -41,6 +44,10 @@ WAYS: dict[str, Callable[[Answer], bytes]] = {
     "zlib": _deflated,
     "plateau": pack,
 }
+
+
+# The others, as a plot calls them.
+NAMES = {"plain": "plain JSON", "zlib": "deflated"}
 
 
 def answers() -> Iterator[Answer]:
@@ -81,23 +88,55 @@ async def fit(url: str, way: Callable[[Answer], bytes]) -> int:
         await redis.aclose()
 
 
+def servers() -> dict[str, str]:
+    """What to measure, by its name: REDIS_SERVER_BIN where it is set, else the bundled server
+    and Redis, where that is installed."""
+    given = os.environ.get("REDIS_SERVER_BIN", "")
+    if given:
+        return {given: given}
+    return {"the bundled server": ""} | ({"Redis": REDIS} if shutil.which(REDIS) else {})
+
+
+def fits(binary: str) -> dict[str, int]:
+    """How many in each way."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = start_server("cache", Path(folder), binary)
+        try:
+            return {name: asyncio.run(fit(server.url, way)) for name, way in WAYS.items()}
+        finally:
+            end_server(server)
+
+
+def row(server: str, found: dict[str, int]) -> Row:
+    others = ", ".join(f"{way} {count:,}" for way, count in found.items() if way != "plateau")
+    return Row(
+        f"2 KB answers in 10 MB of {server}",
+        found["plateau"],
+        "",
+        BOUND,
+        most=False,
+        peers=others,
+        figures={"as it is kept": found["plateau"], **_others(found)},
+        figures_in="answers",
+    )
+
+
+def _others(found: dict[str, int]) -> dict[str, int]:
+    return {NAMES[way]: count for way, count in found.items() if way in NAMES}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/bench capacity",
         description=__doc__,
-        epilog="REDIS_SERVER_BIN=redis-server measures that server, not the bundled one.",
+        epilog="REDIS_SERVER_BIN=… measures that server alone.",
     )
     parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        server = start_server("cache", Path(folder))
-        try:
-            found = {name: asyncio.run(fit(server.url, way)) for name, way in WAYS.items()}
-        finally:
-            end_server(server)
-    name = os.environ.get("REDIS_SERVER_BIN", "") or "the bundled server"
-    shown = ", ".join(f"{way} {count}" for way, count in found.items())
-    sys.stdout.write(f"2 KB answers in 10 MB of {name}: {shown}; bound {BOUND}\n")
-    return 0 if found["plateau"] >= BOUND else 1
+    rows = [row(name, fits(binary)) for name, binary in servers().items()]
+    times = rows[-1].figures["as it is kept"] / rows[-1].figures["plain JSON"]
+    finding = f"The cache holds {times:.1f} times as many answers as plain JSON would"
+    panels = [(one.what, one.figures) for one in rows]
+    return report("capacity", rows, lambda path: plots.compared(panels, finding, "", path))
 
 
 if __name__ == "__main__":

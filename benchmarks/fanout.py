@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+from benchmarks import plots
 from benchmarks.measuring import cpu_s, open_files_most
 from benchmarks.peers import Absent
 from benchmarks.peers.nchan import nchan
@@ -107,7 +108,9 @@ def compared(what: str, shape: Shape, bound: float) -> Row:
     assert ours is not None
     beside = f"{ours}; nchan over Redis {theirs or 'skipped'}; XREAD each {usual or 'skipped'}"
     ratio = None if theirs is None else ours.both / theirs.both
-    return Row(what, ratio, "x nchan", bound, peers=beside)
+    named = {"Plateau": ours, "nchan over Redis": theirs, "sse-starlette, XREAD each": usual}
+    figures = {name: cost.both for name, cost in named.items() if cost is not None}
+    return Row(what, ratio, "x nchan", bound, peers=beside, figures=figures, figures_in="us")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,10 +129,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             idle.both / few.both,
             "x 50 of 50",
             IDLE_BOUND,
-            peers=f"{idle}; 50 of 50: {few}",
+            peers=f"{idle}; 50 of 50: {few}; a prototype with one XREAD over all: 13 x",
+            figures={"50 of 5,000 active": idle.both, "50 of 50 active": few.both},
+            figures_in="us",
         )
     )
-    return report("fanout", rows)
+    ratios = [f"{row.measured:.2f}" for row in rows[:2] if row.measured is not None]
+    finding = (
+        f"A delivered event costs {' and '.join(ratios) or '?'} of what it costs nchan in C"
+    )
+    details = "µs of CPU a delivery, of the processes that hold the sockets and of Redis."
+    panels = [(row.what, row.figures) for row in rows]
+    return report("fanout", rows, lambda path: plots.compared(panels, finding, details, path))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import corpus
+from benchmarks.rows import Row, report
 from service.store.cache import Cache, Question, answer_of, key_of
 from service.store.connections import connect
 from service.store.packing import Answer, pack
@@ -159,12 +160,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = asyncio.run(measure(server.url, turnovers=options.turnovers))
         finally:
             end_server(server)
-    sys.stdout.write(
-        f"{TIMES_MORE * result.fit} answers, {result.fit} fit, {result.requests} requests: "
-        f"hit rate {result.real:.1%}, ideal LRU {result.ideal:.1%}: "
-        f"{result.points:.1f} points behind, bound {BOUND_POINTS:g}\n"
+    return report(
+        "hit_rate",
+        [
+            Row(
+                "hit rate, points behind an ideal LRU",
+                result.points,
+                "points",
+                BOUND_POINTS,
+                peers=f"{result.real:.1%}, ideal LRU {result.ideal:.1%}; {result.fit:,} of "
+                f"{TIMES_MORE * result.fit:,} answers fit, {result.requests:,} requests",
+                figures={"Plateau": 100 * result.real, "ideal LRU": 100 * result.ideal},
+                figures_in="%",
+            )
+        ],
     )
-    return 0 if result.points <= BOUND_POINTS else 1
 
 
 if __name__ == "__main__":

@@ -15,12 +15,19 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def pss_kib(pids: Iterable[int]) -> int:
     """Proportional set size: what is shared counts once, divided among those who share it."""
-    total = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1])
-    return total
+    return sum(_rollup_kib(pid)["Pss"] for pid in pids)
+
+
+def private_kib(pids: Iterable[int]) -> int:
+    """What these processes share with nobody: it does not move when others of the same Python
+    come and go, as PSS does."""
+    rollups = [_rollup_kib(pid) for pid in pids]
+    return sum(rollup["Private_Clean"] + rollup["Private_Dirty"] for rollup in rollups)
+
+
+def _rollup_kib(pid: int) -> dict[str, int]:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(rest.split()[0]) for name, _, rest in (li.partition(":") for li in lines)}
 
 
 def cpu_s(pids: Iterable[int]) -> float:

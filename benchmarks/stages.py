@@ -97,6 +97,12 @@ class PlateauStage:
             some = streams[start : start + AT_ONCE]
             await asyncio.gather(*(store.append(run, 1, batch) for run in some))
 
+    async def finish(self, streams: Sequence[str]) -> None:
+        """Each of them completes."""
+        last = [events.completed(None, cached=False, duration_ms=0)]
+        for run in streams:
+            await self._streams.append(run, 1, last)
+
     async def close(self) -> None:
         if self._redis is not None:
             await self._redis.aclose()

@@ -7,8 +7,14 @@ the fork, and a loop, a client or a thread from there would be shared by every w
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 
 from redis.asyncio import Redis
 from starlette.applications import Starlette
@@ -16,16 +22,19 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from service import tasks
-from service.api import admin, health, openapi, pages, problems, runs
+from service.api import admin, health, openapi, ops, pages, problems, runs
 from service.api import conversations as conversations_api
 from service.api import external as external_api
 from service.api.access import Access
 from service.api.cors import Cors
 from service.api.events import Direct, wants
 from service.api.state import State
-from service.errors import PlateauError
+from service.errors import PlateauError, StoreError
 from service.live.hub import Hub
+from service.ops.canary import Canary
 from service.ops.health import Health
+from service.ops.reporting import Reporter
+from service.ops.watch import Watch
 from service.runs.janitor import Janitor
 from service.runs.placement import Placement
 from service.runs.queue import Intake
@@ -45,6 +54,8 @@ from service.store.queue import Queue
 from service.store.shares import Shares
 from service.store.stats import Stats
 from service.store.streams import Streams
+from service.store.tally import Board
+from service.store.workers import Workers
 
 # A cache that is slow is worse than a miss.
 CACHE_TIMEOUT_S = 0.5
@@ -53,13 +64,14 @@ CACHE_TIMEOUT_S = 0.5
 class Plateau:
     """The ASGI application: the busiest routes first, everything else through Starlette."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, board: Board | None) -> None:
         self._starlette = Starlette(
             routes=[
                 *runs.routes,
                 *external_api.routes,
                 *conversations_api.routes,
                 *admin.routes,
+                *ops.routes,
                 *health.routes,
                 *pages.routes,
                 *openapi.routes,
@@ -74,11 +86,12 @@ class Plateau:
         # A redirect would name the host as the client did, not as a proxy would.
         self._starlette.router.redirect_slashes = False
         self._settings = settings
+        self._board = board
         self._web = Cors(self._starlette, settings)
         self._direct = Direct(self._web)
 
     def _lifespan(self, _: Starlette) -> AbstractAsyncContextManager[State]:
-        return _opened(self._settings, self._web)
+        return _opened(self._settings, self._web, self._board)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -89,13 +102,14 @@ class Plateau:
             await self._web(scope, receive, send)
 
 
-def create_app(settings: Settings | None = None) -> Plateau:
-    """The application; settings come from the environment where none are given."""
-    return Plateau(settings or Settings.from_env())
+def create_app(settings: Settings | None = None, board: Board | None = None) -> Plateau:
+    """The application; settings come from the environment where none are given. Its processes
+    count on `board` where there is one."""
+    return Plateau(settings or Settings.from_env(), board)
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
+async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncIterator[State]:
     async with AsyncExitStack() as stack:
         redis = connect(settings.redis_url, "plateau-web")
         stack.push_async_callback(redis.aclose)
@@ -113,7 +127,7 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             record_s=settings.stream_ttl_s,
             share=fullness.share,
         )
-        stats = Stats(redis)
+        stats = Stats(redis, board)
         cache = Cache(
             cache_redis,
             lookups,
@@ -135,7 +149,19 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
         janitor = Janitor(Leftovers(redis), stats)
         hub.open()
         stack.push_async_callback(hub.close)
-        for keeps_on in (reaper.keep_looking, janitor.keep_sweeping, stats.keep_flushing):
+        workers = Workers(redis, "web")
+        canary = Canary(hub, streams, stats)
+        watch = Watch(redis, cache_redis, queue, workers, stats, hub, canary)
+        host = socket.gethostname()
+        stack.push_async_callback(_add_up, stats)
+        for keeps_on in (
+            reaper.keep_looking,
+            janitor.keep_sweeping,
+            stats.keep_flushing,
+            canary.keep_singing,
+            watch.keep_watching,
+            Reporter(workers, stats, watch.figures).keep_reporting,
+        ):
             stack.push_async_callback(tasks.end, asyncio.create_task(keeps_on()))
         inflight = Inflight(redis, life_s=settings.run_life_s)
         conversations = Conversations(redis, limits_of(settings), fullness.bound, stats.count)
@@ -145,10 +171,12 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             shares,
             queue,
             external,
+            conversations,
             fullness,
             _owners(settings, redis),
             stats,
             limit=settings.queue_limit,
+            run_life_s=settings.run_life_s,
         )
         intake = Intake(
             placement,
@@ -168,8 +196,16 @@ async def _opened(settings: Settings, cors: Cors) -> AsyncIterator[State]:
             conversations=conversations,
             hub=hub,
             intake=intake,
-            health=Health(redis, cache_redis, queue, hub),
+            health=Health(redis, hub, canary, watch, settings, host),
+            watch=watch,
+            stats=stats,
+            host=host,
         )
+
+
+async def _add_up(stats: Stats) -> None:
+    with suppress(StoreError):
+        await stats.flush()
 
 
 def _owners(settings: Settings, redis: Redis) -> Owners | None:

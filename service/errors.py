@@ -39,6 +39,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "queue_full": (429, "Too many runs are waiting"),
     "owner_limit": (429, "Too many of your runs have not ended"),
     "too_many_callers": (429, "Too many callers share the run"),
+    "too_many_feeds": (429, "Too many live pages are open"),
     "internal_error": (500, "Something broke on our side"),
     "no_runner": (503, "No runner is alive"),
     "store_unavailable": (503, "The store does not answer"),

@@ -36,10 +36,13 @@ class Server(NamedTuple):
         return Redis.from_url(self.url, protocol=2)
 
 
-def start_server(role: Role, folder: Path) -> Server:
-    """A server of the kind that REDIS_SERVER_BIN names; the caller ends its process."""
+def start_server(role: Role, folder: Path, binary: str | None = None) -> Server:
+    """A server of the kind that REDIS_SERVER_BIN names, or of `binary`; the caller ends its
+    process."""
     port = free_ports(1)
-    settings = Settings(redis_server_bin=os.environ.get("REDIS_SERVER_BIN", ""))
+    if binary is None:
+        binary = os.environ.get("REDIS_SERVER_BIN", "")
+    settings = Settings(redis_server_bin=binary)
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [server_binary(settings)]
     for name, value in options(role, settings, folder, port).items():

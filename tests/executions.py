@@ -71,6 +71,7 @@ async def execution_of(
     timeout_s: float = 20,
     answers: Cache = NO_CACHE,
     redis: Any = NO_REDIS,
+    attempt: int = 1,
     **job: Any,
 ) -> AsyncIterator[Execution]:
     """An execution of a claimed run, not yet begun; without `agent` none is registered. Its
@@ -81,9 +82,11 @@ async def execution_of(
         setattr(asked, name, value)
     run_id = await queued(streams, asked.encode())
     agents = {"notes": RegisteredAgent("notes", VERSION, agent, False)} if agent else {}
+    for before in range(1, attempt):
+        await claim(streams, run_id, before)
     try:
         yield Execution(
-            await claim(streams, run_id, 1),
+            await claim(streams, run_id, attempt),
             run_id,
             agents=agents,
             streams=streams,

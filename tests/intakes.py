@@ -21,7 +21,7 @@ from service.runs.versions import Versions
 from service.store import events
 from service.store.cache import Cache, answer_of
 from service.store.connections import connect
-from service.store.conversations import Conversations
+from service.store.conversations import Conversations, place_of
 from service.store.external import External
 from service.store.fullness import Fullness
 from service.store.inflight import Inflight
@@ -33,8 +33,11 @@ from tests.executions import LIMITS, keeper_of
 from tests.store import claim, done, on_streams, texts
 
 RUNNER = "r1"
+RUN_LIFE_S = 300
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
+SAID = QUESTION._replace(conversation_id="c1")
+PLACE = place_of("ann", "", "c1")
 
 
 class Desk:
@@ -45,7 +48,7 @@ class Desk:
         self.streams = Streams(redis, alive_s=120, record_s=600)
         self.queue = Queue(redis)
         self.cache = Cache(cache_redis, ttl_s=60, max_bytes=10 * 1024**2)
-        self.inflight = Inflight(redis, life_s=300)
+        self.inflight = Inflight(redis, life_s=RUN_LIFE_S)
         self.shares = Shares(redis)
         self.stats = Stats(redis)
         self.fullness = Fullness(redis, 64 * 1024**2)
@@ -65,17 +68,19 @@ class Desk:
             parts.get("shares", self.shares),
             parts.get("queue", self.queue),
             External(self.redis, idle_s=60),
+            parts.get("conversations", self.conversations),
             self.fullness,
             None,
             self.stats,
             limit=self._limit,
+            run_life_s=RUN_LIFE_S,
         )
         return Intake(
             placement,
             Versions(self.queue),
             parts.get("cache", self.cache),
             parts.get("inflight", self.inflight),
-            self.conversations,
+            parts.get("conversations", self.conversations),
             self.stats,
             window_s=600,
         )
@@ -102,7 +107,7 @@ class Desk:
                 tools=[],
                 duration_ms=1,
             )
-            await self.keeper.keep(job, run_id, answer, version="1")
+            await self.keeper.keep(job, run_id, answer, version="1", attempt=1)
         await self.streams.finish(run_id, 1, [*texts(text), done()], first_seq=2)
         await self.keeper.free(job, run_id)
 

@@ -29,6 +29,17 @@ class Dropped(Exception):
     """The test's own decision to break the connection off."""
 
 
+class OutOfLine(AssertionError):
+    """An event that does not follow the last one; `lost` is how many are missing before it, 0
+    for one that came again."""
+
+    def __init__(self, last: int, number: int) -> None:
+        super().__init__(f"after {ids.show(last)} came {ids.show(number)}")
+        (attempt, seq), (its_attempt, its_seq) = ids.split(last), ids.split(number)
+        before = seq if attempt == its_attempt else 0
+        self.lost = its_seq - before - 1 if number > last else 0
+
+
 @dataclass
 class Visit:
     """One connection: what came over it, in order, and how it ended."""
@@ -137,7 +148,8 @@ class Reader:
             assert (event["text"], event["missed"]) == ("", 0), event
             return
         number = ids.parse(event_id)
-        assert number > self.last, f"after {ids.show(self.last)} came a snapshot at {event_id}"
+        if number <= self.last:
+            raise OutOfLine(self.last, number)
         (attempt, seen), (its_attempt, seq) = ids.split(self.last), ids.split(number)
         if attempt != its_attempt:
             self.restarts += attempt > 0
@@ -150,9 +162,8 @@ class Reader:
         self.last = number
 
     def _take(self, number: int, event: dict[str, Any]) -> None:
-        assert self.last == 0 or ids.follows(number, self.last), (
-            f"after {ids.show(self.last)} came {ids.show(number)}"
-        )
+        if self.last and not ids.follows(number, self.last):
+            raise OutOfLine(self.last, number)
         content = hash(json.dumps(event))
         assert self.ledger.setdefault(number, content) == content, (
             f"two events under the id {ids.show(number)}"

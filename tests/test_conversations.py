@@ -126,6 +126,59 @@ def test_added_twice_is_there_once_in_its_place(streams_url: str) -> None:
     on_conversations(streams_url, scenario)
 
 
+def test_an_answer_gives_way_to_that_of_a_later_attempt(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        first, second = said(1), said(2)
+        await conversations.add(PLACE, [first, answered(first.run_id, "half", 1)])
+        await conversations.add(PLACE, [second])
+        # Its runner died before it could announce the end: another has run it again.
+        whole = answered(first.run_id, "the whole " * 50, 2)
+        await conversations.add(PLACE, [first, whole])
+        kept = whole._replace(content=(whole.content or "")[:200])
+        assert await conversations.read(PLACE) == [first, kept, second]
+        # The first comes to life again; and a release that knows of no attempts.
+        for late in (answered(first.run_id, "half", 1), answered(first.run_id, "half")):
+            await conversations.add(PLACE, [late])
+        assert await conversations.read(PLACE) == [first, kept, second]
+        key = keys.conversation(PLACE)
+        taken = 450 + await redis.memory_usage(key.messages)
+        taken += await redis.memory_usage(key.bodies)
+        assert int(await redis.hget("{conversations}:bytes", PLACE)) == taken
+        assert int(await redis.hget("{conversations}:bytes", "total")) == taken
+
+    on_conversations(streams_url, scenario)
+
+
+def test_a_late_answer_without_a_body_gets_none(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        first = said(1)
+        await conversations.add(
+            PLACE, [answered(first.run_id, "half", 1), *map(said, (3, 4, 5))]
+        )
+        await conversations.add(PLACE, [answered(first.run_id, "the whole", 2)])
+        found = await conversations.read(PLACE)
+        assert (found[0].length, found[0].content) == (9, None)
+        assert await redis.hlen(keys.conversation(PLACE).bodies) == 3
+
+    on_conversations(streams_url, scenario, limits=Limits(10, 3, 200))
+
+
+def test_a_question_that_was_trimmed_away_is_known_by_its_answer(streams_url: str) -> None:
+    """Its web worker comes late: the runner has added both, and others have spoken since."""
+
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        first = said(1)
+        both = [first, answered(first.run_id, "so", 1)]
+        await conversations.add(PLACE, both)
+        await conversations.add(PLACE, [said(2)])
+        there = [both[1], said(2).id]
+        await conversations.add(PLACE, [first])
+        found = await conversations.read(PLACE)
+        assert [found[0], found[1].id] == there
+
+    on_conversations(streams_url, scenario, limits=Limits(2, 2, 200))
+
+
 def test_many_at_once_lose_nothing(streams_url: str) -> None:
     async def scenario(conversations: Conversations, redis: Any) -> None:
         everyone = [said(number) for number in range(20)]
@@ -213,8 +266,61 @@ def test_deleting_removes_it_all_and_for_good(streams_url: str) -> None:
         both = [after, answered(after.run_id, "new")]
         await conversations.add(PLACE, both, asked_ms=after.at_ms)
         assert await conversations.read(PLACE) == both
-        # Again, and what is not there.
-        await conversations.delete(place_of("ann", "", "none"), remember_s=60)
+        # Again.
+        await conversations.delete(PLACE, remember_s=60)
+        assert await conversations.read(PLACE) == []
+
+    on_conversations(streams_url, scenario)
+
+
+def test_deleting_what_never_was_leaves_nothing(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        places = [place_of("ann", "", f"c{n}") for n in range(50)]
+        for place in places:
+            await conversations.delete(place, remember_s=60)
+        assert await redis.keys("*") == []
+        # Nor what was about to come, and did not.
+        for place in places:
+            await conversations.announce(place, "token", life_s=60)
+            await conversations.retract(place, "token")
+            await conversations.delete(place, remember_s=60)
+        assert await redis.keys("*") == []
+
+    on_conversations(streams_url, scenario)
+
+
+def test_deleting_holds_for_what_is_coming(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        coming = said(1)
+        for token in ("a", "b"):
+            await conversations.announce(PLACE, token, life_s=60)
+        assert 55 <= await redis.ttl(keys.conversation(PLACE).coming) <= 60
+        # One of the two was refused.
+        await conversations.retract(PLACE, "a")
+        await asyncio.sleep(0.002)  # Another millisecond.
+        await conversations.delete(PLACE, remember_s=60)
+        await conversations.add(PLACE, [coming], asked_ms=coming.at_ms)
+        assert await conversations.read(PLACE) == []
+
+    on_conversations(streams_url, scenario)
+
+
+@pytest.mark.parametrize("said_already", [True, False])
+def test_a_full_store_forgets_as_well(streams_url: str, said_already: bool) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        await conversations.announce(PLACE, "token", life_s=60)
+        if said_already:
+            await conversations.add(PLACE, [said(1)])
+        late = said(2)
+        await asyncio.sleep(0.002)  # Another millisecond.
+        with full(streams_url):
+            await conversations.delete(PLACE, remember_s=60)
+            await conversations.add(PLACE, [late], asked_ms=late.at_ms)
+        assert await conversations.read(PLACE) == []
+        # The books, too.
+        assert await redis.zcard("{conversations}:idle") == 0
+        assert set(await redis.hgetall("{conversations}:bytes")) <= {b"total"}
+        assert await redis.hget("{conversations}:bytes", "total") in (b"0", None)
 
     on_conversations(streams_url, scenario)
 

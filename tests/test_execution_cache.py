@@ -13,8 +13,10 @@ from service.agents import AgentError, Output, Run, ToolResult, Usage, Yielded
 from service.store import keys
 from service.store.cache import Cache
 from service.store.connections import connect
+from service.store.conversations import Conversations, answered, asked
+from service.store.fullness import Fullness
 from service.store.streams import Streams
-from tests.executions import VERSION, Told, execute, execution_of, told_of
+from tests.executions import LIMITS, VERSION, Told, execute, execution_of, told_of
 from tests.store import on_streams, until
 
 KEY = "0" * 32
@@ -136,3 +138,25 @@ def test_a_cache_that_is_away_costs_the_answer_nothing(streams_url: str) -> None
     url = "redis://127.0.0.1:1/0"
     told = execute_with_cache(streams_url, url, good, version=VERSION, cache_key=KEY)
     assert told.record.output == "née"
+
+
+def test_what_is_remembered_is_the_answer_that_readers_got(streams_url: str) -> None:
+    """The first attempt's runner died when its answer was in the conversation, and its end
+    was not in the stream."""
+    place = "0" * 32
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        conversations = Conversations(redis, LIMITS, Fullness(redis, 64 * 1024**2).bound)
+        how = {"attempt": 2, "redis": redis, "place": place, "asked_ms": 1}
+        async with execution_of(streams, good, **how) as execution:
+            question = asked(execution.run_id, "Why?", "token")
+            first = answered(execution.run_id, "another answer", 1)
+            await conversations.add(place, [question, first])
+            await execution.run()
+            told = await told_of(streams, redis, execution.run_id)
+        assert told.record.output == "née"
+        remembered = await conversations.read(place)
+        assert [it.content for it in remembered] == ["Why?", "née"]
+        assert [it.attempt for it in remembered] == [0, 2]
+
+    on_streams(streams_url, scenario)

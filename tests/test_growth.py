@@ -55,6 +55,8 @@ class Worker:
     def __enter__(self) -> Worker:
         self._thread.start()
         wait_until(lambda: self._server.started, "the worker serves")
+        # The canary's own.
+        self.wait_for_followed(0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,6 +64,12 @@ class Worker:
         self._thread.join(20)
         self._loop.close()
         self.redis.close()
+
+    def wait_for_followed(self, runs: int) -> None:
+        def follows() -> bool:
+            return len(self.redis.pubsub_shardchannels()) == 1 + runs
+
+        wait_until(follows, f"{runs} runs are followed", timeout_s=30)
 
     def _serve(self) -> None:
         self._loop.run_until_complete(self._server.serve([self._listener]))
@@ -167,10 +175,6 @@ def reading(worker: Worker, *run_ids: str) -> Iterator[list[Reader]]:
         yield readers
 
 
-def all_gone(worker: Worker) -> None:
-    wait_until(lambda: not worker.redis.pubsub_shardchannels(), "nobody follows", timeout_s=30)
-
-
 def lines_an_event(worker: Worker, run_id: str, readers: list[Reader]) -> float:
     def delivered() -> None:
         for reader in readers:
@@ -235,9 +239,7 @@ def test_an_event_costs_the_same_however_many_readers_have_gone(worker: Worker) 
         for _ in range(5):
             with reading(worker, *([run_id] * 50), *(worker.start() for _ in range(50))):
                 pass
-        wait_until(
-            lambda: len(worker.redis.pubsub_shardchannels()) == 1, "the others have gone"
-        )
+        worker.wait_for_followed(1)
         # Their sockets have been seen to close as well: the event after that goes to one.
         worker.publish(run_id, 2, after=readers[0].next)
         assert lines_an_event(worker, run_id, readers) <= lines * ALIKE
@@ -274,10 +276,10 @@ def test_joining_at_the_end_costs_the_same_however_much_was_said(worker: Worker)
             before = worker.redis.info("stats")["total_net_output_bytes"]
             with worker.counting() as lines:
                 reader = Reader(worker, run_id, position)
-                wait_until(lambda: worker.redis.pubsub_shardchannels(), "it follows")
+                worker.wait_for_followed(1)
             sent = worker.redis.info("stats")["total_net_output_bytes"] - before
             reader.close()
-            all_gone(worker)
+            worker.wait_for_followed(0)
             found.append((lines[0], int(sent)))
         return min(lines for lines, _ in found), min(sent for _, sent in found)
 
@@ -299,7 +301,7 @@ def test_readers_who_have_gone_leave_nothing(worker: Worker) -> None:
     def come_and_go() -> int:
         with reading(worker, *run_ids, *run_ids, *run_ids):
             pass
-        all_gone(worker)
+        worker.wait_for_followed(0)
         gc.collect()
         return sys.getallocatedblocks()
 

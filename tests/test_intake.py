@@ -60,3 +60,13 @@ def test_without_a_key_a_refused_run_leaves_nothing_behind(streams_url: str, mod
         assert await desk.redis.keys("inflight:*") == []
 
     at_desk(streams_url, "", scenario)
+
+
+def test_a_key_is_good_across_an_upgrade() -> None:
+    """What the release before conversations kept of a request is what is made of it now."""
+    asked = KEYED._replace(options={"b": 1, "a": [2]}, ttl_s=60)
+    assert asked.fingerprint() == "d5bf02ae79bc91d53833e074288e7278"
+    assert asked._replace(idempotency_key="k2").fingerprint() == asked.fingerprint()
+    within = asked._replace(conversation_id="c1")
+    assert within.fingerprint() != asked.fingerprint()
+    assert within._replace(conversation_id="c2").fingerprint() != within.fingerprint()

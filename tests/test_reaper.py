@@ -9,13 +9,15 @@ import pytest
 from service.runs.reaper import Reaper
 from service.store import pulse
 from service.store.external import External
-from service.store.queue import ABANDONED_S, LEASE_S, Queue
+from service.store.queue import ABANDONED_S, LEASE_S, LOOKS_AT_ONCE, Queue, Ticket
 from service.store.stats import Stats
 from service.store.streams import Streams
 from tests.queues import LIMIT, age
 from tests.store import claim, on_streams, queued
 
 OLD_MS = int(ABANDONED_S * 1000) + 1
+# Entries are dated by whole seconds of the server's clock: this one has not begun.
+ANY_AGE_S = -1
 
 
 class Clock:
@@ -33,11 +35,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def reaper_of(streams: Streams, redis: Any) -> Reaper:
-    external = External(redis, idle_s=60)
-    stats = Stats(redis)
+def reaper_of(
+    streams: Streams, redis: Any, *, queue_timeout_s: int = 60, queue: Queue | None = None
+) -> Reaper:
     return Reaper(
-        streams, Queue(redis), external, stats, queue_timeout_s=60, external_idle_s=60
+        streams,
+        queue or Queue(redis),
+        External(redis, idle_s=60),
+        Stats(redis),
+        queue_timeout_s=queue_timeout_s,
+        external_idle_s=60,
     )
 
 
@@ -97,5 +104,70 @@ def test_a_worker_that_has_just_come_up_waits(
         await watched(reaper, clock, 1)
         record = await streams.record(run_id)
         assert record is not None and record.status == "failed"
+
+    on_streams(streams_url, scenario)
+
+
+# Nobody claims it
+
+
+async def status_of(streams: Streams, run_id: str) -> str:
+    record = await streams.record(run_id)
+    assert record is not None
+    return record.status
+
+
+@pytest.mark.parametrize("first", ["claimed", "cancelled", "timed out"])
+def test_places_that_no_run_needs_hide_nobody(streams_url: str, first: str) -> None:
+    """More of them than are looked at at once stand before a run that nobody claims."""
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        queue, reaper = Queue(redis), reaper_of(streams, redis, queue_timeout_s=ANY_AGE_S)
+        await queue.open()
+        await queue.take_over("r1", 0)
+        run_id, waiting = await queued(streams), await queued(streams)
+        if first == "claimed":
+            await queue.enqueue(run_id, "notes", LIMIT)
+            (ticket,) = await queue.take("r1", 1, 1000)
+            await claim(streams, run_id, 1, f"r1 {ticket.entry}")
+        for _ in range(LOOKS_AT_ONCE):
+            await queue.enqueue(run_id, "notes", LIMIT)
+        await queue.enqueue(waiting, "notes", LIMIT)
+        if first == "cancelled":
+            assert await streams.ask_to_cancel(run_id, "requested") == "cancelled"
+        for _ in range(2):
+            await reaper.look()
+        assert await status_of(streams, waiting) == "failed"
+        # That of a run which is executed stays, and the run with it.
+        left = {"claimed": "running", "cancelled": "cancelled", "timed out": "failed"}
+        assert await status_of(streams, run_id) == left[first]
+        assert await redis.xlen("runs:queue") == (1 if first == "claimed" else 0)
+
+    on_streams(streams_url, scenario)
+
+
+@pytest.mark.parametrize("claimant", ["r1 {entry}", "r1"])
+def test_a_run_that_is_claimed_while_one_looks_keeps_its_place(
+    streams_url: str, claimant: str
+) -> None:
+    """Also where it was claimed by a release that did not note the place."""
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        class Slow(Queue):
+            async def overdue(self, age_s: float) -> list[Ticket]:
+                found = await super().overdue(age_s)
+                for ticket in await self.take("r1", 1, 1000):
+                    named = claimant.format(entry=ticket.entry)
+                    await claim(streams, ticket.run_id, 1, named)
+                return found
+
+        queue = Slow(redis)
+        await queue.open()
+        await queue.take_over("r1", 0)
+        run_id = await queued(streams)
+        await queue.enqueue(run_id, "notes", LIMIT)
+        await reaper_of(streams, redis, queue_timeout_s=ANY_AGE_S, queue=queue).look()
+        assert await status_of(streams, run_id) == "running"
+        assert await redis.xlen("runs:queue") == 1
 
     on_streams(streams_url, scenario)

@@ -193,7 +193,7 @@ def test_a_run_that_ends_in_the_queue_has_the_lives_of_an_ended_one(streams_url:
             found, record=RECORD_S, tokens=RECORD_S, text=-2, events=ENDED_EVENTS_LIFE_S
         )
         withdrawn = await queued(streams)
-        assert await Shares(redis).withdraw(withdrawn, TOKEN)
+        assert await Shares(redis).withdraw(withdrawn, TOKEN, "asked") == "gone"
         assert set((await lives(redis, withdrawn)).values()) == {-2}
 
     on_streams(streams_url, scenario)

@@ -7,14 +7,14 @@ import asyncio
 import resource
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.chaos import checks, fleet, table
-from benchmarks.chaos.storm import ENV, Plan, storm
+from benchmarks.chaos.storm import ENV, Outcome, Plan, storm
+from benchmarks.rows import Row, report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,10 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan, keep = _parsed(arguments)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # Whoever ends us ends what we started, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="plateau-chaos-"))
-    ok = False
+    ok, code = False, 1
     try:
         sys.stdout.write(f"seed {plan.seed}\n")
         sys.stdout.flush()
@@ -35,12 +33,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in table.lines(outcome, found):
             sys.stdout.write(line + "\n")
         ok = all(check.ok for check in found)
+        sys.stdout.write("\n")
+        code = report("chaos", [_row(outcome, found)])
     finally:
         if keep and not ok:
             sys.stdout.write(f"logs: {folder}\n")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    return 0 if ok else 1
+    return code
+
+
+def _row(outcome: Outcome, found: Sequence[checks.Check]) -> Row:
+    plan = outcome.plan
+    failed = [check.name for check in found if not check.ok]
+    return Row(
+        f"chaos, {plan.runs} runs and {plan.readers:,} readers: checks that failed",
+        len(failed),
+        "",
+        0,
+        peers="; ".join(failed)
+        or f"of {len(found)}; {len(outcome.happened)} faults in "
+        f"{plan.seconds:g} s, seed {plan.seed}",
+    )
 
 
 def _parsed(arguments: Sequence[str] | None) -> tuple[Plan, bool]:

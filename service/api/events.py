@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import hits, problems
 from service.api.cors import Cors
-from service.api.requests import check_run_id, position_of
+from service.api.requests import check_run_id, position_of, request_id_of
 from service.api.runs import absent, create, take, taken_headers
 from service.api.state import State, state_of
 from service.errors import Problem, StoreError
@@ -87,13 +87,14 @@ class Direct:
 
 def _failed(error: Exception, scope: Scope) -> Response:
     if isinstance(error, StoreError):
-        log.warning("a request met a store that failed: %s", error)
+        logged = {"request": request_id_of(scope)}
+        log.warning("a request met a store that failed: %s", error, extra=logged)
         if scope["method"] != "POST":
             return come_back_later()
     problem = problems.of(error)
     if problem.status == 500:
-        log.exception("a request failed")
-    return problems.respond(problem)
+        log.exception("a request failed", extra={"request": request_id_of(scope)})
+    return problems.respond(problem, request_id_of(scope))
 
 
 async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:

@@ -136,7 +136,18 @@ async def append(request: Request) -> Response:
         usage=msgspec.to_builtins(last.usage) if isinstance(last, Completed) else None,
         output=last.output if isinstance(last, Completed) else None,
     )
+    if appended.code == "ok":
+        _count_end(state, last)
     return _answer(appended, run_id, len(made), first_seq, state)
+
+
+def _count_end(state: State, last: ExternalEvent | None) -> None:
+    if isinstance(last, Completed):
+        state["stats"].count("runs_completed")
+    elif isinstance(last, Cancelled):
+        state["stats"].count("runs_cancelled")
+    elif isinstance(last, Failed):
+        state["stats"].count(f"runs_failed_{last.code}")
 
 
 def _batch(body: bytes) -> list[ExternalEvent]:

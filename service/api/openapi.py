@@ -193,6 +193,26 @@ def _paths() -> dict[str, Any]:
                 },
             }
         },
+        "/api/admin/metrics": {
+            "get": {
+                "summary": "Everything that operators look at; as events anew every 2 s",
+                "security": [{"admin": []}],
+                "parameters": [
+                    _query("admin_token", "ADMIN_TOKEN, for clients that cannot set headers.")
+                ],
+                "responses": {
+                    "200": {
+                        "description": "The picture",
+                        "content": {
+                            _JSON: {"schema": up},
+                            "text/event-stream": {"schema": {"type": "string"}},
+                        },
+                    },
+                    **_problems(401, 403, 429),
+                },
+            }
+        },
+        "/metrics": {"get": _open("For Prometheus", _file("text/plain"), False)},
         "/health": {"get": _open("The whole picture", _says("Up or degraded", up), True)},
         "/health/live": {"get": _open("Is this process alive", _says("It is", up), False)},
         "/health/ready": {"get": _open("May it get traffic", _says("It may", up), True)},

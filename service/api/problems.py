@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.requests import request_id_of
 from service.errors import Problem, StoreError, StoreFull
 
 log = logging.getLogger("plateau.api")
@@ -21,8 +22,8 @@ log = logging.getLogger("plateau.api")
 _BY_STATUS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
-def respond(problem: Problem) -> Response:
-    headers = problem.headers
+def respond(problem: Problem, request_id: str) -> Response:
+    headers = {**problem.headers, "X-Request-ID": request_id}
     if problem.status == 401:
         # RFC 9110, 15.5.2 asks for it.
         headers = {"WWW-Authenticate": "Bearer", **headers}
@@ -55,8 +56,10 @@ def of(error: Exception) -> Problem:
     return Problem("internal_error", "It has been logged; try again.")
 
 
-async def handle(_: Request, error: Exception) -> Response:
+async def handle(request: Request, error: Exception) -> Response:
     """Starlette's exception handler."""
+    request_id = request_id_of(request.scope)
     if isinstance(error, StoreError):
-        log.warning("a request met a store that failed: %s", error)
-    return respond(of(error))
+        logged = {"request": request_id}
+        log.warning("a request met a store that failed: %s", error, extra=logged)
+    return respond(of(error), request_id)

@@ -6,12 +6,14 @@ the name of its field.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from service.errors import Problem
 from service.runs.ask import EXTERNAL, Mode
@@ -29,6 +31,8 @@ DETAIL_CHARS = 200
 _AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
 _MEMBER = re.compile(r"(?:unknown|required) field `(.*?)`(?: - at `[^`]*`)?\Z", re.DOTALL)
 CONVERSATION_ID = "^[A-Za-z0-9][A-Za-z0-9_.:@~-]{0,127}$"
+_ID_HEADER = b"x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
@@ -194,6 +198,18 @@ def invalid(field: str, detail: str) -> Problem:
     return Problem(
         "invalid_request", detail[:DETAIL_CHARS], extra={"field": field[:DETAIL_CHARS]}
     )
+
+
+def request_id_of(scope: Scope) -> str:
+    """What this request is called in logs: the client's `X-Request-ID` where it is a plain
+    word, else one of ours."""
+    found: str | None = scope.get("plateau.request_id")
+    if found is None:
+        found = next((v.decode("latin-1") for n, v in scope["headers"] if n == _ID_HEADER), "")
+        if not _REQUEST_ID.fullmatch(found):
+            found = os.urandom(8).hex()
+        scope["plateau.request_id"] = found
+    return found
 
 
 def run_id_of(request: Request) -> str:

@@ -20,6 +20,7 @@ from service.api.requests import (
     idempotency_key_of,
     parse_run,
     read_body,
+    request_id_of,
     run_id_of,
     wait_of,
 )
@@ -48,6 +49,7 @@ async def take(request: Request, state: State) -> tuple[Taken, Ask]:
         ttl_s=body.cache.ttl_s,
         idempotency_key=idempotency_key_of(request.headers.get("idempotency-key")),
         conversation_id=body.conversation_id or "",
+        request_id=request_id_of(request.scope),
     )
     return await state["intake"].take(ask), ask
 
@@ -58,6 +60,7 @@ def taken_headers(taken: Taken, ask: Ask) -> dict[str, str]:
         "Location": f"/v1/runs/{taken.run_id}",
         "Cache-Control": "no-store",
         "X-Cache": taken.how,
+        "X-Request-ID": ask.request_id,
     }
     if taken.answer is not None:
         headers["Cache-Status"] = "plateau; hit"
@@ -130,6 +133,8 @@ async def cancel(request: Request) -> Response:
         status = await state["streams"].ask_to_cancel(
             run_id, CANCEL_REASON, external=record.agent == EXTERNAL
         )
+        if status == "cancelled" and record.ended_ms is None:
+            state["stats"].count("runs_cancelled")
     if status == "gone":
         raise absent(run_id, state)
     if status in ("completed", "failed"):

@@ -12,11 +12,13 @@ from starlette.types import Scope
 from service.api.access import Access
 from service.live.hub import Hub
 from service.ops.health import Health
+from service.ops.watch import Watch
 from service.runs.queue import Intake
 from service.settings import Settings
 from service.store.cache import Cache
 from service.store.conversations import Conversations
 from service.store.shares import Shares
+from service.store.stats import Stats
 from service.store.streams import Streams
 
 
@@ -30,6 +32,9 @@ class State(TypedDict):
     hub: Hub
     intake: Intake
     health: Health
+    watch: Watch
+    stats: Stats
+    host: str
 
 
 def state_of(scope: Scope) -> State:

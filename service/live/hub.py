@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from service import tasks
 from service.errors import StoreError, StoreUnavailable
@@ -33,16 +34,26 @@ REPAIRS_AT_ONCE = 50
 DRAIN_S = 1.5
 
 
+class Count(Protocol):
+    """Adds to a counter."""
+
+    def __call__(self, name: str, by: int = 1) -> None: ...
+
+
+def _nowhere(name: str, by: int = 1) -> None:
+    return
+
+
 class Hub:
     """Opened by the lifespan, told to drain by the worker before its sockets close. `count` is
-    told what readers met: slow, snapshots, stale, lost; and repairs and reconnects."""
+    told what readers got and met, and of repairs and reconnects."""
 
     def __init__(
         self,
         redis_url: str,
         streams: Streams,
         name: str,
-        count: Callable[[str], None] = lambda _: None,
+        count: Count = _nowhere,
     ) -> None:
         self.count = count
         self._streams = streams
@@ -57,6 +68,8 @@ class Hub:
         # Of those who wait for an end without a stream: set when this worker goes.
         self.waiting: set[asyncio.Event] = set()
         self.draining = False
+        # Since this hub began. One object a second: each reader keeps the one it came with.
+        self.second = 0
 
     @property
     def followed(self) -> int:
@@ -64,8 +77,23 @@ class Hub:
         return len(self._feeds)
 
     @property
+    def readers(self) -> int:
+        """Live responses."""
+        return len(self.subscribers)
+
+    @property
+    def oldest_s(self) -> float:
+        """Age of the oldest of them."""
+        opened_at = min((one.opened_at for one in self.subscribers), default=self.second)
+        return self.second - opened_at
+
+    @property
     def connected(self) -> bool:
         return self._subscription.connected
+
+    def reconnect(self) -> None:
+        """Subscribe anew, on another connection."""
+        self._subscription.reconnect()
 
     def open(self) -> None:
         self._tasks = [
@@ -164,12 +192,20 @@ class Hub:
         if number <= feed.head:
             return
         if feed.live and feed.repairing is None and ids.follows(number, feed.head):
-            feed.dispatch(Frame(number, data))
+            self._deliver(feed, Frame(number, data))
             return
         if number > feed.newest:
             feed.newest = number
         if feed.live:
             self._repair(feed)
+
+    def _deliver(self, feed: Feed, frame: Frame) -> None:
+        followers = len(feed.live)
+        self.count("events_delivered", followers)
+        feed.dispatch(frame)
+        if len(feed.live) < followers and not frame.terminal:
+            # The slow ones get it later.
+            self.count("events_delivered", len(feed.live) - followers)
 
     # Repair
 
@@ -190,7 +226,7 @@ class Hub:
                     elif reading.number < expected:
                         feed.rewind(reading.number)
                     else:
-                        _dispatch(feed, reading)
+                        self._dispatch(feed, reading)
                         if feed.head >= feed.newest:
                             return
         except StoreError as error:
@@ -201,6 +237,14 @@ class Hub:
         finally:
             feed.repairing = None
 
+    def _dispatch(self, feed: Feed, reading: Reading) -> None:
+        if reading.snapshot is None:
+            for entry in reading.entries:
+                self._deliver(feed, Frame(entry.number, entry.data))
+        else:
+            # `missed` differs from reader to reader: each reads its own snapshot.
+            feed.rewind(feed.newest)
+
     # One timer for all
 
     async def _beat(self) -> None:
@@ -210,6 +254,7 @@ class Hub:
         sweeping: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(1)
+            self.second += 1
             turn = (turn + 1) % TURNS
             for subscriber in list(self.subscribers):
                 if subscriber.turn == turn:
@@ -240,12 +285,3 @@ class Hub:
                     self._repair(feed)
                 elif number < head:
                     feed.rewind(number)
-
-
-def _dispatch(feed: Feed, reading: Reading) -> None:
-    if reading.snapshot is None:
-        for entry in reading.entries:
-            feed.dispatch(Frame(entry.number, entry.data))
-    else:
-        # `missed` differs from reader to reader: each reads its own snapshot.
-        feed.rewind(feed.newest)

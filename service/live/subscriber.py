@@ -66,6 +66,7 @@ class Subscriber:
         "_send",
         "_shares",
         "_streams",
+        "opened_at",
         "position",
         "turn",
     )
@@ -95,21 +96,29 @@ class Subscriber:
         self._shares = not named and getattr(self._connection, "chunked_encoding", None) is True
         self._catching_up: asyncio.Task[None] | None = None
         self._done = False
-        self._leaving = False
+        # Why this response ends before its run does: moved, stale or lost.
+        self._leaving = ""
         self._quiet_turns = 0
         self._seen_at_turn = position
+        # In the hub's seconds.
+        self.opened_at = hub.second
         self.position = position
         self.turn = next_turn()
 
     async def run(self, receive: Receive) -> None:
         """From the first reading to the end of the response, or of the client's patience."""
         self._hub.enter(self)
+        self._hub.count("responses_opened")
+        if self._seen_at_turn:
+            self._hub.count("responses_resumed")
         try:
             await self._catch_up()
             while not self._done:
                 if (await receive())["type"] == "http.disconnect":
                     return
         finally:
+            reason = self._leaving or ("ended" if self._done else "left")
+            self._hub.count(f"responses_closed_{reason}")
             self._hub.exit(self)
             self._feed.live.discard(self)
             self._hub.part(self._feed)
@@ -140,8 +149,8 @@ class Subscriber:
         # Whoever catches up may be in the middle of a frame.
         live = self in self._feed.live and writable
         if self._quiet_turns * TURNS >= STALE_S:
-            self._hub.count("readers_stale")
-            self._leaving = True
+            self._leaving = "stale"
+            log.info("run %s: a response is swept, nothing came for so long", self._feed.run_id)
             if live:
                 self._end(sse.retry())
             elif not writable:
@@ -153,10 +162,11 @@ class Subscriber:
         """Leave the live path; a task of its own, for as long as it takes, reads on."""
         if self._catching_up is None or self._catching_up.done():
             self._hub.count("readers_slow")
+            log.info("run %s: a reader is too slow for the live path", self._feed.run_id)
             self._catching_up = asyncio.ensure_future(self._catch_up_later())
 
     def lose(self) -> None:
-        self._hub.count("readers_lost")
+        self._leaving = "lost"
         if self._flow.write_paused:
             self.lag()
         else:
@@ -164,7 +174,7 @@ class Subscriber:
 
     def leave(self) -> None:
         """The worker goes: end in good order, the client comes back to another one."""
-        self._leaving = True
+        self._leaving = "moved"
         if self in self._feed.live and not self._flow.write_paused:
             self._feed.live.discard(self)
             self._end(sse.retry())
@@ -267,6 +277,7 @@ class Subscriber:
                 return False
             some, at = _group(entries, at)
             self.position = some[-1].number
+            self._hub.count("events_delivered", len(some))
             self._done = ended and at == len(entries)
             content = sse.encode_all(some, named=self._named)
             self._write(sse.body(content, last=self._done))

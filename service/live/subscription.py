@@ -69,6 +69,10 @@ class Subscription:
         if self._wire is not None and channel not in self._feeds:
             self._wire.send("SUNSUBSCRIBE", channel)
 
+    def reconnect(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+
     async def listen(self) -> None:
         """Keep one connection open; back off while it breaks soon after it was made."""
         wait_s = FIRST_WAIT_S

@@ -17,12 +17,15 @@ from service.store.streams import Streams
 class _Waiter:
     """A follower that only looks at whether an event is the last."""
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, hub: Hub, position: int) -> None:
         self.position = position
         self.woken = asyncio.Event()
+        self._count = hub.count
 
     def push(self, frame: Frame) -> bool:
         self.position = frame.number
+        # The hub has just counted it, and no reader has had it.
+        self._count("events_delivered", -1)
         if frame.terminal:
             self.woken.set()
         return True
@@ -37,7 +40,7 @@ class _Waiter:
 async def until_ended(hub: Hub, streams: Streams, run_id: str, *, timeout_s: float) -> None:
     """Return when the run has ended or is gone, after `timeout_s`, or when the worker goes."""
     feed = await hub.join(run_id)
-    waiter = _Waiter(0)
+    waiter = _Waiter(hub, 0)
     hub.waiting.add(waiter.woken)
     try:
         with suppress(TimeoutError):

@@ -1,62 +1,92 @@
 """Is it well: the components, each with its state and the cause.
 
 Invariant: a check asks the component itself, now; nothing is reported well because it once was.
+Not ready means that traffic must go elsewhere, and only that: a runner or a cache that is down
+is told, and readers are served.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, Protocol
+import os
+from typing import Any
 
-import psutil
 from redis.asyncio import Redis
 
 from service.errors import StoreError
+from service.ops.canary import Canary, Ears
+from service.ops.overview import overview
+from service.ops.watch import CHECK_S, Watch
+from service.settings import Settings
 from service.store.connections import store_errors
-from service.store.queue import Queue
-
-# A component that takes longer is as good as down for whoever waits.
-CHECK_S = 2.0
+from service.store.servers import CACHE, STREAMS, faults
 
 Component = dict[str, Any]
 
-
-class Ears(Protocol):
-    """What health asks of the hub."""
-
-    draining: bool
-
-    @property
-    def connected(self) -> bool: ...
+# Which rules of advice make which component less than well.
+_RULES = {
+    "streams": ("full",),
+    "runner": ("silent",),
+    "queue": ("queue",),
+    "memory": ("memory", "cgroup"),
+}
 
 
 class Health:
-    """Checks for one web worker. `cache` is None where the service runs without one."""
+    """Checks for one web worker."""
 
-    def __init__(self, streams: Redis, cache: Redis | None, queue: Queue, hub: Ears) -> None:
+    def __init__(
+        self,
+        streams: Redis,
+        hub: Ears,
+        canary: Canary,
+        watch: Watch,
+        settings: Settings,
+        host: str,
+    ) -> None:
         self._streams = streams
-        self._cache = cache
-        self._queue = queue
         self._hub = hub
+        self._canary = canary
+        self._watch = watch
+        self._settings = settings
+        self._host = host
 
     async def ready(self) -> Component:
-        """May it get traffic: the streams instance answers and its messages are heard. Reads
-        need no runner, and a cache that is down is a miss."""
+        """May this worker get traffic: the streams instance answers and is heard."""
         if self._hub.draining:
             return {"status": "down", "cause": "this worker is being replaced"}
-        redis = await _checked(_ping(self._streams))
+        redis = await self._ping()
         if redis["status"] == "up" and not self._hub.connected:
             return {"status": "down", "cause": "the subscribing connection is being made"}
+        if redis["status"] == "up" and self._canary.deaf:
+            return {"status": "down", "cause": "this worker does not hear the events written"}
         return redis
 
     async def whole(self) -> dict[str, Any]:
         """Every component, and the worst of what they say."""
-        streams, cache, runner = await asyncio.gather(
-            self.ready(), self._check_cache(), _checked(self._check_runner())
-        )
-        components = {"streams": streams, "cache": cache, "runner": runner, "web": _web()}
-        if streams["status"] == "down":
+        ready, seen = await asyncio.gather(self.ready(), self._watch.look(within_s=0))
+        picture = overview(seen, self._settings, self._host)
+        said = {advice["rule"]: advice["says"] for advice in picture["advice"]}
+        components = {
+            "streams": _server(picture["redis"]["streams"], STREAMS),
+            "cache": _server(picture["redis"]["cache"], CACHE),
+            "delivery": self._delivery(ready, said),
+            "runner": _runner(picture["runs"]),
+            "queue": {"status": "up", "oldest_waiting_s": picture["runs"]["oldest_waiting_s"]},
+            "memory": {
+                "status": "up",
+                "total_mb": picture["memory"]["total_mb"],
+                "warn_mb": picture["memory"]["warn_mb"],
+            },
+            "web": {"status": ready["status"], "pid": os.getpid()},
+        }
+        for name, rules in _RULES.items():
+            causes = [said[rule] for rule in rules if rule in said]
+            if causes and components[name]["status"] == "up":
+                components[name] |= {"status": "degraded", "cause": "; ".join(causes)}
+        if ready["status"] == "down":
+            components["web"]["cause"] = ready["cause"]
+        if components["streams"]["status"] == "down":
             status = "down"
         elif any(part["status"] != "up" for part in components.values()):
             status = "degraded"
@@ -64,36 +94,48 @@ class Health:
             status = "up"
         return {"status": status, "components": components}
 
-    async def _check_cache(self) -> Component:
-        if self._cache is None:
-            return {"status": "up", "cause": "not configured: every lookup is a miss"}
-        return await _checked(_ping(self._cache))
+    async def _ping(self) -> Component:
+        try:
+            async with asyncio.timeout(CHECK_S):
+                with store_errors():
+                    await self._streams.ping()
+        except TimeoutError:
+            return {"status": "down", "cause": f"no answer within {CHECK_S:g} s"}
+        except StoreError as error:
+            return {"status": "down", "cause": str(error)}
+        return {"status": "up"}
 
-    async def _check_runner(self) -> Component:
-        depth = await self._queue.depth()
-        found = {"alive": depth.runners, "waiting": depth.waiting, "running": depth.running}
-        if depth.runners == 0:
-            cause = "no runner is alive: new runs are refused, cached answers are served"
-            return {"status": "down", "cause": cause, **found}
+    def _delivery(self, ready: Component, said: dict[str, str]) -> Component:
+        """Of events, by the canaries of all workers."""
+        if self._canary.deaf or not self._hub.connected:
+            return {"status": "down", "cause": ready.get("cause", "events are not heard")}
+        if "deaf" in said:
+            return {"status": "degraded", "cause": said["deaf"]}
+        return {"status": "up", "lag_ms": self._canary.lag_ms}
+
+
+def _server(server: dict[str, Any], role: Any) -> Component:
+    if server["state"] == "not configured":
+        return {"status": "up", "cause": "not configured: every lookup is a miss"}
+    if server["state"] != "up":
+        return {"status": "down", "cause": server["state"]}
+    found = {
+        "version": server["version"],
+        "policy": server["policy"],
+        "used_bytes": server["used_memory"],
+        "max_bytes": server["maxmemory"],
+    }
+    wrong = faults(role, server)
+    if wrong:
+        return {"status": "degraded", "cause": "; ".join(wrong), **found}
+    return {"status": "up", **found}
+
+
+def _runner(runs: dict[str, Any]) -> Component:
+    found = {"alive": runs["runners"], "waiting": runs["waiting"], "running": runs["running"]}
+    if runs["runners"]:
         return {"status": "up", **found}
-
-
-async def _ping(redis: Redis) -> Component:
-    with store_errors():
-        await redis.ping()
-    return {"status": "up"}
-
-
-async def _checked(check: Awaitable[Component]) -> Component:
-    try:
-        async with asyncio.timeout(CHECK_S):
-            return await check
-    except TimeoutError:
-        return {"status": "down", "cause": f"no answer within {CHECK_S:g} s"}
-    except StoreError as error:
-        return {"status": "down", "cause": str(error)}
-
-
-def _web() -> Component:
-    process = psutil.Process()
-    return {"status": "up", "pid": process.pid, "rss_bytes": process.memory_info().rss}
+    cause = "no runner is alive: new runs are refused, cached answers are served"
+    if runs["runners"] is None:
+        cause = "the streams instance does not say"
+    return {"status": "down", "cause": cause, **found}

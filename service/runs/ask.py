@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from service.store.conversations import Message
+from service.store.conversations import Message, place_of
 from service.store.packing import Answer
 
 # The agent of a run whose producer is not a runner of ours.
@@ -34,10 +34,17 @@ class Ask(NamedTuple):
     ttl_s: int | None = None
     idempotency_key: str = ""
     conversation_id: str = ""
+    # Says where it came from, and nothing of what is asked.
+    request_id: str = ""
 
     def fingerprint(self) -> str:
         """Tells one body from another under the same idempotency key."""
-        text = msgspec.json.encode(self._replace(idempotency_key=""), order="sorted")
+        members: tuple[Any, ...] = self._replace(idempotency_key="")[:-1]
+        if not self.conversation_id:
+            # As by releases that knew of no conversations: during an upgrade both kinds of web
+            # worker see the repeats of one key.
+            members = members[:-1]
+        text = msgspec.json.encode(members, order="sorted")
         return blake2b(text, digest_size=16).hexdigest()
 
     def with_context(self, context: Sequence[Message]) -> list[dict[str, str]]:
@@ -64,6 +71,13 @@ class Ask(NamedTuple):
     @property
     def may_be_shared(self) -> bool:
         return self.mode != "off" or bool(self.idempotency_key)
+
+    @property
+    def place(self) -> str:
+        """Its conversation's name in the store; '' for none."""
+        if not self.conversation_id:
+            return ""
+        return place_of(self.owner, self.user, self.conversation_id)
 
     @property
     def text(self) -> str:

@@ -86,6 +86,9 @@ class Execution:
         self._driving: asyncio.Task[None] | None = None
         self._cancel_reason = claimed.cancel
         self._over = False
+        # The event that the run has ended with; and the seconds from its asking to its text.
+        self.last: events.Event | None = None
+        self.first_text_s: float | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -116,6 +119,7 @@ class Execution:
             if last.arg == "completed":
                 await self._remember()
             await self._writer.finish(last, usage=usage, output=output)
+            self.last = last
             await self._keeper.free(self._job, self.run_id)
         except BaseException:
             await self._writer.abandon()
@@ -149,7 +153,7 @@ class Execution:
         except Exception as error:
             return self._failure(error)
         return events.completed(
-            self._usage, cached=False, duration_ms=self._elapsed_ms(), output=self._output
+            self._usage, cached=False, duration_ms=self.elapsed_ms, output=self._output
         )
 
     async def _stop_driving(self) -> None:
@@ -165,18 +169,34 @@ class Execution:
                 if not self._driving.cancelled():
                     self._driving.exception()
                 return
-        log.error("run %s: agent %s does not stop", self.run_id, self._claimed.agent)
+        log.error(
+            "run %s: agent %s does not stop",
+            self.run_id,
+            self._claimed.agent,
+            extra={"request": self._job.request_id},
+        )
 
     def _failure(self, error: BaseException) -> events.Event:
         """What came out of the agent: the answer to `stop`, or an error of its own."""
         if self._cancel_reason is not None:
             return events.cancelled(self._cancel_reason)
-        log.error("run %s: agent %s failed", self.run_id, self._claimed.agent, exc_info=error)
+        log.error(
+            "run %s: agent %s failed",
+            self.run_id,
+            self._claimed.agent,
+            exc_info=error,
+            extra={"request": self._job.request_id},
+        )
         message = f"The agent failed ({type(error).__name__})."
         return events.failed("agent_error", message, retryable=False)
 
-    def _elapsed_ms(self) -> int:
-        return int((time.monotonic() - self._started) * 1000)
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def elapsed_ms(self) -> int:
+        return int(self.elapsed_s * 1000)
 
     async def _drive(self) -> None:
         try:
@@ -282,6 +302,8 @@ class Execution:
         self._grow(piece)
         self._text.append(piece)
         await self._writer.text(piece)
+        if self.first_text_s is None and self._job.asked_ms:
+            self.first_text_s = max(0.0, time.time() - self._job.asked_ms / 1000)
 
     async def _take_tool(self, event: events.Event) -> None:
         if self._tools_bytes + len(event.data) <= TOOLS_BYTES:
@@ -293,6 +315,7 @@ class Execution:
         self._bytes += len(piece.encode())
         if self._bytes > OUTPUT_BYTES:
             self._count("outputs_too_large")
+            log.info("run %s: its answer is too large", self.run_id)
             raise AgentError(
                 "output_too_large", f"The answer passed {OUTPUT_BYTES // 1024} KiB."
             )
@@ -307,9 +330,12 @@ class Execution:
             output=self._output,
             usage=self._usage,
             tools=self._tools,
-            duration_ms=self._elapsed_ms(),
+            duration_ms=self.elapsed_ms,
         )
-        await self._keeper.keep(self._job, self.run_id, answer, version=agent.version)
+        attempt = self._claimed.attempt
+        await self._keeper.keep(
+            self._job, self.run_id, answer, version=agent.version, attempt=attempt
+        )
 
 
 def _plain(text: str) -> str:

@@ -28,6 +28,8 @@ class Job(msgspec.Struct, omit_defaults=True):
     place: str = ""
     asked_ms: int = 0
     format: str = ""
+    # Of the request that it came with, for the logs.
+    request_id: str = ""
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

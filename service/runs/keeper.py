@@ -28,12 +28,15 @@ class Keeper:
         self._conversations = conversations
         self._inflight = inflight
 
-    async def keep(self, job: Job, run_id: str, answer: Answer, *, version: str) -> None:
-        """Before the end is announced; `version` is that of the agent which gave the answer."""
+    async def keep(
+        self, job: Job, run_id: str, answer: Answer, *, version: str, attempt: int
+    ) -> None:
+        """Before the end is announced; `version` is that of the agent which gave the answer.
+        The attempt before may have come as far as this."""
         if job.place:
             text = job.messages[-1]["content"]
             # The question again: its worker may have died before it could add it.
-            both = [asked(run_id, text, ""), answered(run_id, answer.final)]
+            both = [asked(run_id, text, ""), answered(run_id, answer.final, attempt)]
             add = self._conversations.add
             await insist(partial(add, job.place, both, asked_ms=job.asked_ms))
         # A web worker of another release has another dictionary: it could not tell that what

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from service.errors import Problem, StoreError
@@ -23,7 +24,7 @@ from service.runs.placement import Placement
 from service.runs.versions import Versions
 from service.store import ids
 from service.store.cache import Cache, Question, key_of
-from service.store.conversations import Conversations, Message, answered, asked, place_of
+from service.store.conversations import Conversations, Message, answered, asked
 from service.store.inflight import Inflight
 from service.store.packing import FORMAT, Answer
 from service.store.stats import Stats
@@ -35,11 +36,10 @@ TRIES = 5
 
 
 class Asked(NamedTuple):
-    """An ask with what its run would be given, and its conversation's place ('' for none)."""
+    """An ask with what its run would be given."""
 
     ask: Ask
     job: Job
-    place: str
 
 
 class Intake:
@@ -66,14 +66,15 @@ class Intake:
 
     async def take(self, ask: Ask) -> Taken:
         """Answer from the cache, join, or enqueue. Raises Problem and StoreError."""
-        run_ids = [ids.new_run_id()]
+        run_ids: list[str] = []
         if ask.idempotency_key:
             run_ids = list(ids.derived_run_ids(ask.owner, ask.idempotency_key, self._window_s))
             earlier = await self._placement.join_keyed(ask, run_ids)
             if earlier is not None:
                 return earlier
         if ask.is_external:
-            recorded = await self._placement.record(ask, Job([]), run_ids[0])
+            run_id = _first_or_new(run_ids)
+            recorded = await self._placement.record(ask, Job([]), run_id)
             return await self._placement.place(ask, recorded)
         asked_for = await self._asked_for(ask)
         answer = None
@@ -83,23 +84,24 @@ class Intake:
             answer = await self._cache.get(asked_for.job.cache_key)
             self._stats.count("cache_misses" if answer is None else "cache_hits")
         if answer is None:
-            taken = await self._take_run(asked_for, run_ids[0])
+            taken = await self._take_run(asked_for, _first_or_new(run_ids))
         else:
             # A twin under the same key may have run between the two looks.
             earlier = None
             if ask.idempotency_key:
                 earlier = await self._placement.join_keyed(ask, run_ids)
             taken = earlier or _hit(asked_for.job, answer)
-        if asked_for.place:
-            await self._converse(asked_for, taken, run_ids[0])
+        if asked_for.job.place:
+            await self._converse(asked_for, taken, _first_or_new(run_ids))
         return taken
 
     async def _asked_for(self, ask: Ask) -> Asked:
         """The question as the agent will get it."""
+        # Before its conversation is read: what is deleted after that was asked before.
+        asked_ms = int(time.time() * 1000)
         version = await self._versions.of(ask.agent)
-        place, context = "", list[Message]()
-        if ask.conversation_id:
-            place = place_of(ask.owner, ask.user, ask.conversation_id)
+        place, context = ask.place, list[Message]()
+        if place:
             context = await self._conversations.read(place)
         messages = ask.with_context(context)
         question = Question(
@@ -129,10 +131,11 @@ class Intake:
             flight=flight,
             conversation=ask.conversation_id,
             place=place,
-            asked_ms=int(time.time() * 1000),
+            asked_ms=asked_ms,
             format=FORMAT,
+            request_id=ask.request_id,
         )
-        return Asked(ask, job, place)
+        return Asked(ask, job)
 
     async def _take_run(self, asked_for: Asked, run_id: str) -> Taken:
         ask, flight = asked_for.ask, asked_for.job.flight
@@ -151,7 +154,7 @@ class Intake:
     async def _share(self, asked_for: Asked, joined: Taken) -> Taken:
         """The live run; or the answer, where its leader is about to find that it is there."""
         answer = None
-        if joined.status == "queued":
+        if joined.status in ("queued", "unplaced"):
             answer = await self._cache.get(asked_for.job.cache_key)
         if answer is not None:
             await self._placement.withdraw(joined)
@@ -194,18 +197,25 @@ class Intake:
     async def _converse(self, asked_for: Asked, taken: Taken, message_id: str) -> None:
         """What the user has said, and where the answer is there already that as well; else the
         runner adds it, and what we could not."""
-        place, text = asked_for.place, asked_for.ask.text
+        text, job = asked_for.ask.text, asked_for.job
+        add = partial(self._conversations.add, job.place, asked_ms=job.asked_ms)
         if taken.answer is not None:
             answer = taken.answer.final
-            both = [asked(message_id, text, ""), answered(message_id, answer)]
-            await self._conversations.add(place, both)
+            await add([asked(message_id, text, ""), answered(message_id, answer)])
             return
         try:
-            await self._conversations.add(place, [asked(taken.run_id, text, taken.token)])
+            # By who joins as well: should the conversation have been deleted since the run was
+            # asked for, it is asked again.
+            await add([asked(taken.run_id, text, taken.token)])
         except StoreError as error:
             log.warning(
                 "run %s: its message has to wait for its answer: %s", taken.run_id, error
             )
+
+
+def _first_or_new(run_ids: list[str]) -> str:
+    """Made only where it is needed: a hit needs none."""
+    return run_ids[0] if run_ids else ids.new_run_id()
 
 
 def _hit(job: Job, answer: Answer) -> Taken:

@@ -84,10 +84,13 @@ class Reaper:
             await self._queue.done(ticket)
 
     async def _end_unclaimed(self, ticket: Ticket) -> None:
-        (number,) = await self._streams.last_numbers([ticket.run_id])
-        if number is not None and ids.split(number)[0] > 0:
+        held = await self._streams.claimant(ticket.run_id)
+        if held is not None and held[0] > 0:
+            # Left in the queue, places that no run needs would hide those behind them.
+            if not _may_be_claimed_by(ticket, held[1]):
+                await self._queue.done(ticket)
             return
-        if number is not None:
+        if held is not None:
             message = f"No runner claimed it within {self._queue_timeout_s} s."
             last = events.failed("queue_timeout", message, retryable=True)
             if await self._end(ticket.run_id, 0, last, "queue_timeout") == "fenced":
@@ -101,3 +104,10 @@ class Reaper:
             self._stats.count(f"runs_failed_{code}")
             log.warning("run %s: ended for want of a producer (%s)", run_id, code)
         return appended.code
+
+
+def _may_be_claimed_by(ticket: Ticket, claimant: str) -> bool:
+    """Whether this place in the queue is the one that its run was claimed by. It is not where
+    the run has another, or ended before anyone claimed it."""
+    _, with_entry, entry = claimant.rpartition(" ")
+    return bool(claimant) and (not with_entry or entry == ticket.entry)

@@ -21,6 +21,8 @@ import uvloop
 from service import tasks
 from service.agents.registry import RegisteredAgent, load_agents
 from service.errors import SettingsError, StoreError, StoreFull
+from service.ops.reporting import Reporter
+from service.runs.counting import count_end
 from service.runs.execution import Execution
 from service.runs.keeper import Keeper
 from service.runs.lease import LeaseKeeper
@@ -37,6 +39,8 @@ from service.store.inflight import Inflight
 from service.store.queue import Leases, Queue, Ticket
 from service.store.stats import Stats
 from service.store.streams import Claimed, Streams
+from service.store.tally import Board
+from service.store.workers import Figures, Workers
 
 log = logging.getLogger("plateau.runner")
 
@@ -65,6 +69,7 @@ class Runner:
         keeper: Keeper,
         leases: Leases,
         stats: Stats,
+        workers: Workers,
         blocking: BlockingStreams,
     ) -> None:
         self._name = name
@@ -74,6 +79,7 @@ class Runner:
         self._queue = queue
         self._keeper = keeper
         self._stats = stats
+        self._workers = workers
         self._blocking = blocking
         self._loop = asyncio.get_running_loop()
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
@@ -95,17 +101,22 @@ class Runner:
         taking = asyncio.create_task(self._take_runs())
         cancelling = asyncio.create_task(self._watch_cancels())
         counting = asyncio.create_task(self._stats.keep_flushing())
+        reporter = Reporter(self._workers, self._stats, self._figures)
+        reporting = asyncio.create_task(reporter.keep_reporting())
         try:
             await stopping.wait()
             await tasks.end(taking)
             await self._finish()
         finally:
-            await tasks.end(taking, cancelling, counting, beating)
+            await tasks.end(taking, cancelling, counting, beating, reporting)
             watchdog.stop()
             self._leases.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
             with suppress(StoreError):
                 await self._stats.flush()
+
+    def _figures(self) -> Figures:
+        return {"running": len(self._executions), "places": self._settings.runner_concurrency}
 
     def _running(self) -> dict[str, tuple[str, str]]:
         """By the name of its driving task: each run and its agent. Called from a thread."""
@@ -270,6 +281,7 @@ class Runner:
                     if code != "ok":
                         raise Refused(code) from None
             await execution.run()
+            count_end(self._stats, execution)
         finally:
             if placed:
                 self._places.release()
@@ -289,7 +301,8 @@ class Runner:
         if attempt >= self._settings.max_attempts:
             message = f"Its runner died, {attempt} times."
             last = events.failed("runner_lost", message, retryable=True)
-            await self._streams.end(ticket.run_id, attempt, last)
+            if (await self._streams.end(ticket.run_id, attempt, last)).code == "ok":
+                self._stats.count("runs_failed_runner_lost")
             return None
         first = events.restarted(attempt + 1, "runner_lost")
         if attempt == 0:
@@ -299,10 +312,12 @@ class Runner:
         if isinstance(claimed, Appended):
             log.info("run %s: nothing to do (%s)", ticket.run_id, claimed.code)
             return None
+        if attempt:
+            self._stats.count("runs_restarted")
         return claimed
 
 
-async def _serve(settings: Settings, name: str) -> None:
+async def _serve(settings: Settings, name: str, board: Board | None = None) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -326,7 +341,7 @@ async def _serve(settings: Settings, name: str) -> None:
             record_s=settings.stream_ttl_s,
             share=fullness.share,
         )
-        stats = Stats(redis)
+        stats = Stats(redis, board)
         answers = Cache(
             cache_redis,
             ttl_s=settings.cache_ttl_s,
@@ -347,16 +362,17 @@ async def _serve(settings: Settings, name: str) -> None:
             keeper,
             Leases(blocking),
             stats,
+            Workers(redis, "runner"),
             BlockingStreams(blocking, record_s=settings.stream_ttl_s),
         )
         log.info("runner %s has %s", name, ", ".join(sorted(agents)))
         await runner.serve(stopping)
 
 
-def run(settings: Settings, name: str) -> int:
+def run(settings: Settings, name: str, board: Board | None = None) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
     try:
-        uvloop.run(_serve(settings, name))
+        uvloop.run(_serve(settings, name, board))
     except SettingsError as error:
         log.error("%s", error)
         return 2

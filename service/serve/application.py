@@ -14,10 +14,9 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from service.settings import Settings
+from service.store.tally import SHARED_MEMORY, Board
 
 KEEP_ALIVE_S = 75
-# Heartbeats must not wait for a disk.
-SHARED_MEMORY = "/dev/shm"
 # uvicorn imports these by name when a worker starts, each worker for itself.
 PRELOADED = ("uvicorn.lifespan.on", "uvicorn.loops.uvloop", "service.live.protocol")
 
@@ -50,11 +49,13 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
 
 
 class PlateauApplication(BaseApplication):  # type: ignore[misc]
-    """`turn` is locked by the worker being recycled; each writes to `booted` once it is up."""
+    """`turn` is locked by the worker being recycled; each writes to `booted` once it is up, and
+    counts on `board`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.turn = tempfile.TemporaryFile()
+        self.board = Board()
         self.booted_fd, self.booted = os.pipe()
         os.set_blocking(self.booted_fd, False)
         os.set_blocking(self.booted, False)
@@ -69,4 +70,4 @@ class PlateauApplication(BaseApplication):  # type: ignore[misc]
             import_module(name)
         from service.app import create_app
 
-        return create_app(self.settings)
+        return create_app(self.settings, self.board)

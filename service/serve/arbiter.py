@@ -79,6 +79,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         self._has_terminal = self._ignores_hangup = False
         if runner is not None:
             runner.release = self._release
+            runner.board = app.board
 
     def start(self) -> None:
         self._has_terminal = has_terminal()
@@ -170,6 +171,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         words = child.exited(status)
         if self._stopping:
             return
+        self.app.board.died("runners_died" if child is self._runner else "redis_died")
         self.log.warning(words)
         if (
             child is self._runner
@@ -182,8 +184,15 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         worker = self.WORKERS.pop(pid)
         worker.tmp.close()
         lived_s = time.monotonic() - self._born.pop(pid, 0.0)
-        if self._stopping or status == 0:
+        if self._stopping:
             return
+        if status == 0:
+            self.app.board.died("workers_recycled")
+            return
+        self.app.board.died("workers_died")
+        # gunicorn's word to one that has been silent for too long.
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGABRT:
+            self.app.board.died("workers_timed_out")
         delay_s = self._backoff.died(lived_s)
         cause = cause_of_death(status)
         self.log.error("Worker (pid %s) died: %s. Another in %g s.", pid, cause, delay_s)

@@ -1,4 +1,4 @@
-"""Where log lines go: one handler on stderr, in text or JSON.
+"""Where log lines go: one handler on stderr, in text or JSON, what is said too often counted.
 
 Invariant: a line is there because someone may act on it; what gunicorn and uvicorn say about
 their own normal course is left out.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
+
+from service.ops.damper import Damper
 
 # Templates of lines that tell an operator nothing.
 ROUTINE = frozenset(
@@ -24,8 +26,26 @@ ROUTINE = frozenset(
 )
 
 
+# How every line about a run begins.
+RUN = "run %s"
+
+
+class TextFormatter(logging.Formatter):
+    """For people; a line that belongs to a request ends with its id."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "%(asctime)s %(levelname)s [%(process)d] %(message)s", "%Y-%m-%d %H:%M:%S"
+        )
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        request = getattr(record, "request", "")
+        return f"{line} (request {request})" if request else line
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line, with `run` and `request` where it is about one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -35,6 +55,10 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        if str(record.msg).startswith(RUN) and isinstance(record.args, tuple):
+            line["run"] = str(record.args[0])
+        if request := getattr(record, "request", ""):
+            line["request"] = request
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -43,13 +67,8 @@ class JsonFormatter(logging.Formatter):
 def configure(log_format: str) -> None:
     """Once a process tree, before anything forks; `log_format` is `text` or `json`."""
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        JsonFormatter()
-        if log_format == "json"
-        else logging.Formatter(
-            "%(asctime)s %(levelname)s [%(process)d] %(message)s", "%Y-%m-%d %H:%M:%S"
-        )
-    )
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(Damper())
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.WARNING)
     logging.getLogger("plateau").setLevel(logging.INFO)

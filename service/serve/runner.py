@@ -14,13 +14,16 @@ from collections.abc import Callable
 from service.serve.child import Child, fork
 from service.serve.titles import set_title
 from service.settings import Settings
+from service.store.tally import Board
 
 
 class Runner(Child):
-    """`release` closes in the child what belongs to the master and its workers."""
+    """`release` closes in the child what belongs to the master and its workers; it counts on
+    `board`."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("The runner")
+        self.board: Board | None = None
         self._settings = settings
         # A successor of the same name takes its predecessor's runs at once.
         self._consumer = f"{socket.gethostname()}:{settings.port}"
@@ -38,4 +41,4 @@ class Runner(Child):
         set_title("plateau: runner")
         from service.runs import runner
 
-        return runner.run(self._settings, self._consumer)
+        return runner.run(self._settings, self._consumer, self.board)

@@ -50,7 +50,7 @@ if verb == 'claim' then
     return {'fenced', now_attempt, seq}
   end
   redis.call('DEL', text)
-  redis.call('HDEL', record, 'progress', 'tools')
+  redis.call('HDEL', record, 'progress', 'tools', 'placer')
   redis.call('HSET', record, 'status', 'running', 'attempt', attempt)
   now_attempt, seq = attempt, 0
 elseif verb == 'end' then

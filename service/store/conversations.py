@@ -5,6 +5,9 @@ MAX_CONTENT_MESSAGES have a body of at most MAX_CONTENT_LENGTH characters; addin
 is one step, so whoever adds at the same time loses nothing. All conversations together stay
 within a quarter of the store: the longest idle go first.
 
+A deletion holds for everything that was asked before it, also where nothing has been added yet:
+a run is announced in its conversation before it is enqueued.
+
 The index is read first, and alone; bodies are cut when they are written, and read only for the
 messages that still have one.
 """
@@ -48,10 +51,29 @@ redis.call('DEL', KEYS[1], KEYS[2])
 return 1
 """
 
+# A full store allows it: it makes room.
+_DELETE = """#!lua flags=allow-oom
+-- KEYS  index, bodies, deletion, coming      ARGV  now in ms, life of the note in s
+-- Where nothing was said and nothing is coming there is nothing to note: so deletions of what
+-- never was leave nothing behind, however many.
+if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then
+  redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
+end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
+"""
+
+# Refused when memory is full, as the run is that it announces.
+_ANNOUNCE = """#!lua
+-- KEYS  coming      ARGV  token, life_s
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+
 
 class Message(NamedTuple):
     """One message: `length` is that of the whole, in characters; `content` is None where only
-    the index still knows of it; `token` opens the run that a user's message asked for."""
+    the index still knows of it; `token` opens the run that a user's message asked for, and
+    `attempt` is the one that gave an answer, 0 where that is not known."""
 
     id: str
     role: str
@@ -60,6 +82,7 @@ class Message(NamedTuple):
     content: str | None
     reply_to: str = ""
     token: str = ""
+    attempt: int = 0
 
     @property
     def run_id(self) -> str:
@@ -84,10 +107,11 @@ def asked(run_id: str, text: str, token: str) -> Message:
     return Message(f"{run_id}-user", "user", now_ms, len(text), text, token=token)
 
 
-def answered(run_id: str, text: str) -> Message:
+def answered(run_id: str, text: str, attempt: int = 0) -> Message:
     """A run's answer: its id is the run's."""
     now_ms = int(time.time() * 1000)
-    return Message(run_id, "assistant", now_ms, len(text), text, f"{run_id}-user")
+    reply_to = f"{run_id}-user"
+    return Message(run_id, "assistant", now_ms, len(text), text, reply_to, attempt=attempt)
 
 
 class Limits(NamedTuple):
@@ -119,6 +143,8 @@ class Conversations:
         self._converse = redis.register_script(scripts.joinpath("converse.lua").read_text())
         self._idlest = redis.register_script(scripts.joinpath("idlest.lua").read_text())
         self._forget = redis.register_script(_FORGET)
+        self._delete = redis.register_script(_DELETE)
+        self._announce = redis.register_script(_ANNOUNCE)
         self._limits = limits
         self._bound = bound
         self._count = count
@@ -126,8 +152,10 @@ class Conversations:
     async def add(
         self, place: str, messages: Sequence[Message], *, asked_ms: int | None = None
     ) -> None:
-        """Add these in their order, those that are there already excepted. Given `asked_ms`,
-        not at all where the conversation was deleted after that time."""
+        """Add these in their order, those that are there already excepted: of them an answer
+        is replaced by that of a later attempt. Given `asked_ms`,
+        not at all where the conversation was deleted after that time, unless one of them has
+        been added since: a run from before is shared by who asks the same again."""
         messages_most, bodies_most, length_most = self._limits
         args: list[str | int] = [LIFE_S, messages_most, bodies_most, asked_ms or _NOW]
         for message in messages:
@@ -160,16 +188,25 @@ class Conversations:
                 break
         return found
 
+    async def announce(self, place: str, token: str, *, life_s: int) -> None:
+        """A run is about to be enqueued that will have ended within `life_s`; `token` is its
+        caller's."""
+        with store_errors():
+            await self._announce(keys=[keys.conversation(place).coming], args=[token, life_s])
+
+    async def retract(self, place: str, token: str) -> None:
+        """It was refused: nothing is coming."""
+        with store_errors():
+            await self._redis.srem(keys.conversation(place).coming, token)
+
     async def delete(self, place: str, *, remember_s: int) -> None:
         """Forget all of it; what is being answered for it, and began before, is not added
         within `remember_s` either."""
-        key = keys.conversation(place)
+        now_ms = int(time.time() * 1000)
         with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(key.deletion, int(time.time() * 1000), ex=remember_s)
-                pipe.delete(key.messages, key.bodies)
-                await pipe.execute()
-        await self._note(place, int(time.time() * 1000), 0)
+            await self._delete(keys=list(keys.conversation(place)), args=[now_ms, remember_s])
+        # Also where it was gone already: whoever deleted it may not have come as far as this.
+        await self._note(place, now_ms, 0)
 
     async def _make_room(self, place: str, at_ms: int, taken: int) -> None:
         going = await self._note(place, at_ms, taken)
@@ -193,21 +230,25 @@ class Conversations:
 
 
 def _entry(message: Message) -> str:
-    """No part of it holds a space."""
-    reply_to, token = message.reply_to or _NONE, message.token or _NONE
-    return " ".join(
-        (message.id, message.role, str(message.at_ms), str(message.length), reply_to, token)
-    )
+    """No part of it holds a space. A question's token and an answer's attempt share the last
+    place: releases that know of no attempts expect six parts."""
+    last = message.token or (str(message.attempt) if message.attempt else "")
+    parts = (message.reply_to or _NONE, last or _NONE)
+    return " ".join((message.id, message.role, str(message.at_ms), str(message.length), *parts))
 
 
 def _message(entry: str) -> Message:
-    message_id, role, at_ms, length, reply_to, token = entry.split(" ")
-    return Message(
+    message_id, role, at_ms, length, reply_to, last = entry.split(" ")
+    found = Message(
         message_id,
         role,
         int(at_ms),
         int(length),
         None,
         "" if reply_to == _NONE else reply_to,
-        "" if token == _NONE else token,
     )
+    if last == _NONE:
+        return found
+    if role == "assistant":
+        return found._replace(attempt=int(last))
+    return found._replace(token=last)

@@ -5,8 +5,10 @@
 -- ARGV  life_s, most messages, most bodies, time of the asking in ms,
 --       then id, index entry, body for each message
 --
--- An entry begins with its message's id; one that is there already is not added again. What was
--- asked before the conversation was deleted is not added at all.
+-- An entry is id, role, ms, length, the id that it replies to and, of an answer, the attempt that
+-- gave it. What is there already is not added again, though an answer gives way to that of a
+-- later attempt; a question that is there no more is known by its answer. What was asked before
+-- the conversation was deleted is not added at all, unless it has been asked again since.
 -- Gives the bytes that the conversation takes, 0 where it has been deleted.
 
 -- What MEMORY USAGE leaves out: the places in the books, in the key table and among the keys
@@ -14,21 +16,42 @@
 local BESIDES = 450
 
 local index, bodies = KEYS[1], KEYS[2]
+
+local function answering(entry)
+  return entry:match('^%S+ assistant ') and (tonumber(entry:match('%S+$')) or 0)
+end
+
+local places, known = {}, {}
+local entries = redis.call('LRANGE', index, 0, -1)
+for place, entry in ipairs(entries) do
+  local id, reply_to = entry:match('^(%S+) %S+ %S+ %S+ (%S+)')
+  places[id] = place
+  known[id], known[reply_to] = true, true
+end
+
 local deleted = redis.call('GET', KEYS[3])
 if deleted and tonumber(ARGV[4]) < tonumber(deleted) then
-  return 0
-end
-local known = {}
-for _, entry in ipairs(redis.call('LRANGE', index, 0, -1)) do
-  known[entry:match('^%S+')] = true
-end
-for i = 5, #ARGV, 3 do
-  if not known[ARGV[i]] then
-    redis.call('RPUSH', index, ARGV[i + 1])
-    redis.call('HSET', bodies, ARGV[i], ARGV[i + 2])
+  local again = false
+  for i = 5, #ARGV, 3 do
+    again = again or known[ARGV[i]]
+  end
+  if not again then
+    return 0
   end
 end
-local entries = redis.call('LRANGE', index, 0, -1)
+
+for i = 5, #ARGV, 3 do
+  local id, entry, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local place = places[id]
+  if not known[id] then
+    redis.call('RPUSH', index, entry)
+    redis.call('HSET', bodies, id, body)
+  elseif place and answering(entry) and answering(entry) > (answering(entries[place]) or 0) then
+    redis.call('LSET', index, place - 1, entry)
+    redis.call('HSET', bodies, id, body)
+  end
+end
+entries = redis.call('LRANGE', index, 0, -1)
 local most, most_bodies = tonumber(ARGV[2]), tonumber(ARGV[3])
 for i = 1, #entries - math.min(most, most_bodies) do
   redis.call('HDEL', bodies, entries[i]:match('^%S+'))

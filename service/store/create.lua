@@ -5,9 +5,9 @@
 -- KEYS  record, text, events, tokens (one slot)
 -- ARGV  token, life_s, fingerprint of what is asked, most tokens, then field, value pairs
 --
--- Gives 'created', 'absent', the status of the run that was there already ('enqueued' where it
--- is known to have a place in the queue), 'conflict' where another request has the id, or
--- 'crowded' where as many callers share the run as may.
+-- Gives 'created' (its place is for this caller to find), 'absent', the status of the run that
+-- was there already ('enqueued' where it is known to have a place in the queue), 'conflict' where
+-- another request has the id, or 'crowded' where as many callers share the run as may.
 -- Refused when memory is full: a new run is not worth a running one.
 
 local record, tokens = KEYS[1], KEYS[4]
@@ -34,7 +34,9 @@ local fields = {}
 for i = 5, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
-redis.call('HSET', record, 'fingerprint', ARGV[3], unpack(fields))
+local time = redis.call('TIME')
+local placer = ARGV[1] .. ' ' .. time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', record, 'fingerprint', ARGV[3], 'placer', placer, unpack(fields))
 redis.call('SADD', tokens, ARGV[1])
 redis.call('EXPIRE', record, ARGV[2])
 redis.call('EXPIRE', tokens, ARGV[2])

@@ -16,6 +16,9 @@ AGENTS = "agents"
 EXTERNAL = "runs:external"
 # Whose turn it is to sweep.
 JANITOR = "janitor"
+# Who has figures of its own, by the time at which it last wrote them: hosts and processes.
+HOSTS = "hosts"
+WORKERS = "workers"
 
 
 class ConversationsKeys(NamedTuple):
@@ -34,6 +37,7 @@ class ConversationKeys(NamedTuple):
     messages: str
     bodies: str
     deletion: str
+    coming: str
 
 
 class RunKeys(NamedTuple):
@@ -52,7 +56,9 @@ def run(run_id: str) -> RunKeys:
 
 def conversation(place: str) -> ConversationKeys:
     name = f"conversation:{{{place}}}"
-    return ConversationKeys(f"{name}:index", f"{name}:bodies", f"{name}:deleted")
+    return ConversationKeys(
+        f"{name}:index", f"{name}:bodies", f"{name}:deleted", f"{name}:coming"
+    )
 
 
 def channel(run_id: str) -> str:
@@ -75,7 +81,13 @@ def inflight(key: str) -> str:
 
 
 def stats(host: str) -> str:
+    """Counters of a host, that survive its processes."""
     return f"stats:{host}"
+
+
+def worker(process: str) -> str:
+    """The figures of one process, `<host>:<pid>`."""
+    return f"worker:{process}"
 
 
 def owner(owner_name: str) -> str:

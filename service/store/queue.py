@@ -47,11 +47,13 @@ class Ticket(NamedTuple):
 
 
 class Depth(NamedTuple):
-    """Runs that wait, runs that execute, and the living runners."""
+    """Runs that wait, runs that execute, and the living runners; and how long, by the server's
+    clock, the first in line has waited."""
 
     waiting: int
     running: int
     runners: int
+    oldest_s: float = 0.0
 
 
 class Queue:
@@ -184,13 +186,21 @@ class Queue:
                     pipe.xlen(keys.QUEUE)
                     pipe.xpending(keys.QUEUE, keys.GROUP)
                     pipe.xinfo_consumers(keys.QUEUE, keys.GROUP)
-                    length, pending, consumers = await pipe.execute()
+                    pipe.xinfo_groups(keys.QUEUE)
+                    pipe.time()
+                    length, pending, consumers, groups, now = await pipe.execute()
+                taken = next((group["last-delivered-id"] for group in groups), b"0")
+                first = await self._redis.xrange(keys.QUEUE, b"(" + taken, count=1)
             except ResponseError as error:
                 if "NOGROUP" not in str(error) and "no such key" not in str(error):
                     raise
                 return Depth(0, 0, 0)
         alive = sum(1 for consumer in consumers if consumer["idle"] < RUNNER_DEAD_S * 1000)
-        return Depth(max(0, length - pending["pending"]), pending["pending"], alive)
+        oldest_s = 0.0
+        if first:
+            oldest_s = max(0.0, now[0] - int(first[0][0].partition(b"-")[0]) / 1000)
+        waiting = max(0, length - pending["pending"])
+        return Depth(waiting, pending["pending"], alive, oldest_s)
 
     async def publish_agents(self, versions: Mapping[str, str]) -> None:
         """Announce the agents that a runner has, for a day."""

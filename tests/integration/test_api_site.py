@@ -53,10 +53,12 @@ def test_the_whole_picture(client: httpx.Client) -> None:
     assert response.headers["cache-control"] == "no-store"
     report = response.json()
     assert report["status"] == "up"
-    assert set(report["components"]) == {"streams", "cache", "runner", "web"}
+    components = {"streams", "cache", "delivery", "runner", "queue", "memory", "web"}
+    assert set(report["components"]) == components
     assert all(part["status"] == "up" for part in report["components"].values())
     assert report["components"]["runner"]["alive"] == 1
-    assert report["components"]["web"]["rss_bytes"] > 0
+    assert report["components"]["memory"]["total_mb"] > 10
+    assert report["components"]["cache"]["policy"] == "allkeys-lru"
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])

@@ -28,6 +28,7 @@ from tests.faults import (
 from tests.integration.api_client import assert_problem
 from tests.processes import Serving, serving, wait_until
 from tests.sample_agents import words_of
+from tests.store import full
 from tests.watched import Watched, until
 
 FILLER_S = 300
@@ -161,6 +162,23 @@ def test_near_its_bound_new_runs_are_refused_and_running_ones_end_well(tmp_path:
         asyncio.run(scenario(running.url, filler))
         filler.empty()
         wait_until(lambda: ask(running.url).status_code == 202, "new runs are taken on again")
+        check_log(running.stderr)
+
+
+def test_at_its_bound_a_conversation_is_forgotten(tmp_path: Path) -> None:
+    with (
+        small(tmp_path) as (running, _),
+        httpx.Client(base_url=running.url, timeout=30, trust_env=False) as client,
+    ):
+        body = {"agent": "words", "input": "x", "options": {"count": 1}, "conversation_id": "c"}
+        said = client.post("/v1/runs", json=body, headers={"Prefer": "wait=20"})
+        assert said.status_code == 200, said.text
+        assert len(client.get("/v1/conversations/c").json()["messages"]) == 2
+        with full(running.streams_url):
+            for conversation in ("c", "never-heard-of"):
+                assert client.delete(f"/v1/conversations/{conversation}").status_code == 204
+        gone = client.get("/v1/conversations/c")
+        assert_problem(gone, 404, "conversation_not_found")
         check_log(running.stderr)
 
 

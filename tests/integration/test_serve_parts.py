@@ -127,9 +127,9 @@ RELOADED = """
 import service.app
 create_app = service.app.create_app
 
-def broken(settings):
+def broken(settings, board):
     import broken
-    return create_app(settings)
+    return create_app(settings, board)
 
 service.app.create_app = broken
 from service.cli import main

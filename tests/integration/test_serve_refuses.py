@@ -70,7 +70,7 @@ BROKEN_APP = """
 import service.app
 
 class Broken:
-    def __init__(self, settings): pass
+    def __init__(self, settings, board): pass
     async def __call__(self, scope, receive, send):
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no such luck"})

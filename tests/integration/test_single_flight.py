@@ -73,7 +73,9 @@ async def told_all(urls: list[str], runs: list[dict[str, Any]]) -> list[Watched]
     return readers
 
 
-def test_100_at_once_are_one_execution(deployment: Deployment, folder: Path) -> None:
+def test_100_at_once_are_one_execution(
+    deployment: Deployment, folder: Path, streams_url: str
+) -> None:
     question = Question(folder)
 
     async def scenario() -> None:
@@ -97,6 +99,9 @@ def test_100_at_once_are_one_execution(deployment: Deployment, folder: Path) -> 
         assert after.json()["output"] == f"An answer of {run_id}."
 
     asyncio.run(scenario())
+    with Redis.from_url(streams_url, protocol=2) as redis:
+        queue: Any = redis.xinfo_stream("runs:queue")
+        assert queue["entries-added"] == 1
 
 
 def test_a_failure_is_everyones_and_the_next_runs_anew(

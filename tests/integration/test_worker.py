@@ -122,8 +122,8 @@ import service.app
 
 create_app = service.app.create_app
 
-def stuck(settings):
-    app = create_app(settings)
+def stuck(settings, board):
+    app = create_app(settings, board)
 
     async def wrapped(scope, receive, send):
         if scope["type"] == "http" and scope["path"] == "/v1/stuck":
@@ -145,8 +145,8 @@ import service.app
 
 create_app = service.app.create_app
 
-def unclosing(settings):
-    app = create_app(settings)
+def unclosing(settings, board):
+    app = create_app(settings, board)
 
     async def wrapped(scope, receive, send):
         await app(scope, receive, send if scope["type"] == "http" else deaf(send))
