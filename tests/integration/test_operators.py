@@ -72,10 +72,12 @@ def test_doctor_mends_a_server_of_serve_that_somebody_changed(tmp_path: Path) ->
         with Redis.from_url(running.cache_url) as client:
             client.config_set("maxmemory-policy", "noeviction")
         found = examine(env, tmp_path)
-        assert (found.code, found.ill()) == (1, ["cache.policy"])
+        # The service itself may have seen it, too.
+        assert (found.code, found.ill()[0]) == (1, "cache.policy")
         mend = found.mend("cache.policy")
         assert mend.startswith(f"redis-cli -p {running.cache_url.split(':')[2][:-2]} ")
-        assert examine(mended(env, mend), tmp_path).ill() == []
+        env = mended(env, mend)
+        wait_until(lambda: examine(env, tmp_path).ill() == [], "it is well, and knows it")
 
 
 def test_doctor_sees_that_the_runner_is_missing(tmp_path: Path, streams_url: str) -> None:

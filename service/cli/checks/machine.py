@@ -19,6 +19,7 @@ from service.cli.checks.limits import memory_limit
 from service.cli.servers import size
 from service.serve.data_dir import running
 from service.settings import Settings
+from service.store.tally import SHARED_MEMORY
 
 MIB = 1024**2
 # What the processes take with 1,000 readers, without the Redis servers.
@@ -27,8 +28,6 @@ FEW_FILES = 4096
 MANY_FILES = 65536
 # A worker's own: listeners, connections to Redis, modules.
 OWN_FILES = 64
-# Where serve has workers beat, if it can.
-SHARED_MEMORY = "/dev/shm"
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
@@ -98,11 +97,13 @@ def _memory_warn(settings: Settings, limit: int) -> Finding:
 def _heartbeats() -> Finding:
     name = "machine.shared_memory"
     if os.access(SHARED_MEMORY, os.W_OK):
-        return ok(name, f"{SHARED_MEMORY} can be written, where workers' heartbeats go")
+        return ok(
+            name, f"{SHARED_MEMORY} can be written: heartbeats and counters wait for no disk"
+        )
     return warning(
         name,
-        f"{SHARED_MEMORY} cannot be written: heartbeats wait for a disk, and a slow disk gets "
-        "workers killed",
+        f"{SHARED_MEMORY} cannot be written: a slow disk holds up heartbeats, and who does not "
+        "beat is killed",
         f"mount -t tmpfs -o mode=1777 tmpfs {SHARED_MEMORY}",
     )
 
