@@ -117,6 +117,26 @@ def test_whatever_hangs_it_ends_in_time(
 
 
 @pytest.mark.parametrize("command", ["info", "doctor"])
+def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(
+    env: dict[str, str], tmp_path: Path, command: str
+) -> None:
+    code = (
+        "import socket, time\n"
+        "socket.getaddrinfo = lambda *_, **__: time.sleep(60)\n"
+        "from service.cli import main\n"
+        f"main([{command!r}])\n"
+    )
+    env |= {"REDIS_URL": "redis://box/0", "OPENAI_BASE_URL": "http://box/v1"}
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment(env), cwd=tmp_path, capture_output=True
+    )
+    assert ended.returncode == 1
+    assert b"redis://box/0 does not answer (" in ended.stdout + ended.stderr
+    assert time.monotonic() - began < 12
+
+
+@pytest.mark.parametrize("command", ["info", "doctor"])
 def test_ctrl_c_ends_it_without_a_word(
     env: dict[str, str], tmp_path: Path, command: str
 ) -> None:
@@ -408,6 +428,8 @@ def test_a_base_url_without_its_v1_is_completed(
         ("http://127.0.0.1:1/v1", "", "cannot be reached"),
         ("ftp://box/v1", "", "is no address"),
         ("http://user:very-secret@127.0.0.1:1/v1", "", "user:***@127.0.0.1:1/v1"),
+        ("http://127.0.0.1:1/v1?key=very-secret", "", "cannot be reached"),
+        ("http://[very-secret/v1", "", "is no address"),
         ("http://127.0.0.1:1/v1", "sk-very-secrét", "must be plain ASCII"),
     ],
 )

@@ -155,7 +155,14 @@ def test_without_servers_it_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://box/0", "redis://:secret/0@box/0", "redis://box/0?secret=1"]
+    "url",
+    [
+        "http://box/0",
+        "redis://:secret/0@box/0",
+        "redis://:6379/secret@box/0",
+        "redis://:6379#secret@box/0",
+        "redis://box/0?secret=1",
+    ],
 )
 def test_a_url_that_is_none_is_a_wrong_setting(url: str, tmp_path: Path) -> None:
     shown = plateau("info", env={"REDIS_URL": url}, cwd=tmp_path)

@@ -7,6 +7,7 @@ it is said what to do. Nothing that is shown of a URL is a secret.
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -123,11 +124,16 @@ def _find(role: Role, url: str, settings: Settings) -> Server:
 
 
 def _check(url: str, variable: str) -> None:
+    """SettingsError, which quotes nothing: a password may be in any part of a wrong URL."""
     try:
         single_connection(url, "plateau")
+        parts = urlsplit(url)
+        # A `/` or `#` that is not encoded ends the password, and the rest is shown as a path.
+        if parts.scheme == "unix" or re.fullmatch(r"/?[0-9]*", parts.path + parts.fragment):
+            return
     except (ValueError, TypeError):
-        # What the library says may quote a piece of a password.
-        raise SettingsError(f"{variable} must be {FORM}.") from None
+        pass
+    raise SettingsError(f"{variable} must be {FORM}, its password percent-encoded.")
 
 
 @asynccontextmanager

@@ -26,7 +26,8 @@ async def check(settings: Settings) -> list[Finding]:
         async with asyncio.timeout(CONNECT_S):
             _, writer = await asyncio.open_connection(host, settings.port)
     except OSError:
-        return [_free(settings)]
+        # A name is looked up once more, in a thread as the first time.
+        return [await asyncio.to_thread(_free, settings)]
     writer.close()
     return [await _who(settings)]
 

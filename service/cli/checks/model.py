@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -17,6 +17,7 @@ from service.cli.checks import Finding, error, ok, warning
 from service.settings import Settings, is_loopback
 from service.store.connections import masked
 
+OPENAI = "https://api.openai.com/v1"
 ANSWER_S = 6.0
 # OpenAI's own list has some tens of KiB, that of a broker half a MiB.
 MOST_BYTES = 4 * 1024**2
@@ -26,14 +27,18 @@ async def check(settings: Settings) -> list[Finding]:
     if not settings.openai_base_url:
         if settings.openai_api_key or settings.openai_model:
             text = "OPENAI_API_KEY or OPENAI_MODEL is set, and OPENAI_BASE_URL is not"
-            return [warning("openai", text, "OPENAI_BASE_URL=https://api.openai.com/v1")]
+            return [warning("openai", text, f"OPENAI_BASE_URL={OPENAI}")]
         return [ok("openai", "OPENAI_BASE_URL is not set: the agent openai is not in use")]
     if not settings.openai_api_key.isascii():
         text = "OPENAI_API_KEY must be plain ASCII"
         return [error("openai.key", text, "OPENAI_API_KEY=sk-…")]
+    try:
+        urlsplit(settings.openai_base_url)
+    except ValueError:
+        return [error("openai", "OPENAI_BASE_URL is no address", f"OPENAI_BASE_URL={OPENAI}")]
     findings = [await _list(settings)]
     if _is_in_the_clear(settings):
-        secure = masked(settings.openai_base_url).replace("http:", "https:", 1)
+        secure = _shown(settings.openai_base_url).replace("http:", "https:", 1)
         text = "OPENAI_BASE_URL is not encrypted, and the key goes there"
         findings.append(warning("openai.encryption", text, f"OPENAI_BASE_URL={secure}"))
     return findings
@@ -50,7 +55,7 @@ def _is_in_the_clear(settings: Settings) -> bool:
 
 async def _list(settings: Settings) -> Finding:
     base = settings.openai_base_url.rstrip("/")
-    shown = masked(base)
+    shown = _shown(base)
     key = settings.openai_api_key
     try:
         async with (
@@ -68,7 +73,8 @@ async def _list(settings: Settings) -> Finding:
                 if len(body) > MOST_BYTES:
                     break
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        return error("openai", f"OPENAI_BASE_URL={shown} is no address", _form(base))
+        text = f"OPENAI_BASE_URL={shown} is no address"
+        return error("openai", text, f"OPENAI_BASE_URL={OPENAI}")
     except httpx.LocalProtocolError:
         text = "OPENAI_API_KEY does not fit in a header"
         return error("openai.key", text, "OPENAI_API_KEY=sk-…")
@@ -80,9 +86,16 @@ async def _list(settings: Settings) -> Finding:
     return _judge(settings, shown, status, body)
 
 
+def _shown(base: str) -> str:
+    """Without what may hold a key."""
+    return masked(urlunsplit(urlsplit(base)._replace(query="", fragment="")))
+
+
 def _form(base: str) -> str:
-    end = "" if base.endswith("/v1") else "/v1"
-    return f"OPENAI_BASE_URL={masked(base)}{end}" if end else f"curl -sS {masked(base)}/models"
+    shown = _shown(base)
+    return (
+        f"curl -sS {shown}/models" if shown.endswith("/v1") else f"OPENAI_BASE_URL={shown}/v1"
+    )
 
 
 def _judge(settings: Settings, shown: str, status: int, body: bytes) -> Finding:
