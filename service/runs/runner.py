@@ -101,7 +101,7 @@ class Runner:
         taking = asyncio.create_task(self._take_runs())
         cancelling = asyncio.create_task(self._watch_cancels())
         counting = asyncio.create_task(self._stats.keep_flushing())
-        reporter = Reporter(self._workers, self._stats, self._figures)
+        reporter = Reporter(self._workers, self._figures)
         reporting = asyncio.create_task(reporter.keep_reporting())
         try:
             await stopping.wait()
