@@ -15,6 +15,7 @@ QUESTIONS, USERS, LONGEST_S = 50, 10, 60
 class SmokeUser(users.StreamUser):
     pieces, pause_ms = 20, (30, 70)
     drop_share = 0.05
+    away_s = (0.1, 0.5)
 
     def on_start(self) -> None:
         super().on_start()

@@ -34,6 +34,7 @@ class StreamUser(Asker):
     wait_time = between(5, 10)
     pieces, pause_ms, width = 40, (60, 140), 40
     drop_share = 0.03
+    away_s: tuple[float, float] = (0.2, 1.5)
 
     @task
     def stream(self) -> None:
@@ -44,12 +45,10 @@ class StreamUser(Asker):
             width=self.width,
         )
         if asked is not None:
-            self.read(
-                asked,
-                Manner(
-                    drops=sometimes(self.drop_share), away_s=lambda: random.uniform(0.2, 1.5)
-                ),
+            manner = Manner(
+                drops=sometimes(self.drop_share), away_s=lambda: random.uniform(*self.away_s)
             )
+            self.read(asked, manner)
 
 
 class CachedUser(Asker):
@@ -159,7 +158,7 @@ class FanoutUser(Asker):
     weight = 75
     wait_time = between(0.5, 5)
     # More pieces than a stream has entries.
-    pieces, pause_ms, width = 160, 250, 40
+    pieces, pause_ms, width = 120, 250, 40
     drop_share = 0.001
     rooms: ClassVar[Rooms] = Rooms(seats=200)
 
