@@ -102,6 +102,7 @@ def load(
             started.enter_context(running([*script, str(folder / "lone.csv")], None))
         log = started.enter_context((folder / "locust.log").open("w"))
         locust = started.enter_context(running(command, log.fileno()))
+        sampler.generator = locust.pid
         ticks = 0
         while locust.poll() is None:
             sample = sampler.take()
@@ -154,6 +155,7 @@ def finish(
     for table in (
         report.before_and_after(seen),
         report.lone_beside(seen),
+        report.cpu(seen),
         report.limits(seen),
         report.failures(seen),
     ):

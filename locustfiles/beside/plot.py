@@ -34,6 +34,8 @@ def draw(finding: str, samples: Sequence[Sample], timeline: Lines, path: Path) -
         memory, readers, latency = figure.subplots(3, sharex=True, height_ratios=[3, 2, 3])
         for name, what, colour in (
             ("all but Redis", "all_but_redis", INK),
+            ("two workers", "workers", BLUE),
+            ("runner", "runner", GREEN),
             ("Redis: streams and cache", "redis", GREY),
         ):
             _line(memory, _known(samples, what, began), name, colour)

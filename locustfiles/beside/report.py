@@ -126,6 +126,27 @@ def lone_beside(seen: Seen) -> Table:
     return table
 
 
+def cpu(seen: Seen) -> Table:
+    """Of the processes that are here, over the load, and an event that was read."""
+    events = seen.row("SSE seen late by the generator")["count"]
+    if len(seen.samples) < 2 or not events:
+        return []
+    first, last = seen.samples[0], seen.samples[-1]
+    passed_s = last.at_s - first.at_s
+    table: Table = [("CPU", "seconds", "of one core", "an event")]
+    others_s = last.machine_cpu_s - first.machine_cpu_s
+    for name in ("service", "redis", "generator"):
+        field = f"{name}_cpu_s"
+        used_s = getattr(last, field) - getattr(first, field)
+        others_s -= used_s
+        each = f"{used_s / events * 1e6:.0f} µs"
+        table.append((name, f"{used_s:.1f}", f"{used_s / passed_s:.0%}", each))
+    table.append(
+        ("whatever else this machine does", f"{others_s:.1f}", f"{others_s / passed_s:.0%}", "")
+    )
+    return table
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, str]:
     return f"{row['p50']:g}", f"{row['p95']:g}"
 
@@ -194,6 +215,7 @@ def page(seen: Seen, svg: str) -> str:
         ("Before and after", before_and_after(seen)),
         ("Thresholds", limits(seen)),
         ("The crowd and a lone reader beside it", lone_beside(seen)),
+        ("CPU", cpu(seen)),
         ("All rows", rows(seen)),
         ("Failures", failures(seen)),
     )

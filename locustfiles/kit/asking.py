@@ -138,7 +138,8 @@ class Asker(FastHttpUser):
                 how = str(answer.headers.get("x-cache", "")) if answer.headers else ""
                 pieces = count if ours else None
                 return Asked(found["id"], found["events_url"], how, posted_s, pieces, hit)
-            what = f"no run: {answer.status_code} {found.get('code', '')}".strip()
+            why = found.get("code") or _kind(getattr(answer, "error", None))
+            what = f"no run: {answer.status_code} {why}".strip()
             if found.get("code") == "unknown_agent" and ours:
                 what += " (start it with AGENTS=load=locustfiles.agent:load, or use --agent)"
             answer.failure(Fault(what))
@@ -324,8 +325,12 @@ class Reading:
             self._again_s = None
 
 
-def _kind(error: Exception) -> str:
-    return type(error).__name__
+def _kind(error: Exception | None) -> str:
+    """Its class and, where geventhttpclient has wrapped it, that of its cause."""
+    if error is None:
+        return ""
+    cause = error.__cause__ or error.__context__
+    return type(error).__name__ + (f" of {type(cause).__name__}" if cause else "")
 
 
 def _object(answer: FastResponse) -> dict[str, Any]:

@@ -6,15 +6,20 @@ Invariant: a shape ends by itself, and what is judged is all that it has sent.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from locust import LoadTestShape, events
+from locust.env import Environment
 
 from locustfiles.kit import judging, options, timeline
 
-events.init_command_line_parser.add_listener(options.add)
-events.init.add_listener(timeline.begin)
-events.quitting.add_listener(judging.judge)
+
+def remember(environment: Environment, **_: Any) -> None:
+    """A listener of `events.init`: after it locust makes one user of none given."""
+    shape, given = environment.shape_class, environment.parsed_options
+    if isinstance(shape, Staged) and given is not None:
+        shape.users_given = given.num_users or 0
+        shape.length_given_s = given.run_time or 0
 
 
 class Stage(NamedTuple):
@@ -33,10 +38,12 @@ class Staged(LoadTestShape):
     name: ClassVar[str]
     users_most: ClassVar[int] = 0
     length_s: ClassVar[float] = 0.0
+    users_given: int = 0
+    length_given_s: int = 0
 
     @property
     def peak(self) -> int:
-        return self._given("num_users") or self.users_most
+        return self.users_given or self.users_most
 
     @property
     def answers_least(self) -> int:
@@ -55,7 +62,7 @@ class Staged(LoadTestShape):
         if self.is_done():
             return None
         run_s = self.get_run_time()  # type: ignore[no-untyped-call]
-        length_s = self._given("run_time") or self.length_s
+        length_s = self.length_given_s or self.length_s
         ends_s = 0.0
         for stage in self.stages(self.peak, length_s):
             ends_s += stage.for_s
@@ -63,7 +70,8 @@ class Staged(LoadTestShape):
                 return stage.users, stage.rate
         return None
 
-    def _given(self, option: str) -> int:
-        """On the command line; 0 where it was not."""
-        assert self.runner is not None
-        return int(getattr(self.runner.environment.parsed_options, option, None) or 0)
+
+events.init_command_line_parser.add_listener(options.add)
+events.init.add_listener(remember)
+events.init.add_listener(timeline.begin)
+events.quitting.add_listener(judging.judge)

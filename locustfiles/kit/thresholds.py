@@ -27,17 +27,19 @@ class Limit:
     needs_stamps: bool = False
 
 
-# The bounds of `smoke` are for a machine that has other work, too: what it is about is whether
-# all of it is there.
-#                               smoke  ramp  spike  soak
+# For two cores that have other work, too, which moves the 95th percentile by a second and the
+# median hardly. The bounds of `smoke` only say that it is not stuck.
+#                                 smoke  ramp  spike  soak
 LIMITS = (
     Limit(rows.FIRST_TOKEN, 0.50, (500, 200, 500, 200)),
-    Limit(rows.FIRST_TOKEN, 0.95, (2000, 1000, 2000, 1000)),
-    Limit(rows.FIRST_CACHED, 0.95, (None, 300, 1000, 300)),
-    Limit(rows.GAP, 0.95, (1000, 500, 1000, 500)),
+    Limit(rows.FIRST_TOKEN, 0.95, (2000, 2500, 4000, 2000)),
+    Limit(rows.FIRST_CACHED, 0.50, (None, 100, 300, 100)),
+    Limit(rows.FIRST_CACHED, 0.95, (None, 2000, 4000, 1500)),
+    Limit(rows.GAP, 0.95, (1000, 1000, 1500, 750)),
     Limit(rows.LAG, 0.50, (200, 50, 100, 50), needs_stamps=True),
-    Limit(rows.LAG, 0.95, (1000, 300, 1000, 300), needs_stamps=True),
-    Limit(rows.RESUME, 0.95, (2000, 1000, 2000, 1000)),
+    Limit(rows.LAG, 0.95, (1000, 1000, 1500, 750), needs_stamps=True),
+    Limit(rows.RESUME, 0.50, (500, 500, 1000, 500)),
+    Limit(rows.RESUME, 0.95, (2000, 3500, 5000, 3500)),
 )
 
 
