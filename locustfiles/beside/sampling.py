@@ -70,7 +70,9 @@ class Sampler:
             sse.get("open"),
             sse.get("slow"),
             sse.get("resumed"),
-            *(round(self._used_s(name), 2) for name in ("service", "redis", "generator")),
+            self._used_s("service"),
+            self._used_s("redis"),
+            self._used_s("generator"),
             machine_s(),
         )
         self.samples.append(sample)
@@ -109,7 +111,7 @@ class Sampler:
                 self._cpu_s.setdefault(name, {})[pid] = cpu_s([pid])
 
     def _used_s(self, name: str) -> float:
-        return sum(self._cpu_s.get(name, {}).values())
+        return round(sum(self._cpu_s.get(name, {}).values()), 2)
 
     def _told(self) -> dict[str, Any]:
         if not self._token:
@@ -140,17 +142,17 @@ def _sizes(told: dict[str, Any]) -> Sizes:
         return NO_SIZES
 
     def mib(*roles: str) -> float:
-        return sum(row["pss_bytes"] for row in rows if row["role"] in roles) / 1024**2
+        sizes = (int(row["pss_bytes"]) for row in rows if row["role"] in roles)
+        return sum(sizes) / 1024**2
 
-    redis = mib(*SERVERS)
-    total = sum(row["pss_bytes"] for row in rows) / 1024**2
-    return total - redis, mib("web"), mib("runner"), redis
+    others = {row["role"] for row in rows}.difference(SERVERS)
+    return mib(*others), mib("web"), mib("runner"), mib(*SERVERS)
 
 
 def machine_s() -> float:
     """CPU that this machine has spent, over all cores: user, nice, system, and interrupts."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()
-    return round(sum(int(fields[column]) for column in (1, 2, 3, 6, 7)) / TICKS, 2)
+    return round(sum(float(fields[column]) for column in (1, 2, 3, 6, 7)) / TICKS, 2)
 
 
 def write(samples: Iterable[Sample], path: Path) -> None:

@@ -31,6 +31,9 @@ LAG = Row("SSE", "event lag")
 RESUME = Row("SSE", "resume")
 # From the kernel's having an event to this process' looking at it: the generator's own delay.
 LATE = Row("SSE", "seen late by the generator")
+# A kept connection that was closed as the question was on its way: browsers ask once more, and
+# nobody sees it. To when it was noticed.
+AGAIN = Row("SSE", "asked again")
 MEASURED = (FIRST_TOKEN, FIRST_CACHED, GAP, LAG, RESUME, LATE)
 
 # From posting a question to the end of its answer, which was checked; or from coming to a run.

@@ -1,7 +1,7 @@
 """What each shape must keep: one table.
 
-Invariant: a limit whose row nobody has measured is missed, not passed: a load that sends
-nothing passes nothing. Only what an agent that is not ours cannot say is left out.
+Invariant: a limit whose row the users should have measured, and have not, is missed: a load
+that sends nothing passes nothing. Only what an agent that is not ours cannot say is left out.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ LIMITS = (
     Limit(rows.RESUME, 0.50, (500, 500, 1000, 500)),
     Limit(rows.RESUME, 0.95, (2000, 3500, 5000, 3500)),
 )
+AGAIN_MOST = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,18 @@ def judge(environment: Environment, exceptions: int) -> list[Judged]:
         Judged("failures", failures, 0, "", failures > 0),
         Judged("exceptions in users", exceptions, 0, "", exceptions > 0),
     ]
+    if sent:
+        # A worker that is replaced closes connections that idle; of others it closes none.
+        again = 1000 * rows.found(environment, rows.AGAIN).num_requests / sent
+        found.append(
+            Judged("asked again, of 1,000", round(again, 1), AGAIN_MOST, "", again > AGAIN_MOST)
+        )
     answers = sum(rows.found(environment, row).num_requests for row in rows.ANSWERS)
     least = int(getattr(environment.shape_class, "answers_least", 1))
     found.append(Judged("whole answers", answers, least, "", answers < least, most=False))
+    expected: set[Row] = set()
+    for user in environment.user_classes:
+        expected.update(getattr(user, "measures", rows.MEASURED))
     if name in SHAPES:
         stamped = (
             environment.parsed_options is None or environment.parsed_options.agent == "load"
@@ -76,6 +86,7 @@ def judge(environment: Environment, exceptions: int) -> list[Judged]:
             _limited(environment, limit, bound, stamped)
             for limit in LIMITS
             if (bound := limit.most_ms[SHAPES.index(name)]) is not None
+            and limit.row in expected
         ]
     return found
 

@@ -30,6 +30,7 @@ def sometimes(share: float) -> Callable[[], bool]:
 class StreamUser(Asker):
     """Creates a run, follows it, breaks off and resumes at random."""
 
+    measures = (*Asker.measures, rows.FIRST_TOKEN)
     weight = 3
     wait_time = between(5, 10)
     pieces, pause_ms, width = 40, (60, 140), 40
@@ -54,6 +55,7 @@ class StreamUser(Asker):
 class CachedUser(Asker):
     """Asks what others have asked: the n-th of the prompts 1/n as often as the first."""
 
+    measures = (*Asker.measures, rows.FIRST_CACHED, rows.FIRST_TOKEN)
     weight = 18
     wait_time = between(1, 3)
     prompts: ClassVar[list[str]] = [f"Question {number} of many" for number in range(200)]
@@ -71,6 +73,7 @@ class CachedUser(Asker):
 class ConversationUser(Asker):
     """Talks in a conversation, looks at what is remembered of it, and forgets it in the end."""
 
+    measures = (*Asker.measures, rows.FIRST_TOKEN)
     weight = 3
     wait_time = between(2, 5)
     turns = (2, 7)
@@ -184,6 +187,7 @@ class FanoutUser(Asker):
 class SlowUser(Asker):
     """Reads a byte at a time, slower than the answer comes."""
 
+    measures = ()
     weight = 1
     wait_time = between(1, 5)
     # 100 KB in 25 s, and some 1.6 KB of it a second.
