@@ -23,6 +23,7 @@ from tests.processes import REPOSITORY, environment
 from tests.readers import Reader
 
 RUNS, READERS_EACH = 8, 3
+WITHIN_S = 60
 
 
 class Sides(NamedTuple):
@@ -84,7 +85,7 @@ def test_one_s_runner_and_the_other_s_web_workers_serve_together(
         runner_code=sides.before,
         web_code=sides.after,
     ) as both:
-        asyncio.run(_use_everything(both.urls))
+        asyncio.run(asyncio.wait_for(_use_everything(both.urls), WITHIN_S))
     assert_nothing_was_wrong(tmp_path)
 
 
@@ -201,5 +202,5 @@ def test_readers_come_through_while_each_process_is_replaced(
                 run = runs[i // READERS_EACH]
                 reader.check_whole(await _output(client, after.urls[0], run))
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), WITHIN_S))
     assert_nothing_was_wrong(tmp_path)
