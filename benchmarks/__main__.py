@@ -64,9 +64,9 @@ USAGE = """usage: scripts/bench [NAME] [options]
   chaos      kills, pauses and restarts under 1,000 readers: nothing may be lost
   soak       readers coming and going for half an hour: whether memory stays on a level
 
-Without a name all of them, one after the other, and all rows in one table in the end; then
---minutes is the soak's. scripts/bench NAME --help says more. Rows and plots are kept under
-benchmarks/results/.
+Without a name all of them, one after the other, and all rows in one table in the end; options,
+such as --minutes 3, are the soak's. scripts/bench NAME --help says more. Rows and plots are
+kept under benchmarks/results/.
 """
 
 
@@ -76,14 +76,21 @@ def main(arguments: Sequence[str]) -> int:
     if first in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0
-    # Whoever ends us ends what we started, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    if first in ("", "--minutes"):
+    if not first or first.startswith("-"):
+        # The soak comes last: a slip in its options is told now, not after all the others.
+        soak.parsed(arguments)
+        _end_in_order()
         return run_all(BENCHMARKS | {"soak": lambda _: soak.main(arguments)})
     if first not in BENCHMARKS:
         sys.stderr.write(f"there is no benchmark {first!r}\n{USAGE}")
         return 2
+    _end_in_order()
     return BENCHMARKS[first](rest)
+
+
+def _end_in_order() -> None:
+    """Whoever ends us ends what we started, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def run_all(benchmarks: Mapping[str, Benchmark]) -> int:
@@ -109,17 +116,23 @@ def run_all(benchmarks: Mapping[str, Benchmark]) -> int:
 
 
 def summarise(names: Mapping[str, Benchmark], crashed: Mapping[str, str]) -> None:
-    found = [row for name in names for row in rows.kept(name)]
+    kept = {name: rows.kept(name) for name in names}
+    found = [row for name in names for row in kept[name]]
     found += [Row(f"{name} has crashed", None, "", peers=why) for name, why in crashed.items()]
     sys.stdout.write("\n== all of it\n")
     rows.show(found)
     missed = sum(row.missed for row in found)
     bounds = sum(row.bound is not None and row.measured is not None for row in found)
+    absent = [name for name in names if not kept[name] and name not in crashed]
     sys.stdout.write(
-        f"{bounds - missed} of {bounds} bounds kept, {missed} missed, {len(crashed)} of "
-        f"{len(names)} benchmarks crashed\n"
+        f"{bounds - missed} of {bounds} bounds kept, {missed} missed; of {len(names)} "
+        f"benchmarks {len(crashed)} crashed, {len(absent)} not run{_listed(absent)}\n"
     )
     sys.stdout.flush()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f": {', '.join(names)}" if names else ""
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def soak(samples: Sequence[Sample], trend: Trend, warm_s: float, path: Path) -> 
     """Memory over time with the fitted line, and below it the readers that were open."""
     with _drawn(4.6, path) as figure:
         above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
-        shown = samples[:: max(1, len(samples) // POINTS)]
+        shown = samples[:: -(-len(samples) // POINTS)]
         minutes = [one.at_s / 60 for one in shown]
         labels = []
         for name, what, colour in (

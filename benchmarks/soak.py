@@ -62,7 +62,6 @@ async def soak(
 ) -> list[Sample]:
     """The samples, the warm-up's included, which are kept in `path`, too, whatever happens;
     says how it goes once a minute."""
-    await fill_cache(stage.service.cache_url)
     sampler = Sampler(stage, visitors)
     samples: list[Sample] = []
     said = 0
@@ -177,7 +176,7 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
     plots.soak(samples, trend(samples, "workers"), settled(samples)[0].at_s, path)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="[30]")
     parser.add_argument("--rate", type=float, default=100, help="readers a second [100]")
@@ -188,7 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--plot", type=Path, help="measure nothing: draw the last soak into this file"
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
     if options.plot:
         draw(sampling.read(SAMPLES_FILE), options.plot)
         return 0
@@ -196,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     env = {"AGENTS": AGENTS} | ({} if options.recycle else {"MAX_REQUESTS": "0"})
 
     async def measured(stage: PlateauStage) -> tuple[list[Sample], Tally]:
+        await fill_cache(stage.service.cache_url)
         visitors = Visitors(stage.service.url, rate=options.rate, seed=options.seed)
         return await soak(stage, visitors, options.minutes), visitors.tally
 

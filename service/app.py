@@ -152,6 +152,9 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
         workers = Workers(redis, "web")
         canary = Canary(hub, streams, stats)
         watch = Watch(redis, cache_redis, queue, workers, stats, hub, canary)
+        reporter = Reporter(
+            workers, watch.figures, urgent=watch.hearing, of_a_tree=board is not None
+        )
         host = socket.gethostname()
         stack.push_async_callback(_add_up, stats)
         for keeps_on in (
@@ -160,7 +163,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             stats.keep_flushing,
             canary.keep_singing,
             watch.keep_watching,
-            Reporter(workers, stats, watch.figures).keep_reporting,
+            reporter.keep_reporting,
         ):
             stack.push_async_callback(tasks.end, asyncio.create_task(keeps_on()))
         inflight = Inflight(redis, life_s=settings.run_life_s)

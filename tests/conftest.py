@@ -111,13 +111,21 @@ def assert_all_have_a_life(client: Redis) -> None:
     assert not left, f"keys without a life: {left[:5]}"
 
 
+# A shallow clone, a sandbox without namespaces, a machine without a package index.
+UNAVOIDABLE = ("this clone has no", "no process namespace", "no package index")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """On a newcomer's machine what needs a browser or another server is skipped, with the
-    reason in words; in CI it must have run."""
+    reason in words; in CI it must have run, but for what CI itself cannot change."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None:
         return
-    skipped = reporter.stats.get("skipped", [])
+    skipped = [
+        report
+        for report in reporter.stats.get("skipped", [])
+        if not any(words in str(report.longrepr) for words in UNAVOIDABLE)
+    ]
     if os.environ.get("CI") == "true" and skipped and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter.write_line(f"{len(skipped)} tests were skipped, which CI does not accept")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.processes import environment, free_ports, wait_until
+from tests.processes import REPOSITORY, environment, free_ports, wait_until
 
 AGENTS = "words=tests.sample_agents:words"
 
@@ -39,16 +39,20 @@ def deployed(
     runners: int = 1,
     web_streams_url: str = "",
     env: Mapping[str, str] | None = None,
+    web_code: Path = REPOSITORY,
+    runner_code: Path = REPOSITORY,
 ) -> Iterator[Deployment]:
     """`webs` processes of one worker each, and `runners`; ready when the block begins.
 
-    `web_streams_url` is what the web processes get as REDIS_URL where it is to differ.
+    `web_streams_url` is what the web processes get as REDIS_URL where it is to differ; of
+    `web_code` and `runner_code` each may be another checkout.
     """
     common = {"AGENTS": AGENTS, "CACHE_REDIS_URL": cache_url, **(env or {})}
+    folder.mkdir(parents=True, exist_ok=True)
     result = Deployment()
     with ExitStack() as stack:
         for index in range(runners):
-            overrides = common | {"REDIS_URL": streams_url}
+            overrides = common | {"REDIS_URL": streams_url, "PYTHONPATH": str(runner_code)}
             result.runners.append(_start(stack, folder, f"runner{index}", "runner", overrides))
         for index in range(webs):
             port = free_ports(1)
@@ -56,6 +60,7 @@ def deployed(
                 "REDIS_URL": web_streams_url or streams_url,
                 "PORT": str(port),
                 "WEB_CONCURRENCY": "1",
+                "PYTHONPATH": str(web_code),
             }
             result.webs.append(_start(stack, folder, f"web{index}", "web", overrides))
             result.urls.append(f"http://127.0.0.1:{port}")

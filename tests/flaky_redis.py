@@ -89,7 +89,11 @@ class FlakyRedis:
     async def _forward(
         self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter
     ) -> None:
-        server_in, server_out = await asyncio.open_connection(*self._target)
+        try:
+            server_in, server_out = await asyncio.open_connection(*self._target)
+        except BaseException:
+            client_out.close()
+            raise
         script = losing = False
 
         async def up() -> None:
@@ -117,6 +121,7 @@ class FlakyRedis:
         finally:
             for one in both:
                 one.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            # First: `go_away` may come while the end of both is waited for.
             client_out.close()
             server_out.close()
+            await asyncio.gather(*both, return_exceptions=True)

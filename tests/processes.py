@@ -63,6 +63,12 @@ def free_ports(count: int = 3) -> int:
             return port
 
 
+def is_listening(port: int) -> bool:
+    """Whether someone takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:

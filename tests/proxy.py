@@ -1,7 +1,7 @@
 """A proxy before Redis that loses what is published.
 
-Invariant: every reply reaches its client unchanged, but for the messages of subscriptions,
-which are dropped, each as a whole, and counted.
+Invariant: every reply reaches its client unchanged, pings' among them, but for the messages of
+subscriptions, which are dropped, each as a whole, and counted.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 
 class MessageDropper:
-    """`url` is where to connect; `dropped` counts the messages that never arrived."""
+    """`url` is where to connect; `dropped` counts the messages that never arrived, while it is
+    `dropping`."""
 
     def __init__(self, target_url: str) -> None:
         parts = urlsplit(target_url)
@@ -22,6 +23,7 @@ class MessageDropper:
         self._target = (parts.hostname, parts.port)
         self.url = ""
         self.dropped = 0
+        self.dropping = True
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
@@ -34,7 +36,11 @@ class MessageDropper:
     async def _connection(
         self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter
     ) -> None:
-        server_in, server_out = await asyncio.open_connection(*self._target)
+        try:
+            server_in, server_out = await asyncio.open_connection(*self._target)
+        except BaseException:
+            client_out.close()
+            raise
         subscribed = asyncio.Event()
 
         async def up() -> None:
@@ -57,13 +63,14 @@ class MessageDropper:
                 await client_out.drain()
 
         tasks = [asyncio.create_task(up()), asyncio.create_task(down())]
-        with suppress(ConnectionError):
+        try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        client_out.close()
-        server_out.close()
+        finally:
+            for task in tasks:
+                task.cancel()
+            client_out.close()
+            server_out.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _without_messages(self, pending: bytearray) -> bytes:
         """Take the whole replies off `pending`; those that are not messages, as bytes."""
@@ -71,7 +78,7 @@ class MessageDropper:
         while (end := _end_of_reply(pending)) is not None:
             reply = bytes(pending[:end])
             del pending[:end]
-            if b"\r\nsmessage\r\n" in reply[:24]:
+            if self.dropping and b"\r\nsmessage\r\n" in reply[:24]:
                 self.dropped += 1
             else:
                 kept += reply

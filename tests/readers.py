@@ -106,8 +106,7 @@ class Reader:
         self.connections += 1
         self.visits.append(Visit(url, self.last))
         events = EventReader()
-        answer = get(url + self.path, self.headers(), bite=self.bite, reset=self.reset)
-        async with aclosing(answer):
+        async with aclosing(self.answer(url + self.path)) as answer:
             async for status, chunk in answer:
                 if status is not None:
                     self.statuses.append(status)
@@ -119,6 +118,10 @@ class Reader:
                         raise Dropped
                 if self.bite:
                     await asyncio.sleep(self.pace_s())
+
+    def answer(self, url: str) -> AsyncGenerator[tuple[int | None, bytes], None]:
+        """What it gets there, as `get` gives it."""
+        return get(url, self.headers(), bite=self.bite, reset=self.reset)
 
     def headers(self) -> dict[str, str]:
         """Those of its next request."""

@@ -84,7 +84,8 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], Tall
         visitors = Visitors(stage.service.url, rate=20, seed=1)
         return await soak.soak(stage, visitors, minutes=0.2, path=path), visitors.tally
 
-    with plateau({"AGENTS": AGENTS}) as stage:
+    # Not waited for: what is still answered in the end.
+    with plateau({"AGENTS": AGENTS, "GRACEFUL_TIMEOUT_S": "3"}) as stage:
         samples, tally = asyncio.run(measured())
     return samples, tally, path
 
@@ -95,7 +96,8 @@ def test_a_short_soak_loses_nothing(soaked: tuple[list[Sample], Tally, Path]) ->
     assert set(tally.visits) == set(SHARES)
     assert tally.resumed and tally.hits
     last = samples[-1]
-    assert 30 < last.workers < last.all_but_redis < 200 and 9.5 < last.cache < 10.5
+    assert 30 < last.workers < last.all_but_redis < 200
+    assert 0 < last.cache < 10 and 0 < last.streams < 10
     found = {row.what: row for row in soak.rows(samples, tally, tracebacks=2)}
     assert found["soak, lost events"].measured == 0
     assert found["soak, errors"].missed

@@ -44,7 +44,10 @@ def test_only_a_missed_bound_is_a_failure(
     assert bench.run_all({"one": reporting("one", *found)}) == code
     last = capsys.readouterr().out.splitlines()[-1]
     bounds = sum(row.bound is not None and row.measured is not None for row in found)
-    assert last.startswith(f"{bounds - code} of {bounds} bounds kept, {code} missed, 0 of 1")
+    assert last == (
+        f"{bounds - code} of {bounds} bounds kept, {code} missed; of 1 benchmarks 0 crashed, "
+        "0 not run"
+    )
 
 
 def test_a_crash_hides_nobody_and_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +64,7 @@ def test_a_crash_hides_nobody_and_is_a_failure(capsys: pytest.CaptureFixture[str
         "broken",
     ]
     assert "RuntimeError: nobody answers" in summary and "predecessor 5.23" in summary
-    assert "1 of 1 bounds kept, 0 missed, 1 of 3 benchmarks crashed" in summary
+    assert "1 of 1 bounds kept, 0 missed; of 3 benchmarks 1 crashed, 0 not run" in summary
 
 
 def test_what_is_broken_off_still_says_what_it_has(
@@ -69,16 +72,21 @@ def test_what_is_broken_off_still_says_what_it_has(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         bench.run_all({"one": reporting("one", KEPT), "two": interrupted})
-    assert "kept" in capsys.readouterr().out.partition("== all of it")[2]
+    summary = capsys.readouterr().out.partition("== all of it")[2]
+    assert "predecessor 5.23" in summary
+    assert summary.endswith("of 2 benchmarks 0 crashed, 1 not run: two\n")
 
 
 def test_rows_of_an_earlier_run_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     rows.report("broken", [KEPT])
     capsys.readouterr()
     assert bench.run_all({"broken": crashing}) == 1
-    assert (
-        "kept " not in capsys.readouterr().out.partition("== all of it")[2].partition("0 of")[0]
-    )
+    assert KEPT.peers not in capsys.readouterr().out.partition("== all of it")[2]
+
+
+def test_a_slip_in_an_option_is_told_before_anything_runs() -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--minutes", "few"])
 
 
 def test_rows_come_back_as_they_were(results: Path) -> None:

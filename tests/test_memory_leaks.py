@@ -19,7 +19,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from benchmarks.measuring import pss_kib
+from benchmarks.measuring import private_kib
 from service.store import keys
 from tests.integration.api_client import api_serving, finish, follow, unique
 from tests.processes import Serving, wait_until
@@ -187,7 +187,7 @@ def test_no_growth_after_requests(plateau: Serving, client: httpx.Client) -> Non
             assert client.delete(f"/v1/conversations/{text}").status_code == 204
 
     mixed(30)
-    before = pss_kib(workers)
+    before = private_kib(workers)
     mixed(100)
     assert plateau.pids("gunicorn: worker") == workers
-    assert pss_kib(workers) - before <= GROWTH_KIB
+    assert private_kib(workers) - before <= GROWTH_KIB

@@ -182,7 +182,7 @@ def test_every_event_id_is_a_position(attempt: int, seq: int) -> None:
 # Run ids
 
 
-@pytest.mark.parametrize("run_id", [ids.new_run_id(), "hit-" + "0a" * 12])
+@pytest.mark.parametrize("run_id", [ids.new_run_id(), "hit-" + "0a" * 12], ids=["run", "hit"])
 def test_a_run_id_that_is_one(run_id: str) -> None:
     check_run_id(run_id)
 

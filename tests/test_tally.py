@@ -1,4 +1,5 @@
-"""Counters in shared memory: what a process has counted survives it, however it ends."""
+"""Counters in shared memory: what a process has counted survives it, however it ends, and is
+added to the store once, whatever becomes of the reply."""
 
 from __future__ import annotations
 
@@ -6,13 +7,18 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from service.errors import StoreError
 from service.store import keys
 from service.store.connections import connect
 from service.store.stats import HOSTS_MOST, Stats
-from service.store.tally import NAMES, ROWS, Board, Row
+from service.store.tally import NAMES, ROWS, Batch, Board, Row
+from service.store.workers import Workers
+from tests.flaky_redis import FlakyRedis
+from tests.store import full, until
 
 
 def in_child(act: Callable[[], None], number: signal.Signals = signal.SIGKILL) -> None:
@@ -24,6 +30,13 @@ def in_child(act: Callable[[], None], number: signal.Signals = signal.SIGKILL) -
         finally:
             os.kill(os.getpid(), number)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -number
+
+
+def taken(row: Row) -> dict[str, int]:
+    """What it has to send, as if the store had added it."""
+    batch = row.batch()
+    row.added()
+    return {} if batch is None else batch.counts
 
 
 def test_what_a_killed_process_counted_is_left_behind_once() -> None:
@@ -39,9 +52,45 @@ def test_what_a_killed_process_counted_is_left_behind_once() -> None:
     for _ in range(3):
         in_child(count)
     # Each took the row of the one before, with what was in it.
-    assert [row.take() for row in board.left_behind()] == [{"cache_hits": 3000}]
+    assert [taken(row) for row in board.left_behind()] == [{"cache_hits": 3000}]
     assert list(board.left_behind()) == []
-    assert mine.take() == {"runs_joined": 2}
+    assert taken(mine) == {"runs_joined": 2}
+
+
+def test_a_batch_stays_the_same_until_it_is_added() -> None:
+    row = Row()
+    assert row.batch() is None
+    row.add("cache_hits", 2)
+    first = row.batch()
+    row.add("cache_hits", 3)
+    assert first is not None and first.counts == {"cache_hits": 2}
+    assert row.batch() == first
+    row.added()
+    second = row.batch()
+    assert second is not None and second.counts == {"cache_hits": 3}
+    assert second.stamp > first.stamp
+    row.added()
+    assert row.batch() is None
+
+
+def test_who_is_killed_with_a_batch_under_way_leaves_it_under_its_stamp() -> None:
+    """Whether the store has it, only the store knows."""
+    board = Board()
+    reading, writing = os.pipe()
+
+    def send() -> None:
+        row = board.claim()
+        row.add("cache_hits", 2)
+        batch = row.batch()
+        assert batch is not None
+        os.write(writing, b"%d" % batch.stamp)
+        row.add("cache_hits", 3)
+
+    in_child(send)
+    (row,) = board.left_behind()
+    assert row.batch() == Batch(int(os.read(reading, 20)), {"cache_hits": 2})
+    row.added()
+    assert taken(row) == {"cache_hits": 3}
 
 
 def test_a_living_process_row_is_nobody_elses() -> None:
@@ -60,37 +109,41 @@ def test_a_living_process_row_is_nobody_elses() -> None:
     own.add("snapshots", 1)
     os.write(leave, b".")
     os.waitpid(pid, 0)
-    assert [row.take() for row in board.left_behind()] == [{"snapshots": 7}]
-    assert own.take() == {"snapshots": 1}
+    assert [taken(row) for row in board.left_behind()] == [{"snapshots": 7}]
+    assert taken(own) == {"snapshots": 1}
 
 
 def test_more_processes_than_rows_count_in_memory_of_their_own() -> None:
     board = Board()
     rows = [board.claim() for _ in range(ROWS + 5)]
+    assert len({row.name for row in rows}) == len(rows)
     for row in rows:
         row.add("cache_misses")
-    assert [row.take() for row in rows] == [{"cache_misses": 1}] * (ROWS + 5)
+    assert [taken(row) for row in rows] == [{"cache_misses": 1}] * (ROWS + 5)
 
 
-def test_the_masters_count_is_seen_by_all() -> None:
+def test_what_the_master_counts_any_of_the_others_sends() -> None:
     board = Board()
     board.died("workers_died")
     seen, tell = os.pipe()
     pid = os.fork()
     if not pid:
-        os.write(tell, b"%d" % board.deaths["workers_died"])
+        os.write(tell, repr([taken(row) for row in board.left_behind()]).encode())
         os._exit(0)
     os.waitpid(pid, 0)
-    assert os.read(seen, 10) == b"1"
+    assert os.read(seen, 100) == b"[{'workers_died': 1}]"
+    assert list(board.left_behind()) == []
+    board.died("workers_died")
+    assert [taken(row) for row in board.left_behind()] == [{"workers_died": 1}]
 
 
 def test_a_histogram_counts_each_value_in_one_bucket() -> None:
     row = Row()
     for seconds in (0.0004, 0.001, 0.0011, 3.0, 100.0):
         row.observe("event_lag", seconds)
-    taken = row.take()
-    assert taken.pop("event_lag_us") == 103_002_500
-    assert taken == {"event_lag_0": 2, "event_lag_1": 1, "event_lag_9": 1, "event_lag_10": 1}
+    counts = taken(row)
+    assert counts.pop("event_lag_us") == 103_002_500
+    assert counts == {"event_lag_0": 2, "event_lag_1": 1, "event_lag_9": 1, "event_lag_10": 1}
 
 
 def test_hosts_add_up_and_only_grow(streams_url: str) -> None:
@@ -117,21 +170,105 @@ def test_hosts_add_up_and_only_grow(streams_url: str) -> None:
 
 def test_a_store_that_is_away_costs_no_count(streams_url: str) -> None:
     async def scenario() -> None:
-        redis = connect(streams_url, "test")
-        away = connect("redis://127.0.0.1:1/0", "test")
-        try:
-            stats = Stats(away)
-            stats.count("cache_hits", 5)
+        async with FlakyRedis(streams_url) as flaky:
+            redis = connect(flaky.url, "test")
+            stats = Stats(redis)
+            await flaky.go_away()
             for _ in range(2):
-                with pytest.raises(Exception, match="1"):
+                stats.count("cache_hits", 5)
+                with pytest.raises(StoreError):
                     await stats.flush()
-            stats._redis = redis
-            assert (await stats.totals())["cache_hits"] == 5
-        finally:
+            flaky.come_back()
+            assert (await stats.totals())["cache_hits"] == 10
             await redis.aclose()
-            await away.aclose()
 
     asyncio.run(scenario())
+
+
+def test_a_reply_that_was_lost_counts_nothing_twice(streams_url: str) -> None:
+    async def scenario() -> None:
+        async with FlakyRedis(streams_url) as flaky:
+            redis = connect(flaky.url, "test")
+            stats = Stats(redis)
+            stats.count("cache_hits", 5)
+            # The call and its retry: done by Redis, and nobody knows.
+            flaky.lose_replies(2)
+            with pytest.raises(StoreError):
+                await stats.flush()
+            assert flaky.lost == 2
+            stats.count("cache_hits", 2)
+            assert (await stats.totals())["cache_hits"] == 7
+            await redis.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_look_that_is_given_up_loses_no_count(streams_url: str) -> None:
+    """Whoever looks has two seconds' patience with a store that is frozen."""
+
+    async def scenario() -> None:
+        async with FlakyRedis(streams_url) as flaky:
+            redis = connect(flaky.url, "test")
+            stats = Stats(redis)
+            await stats.flush()
+            stats.count("cache_hits", 5)
+            flaky.hold_replies()
+            looking = asyncio.create_task(stats.by_host())
+            await until(lambda: arrived(streams_url), "the store has it")
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            flaky.go_on()
+            assert (await stats.totals())["cache_hits"] == 5
+            await redis.aclose()
+
+    async def arrived(url: str) -> object:
+        looking = connect(url, "looking")
+        try:
+            return await looking.keys("stats:*")
+        finally:
+            await looking.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_who_sends_for_the_dead_sends_nothing_twice(streams_url: str) -> None:
+    board = Board()
+
+    def send_and_die() -> None:
+        async def sending() -> None:
+            stats = Stats(connect(streams_url, "test"), board)
+            stats.count("cache_hits", 5)
+            row: Any = stats._row
+            row.added = lambda: os.kill(os.getpid(), signal.SIGKILL)
+            await stats.flush()
+
+        asyncio.run(sending())
+
+    async def scenario() -> None:
+        redis: Any = connect(streams_url, "test")
+        stats = Stats(redis, board)
+        assert await redis.hget(keys.stats(stats._host), "cache_hits") == b"5"
+        assert (await stats.totals())["cache_hits"] == 5
+        await redis.aclose()
+
+    in_child(send_and_die)
+    asyncio.run(scenario())
+
+
+def test_a_full_store_is_told_all_the_same(streams_url: str) -> None:
+    async def scenario() -> None:
+        redis = connect(streams_url, "test")
+        try:
+            stats, workers = Stats(redis), Workers(redis, "web")
+            stats.count("runs_refused_store_full", 5)
+            await workers.report({"open": 3})
+            assert (await stats.totals())["runs_refused_store_full"] == 5
+            assert [worker["open"] for worker in await workers.all()] == [3]
+        finally:
+            await redis.aclose()
+
+    with full(streams_url):
+        asyncio.run(scenario())
 
 
 def test_the_hosts_are_bounded(streams_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

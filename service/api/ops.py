@@ -1,13 +1,15 @@
 """Metrics over HTTP: JSON and a live feed for operators, the exposition for Prometheus.
 
 Invariant: without ADMIN_TOKEN the JSON and the feed are closed; what `/metrics` tells holds no
-name of a run, an owner or a key. However many look, the servers are asked once a second.
+name of a run, an owner or a key. However many look at the picture, the servers are asked once a
+second.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from service.api.admin import check_admin
 from service.api.state import State, state_of
@@ -38,33 +41,50 @@ async def admin_metrics(request: Request) -> Response:
     state = state_of(request.scope)
     check_admin(request, state)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return _feed(state)
+        if len(state["watch"].feeds) >= FEEDS_MOST:
+            raise Problem("too_many_feeds", f"{FEEDS_MOST} are open already; close one.")
+        return _Feed(state)
     content = msgspec.json.format(msgspec.json.encode(await _picture(state)))
     return Response(content, 200, _FRESH, "application/json")
 
 
-def _feed(state: State) -> Response:
-    watch, hub = state["watch"], state["hub"]
-    if watch.feeds >= FEEDS_MOST:
-        raise Problem("too_many_feeds", f"{FEEDS_MOST} are open already; close one.")
+class _Feed(EventSourceResponse):
+    """A picture every two seconds, until the client or the worker goes."""
 
-    async def pictures() -> AsyncIterator[ServerSentEvent]:
-        watch.feeds += 1
+    def __init__(self, state: State) -> None:
+        # Not cut off when the worker goes, but given the time to end.
+        super().__init__(
+            self._pictures(), headers=_FRESH, sep="\n", ping=0, shutdown_grace_period=FEED_S
+        )
+        self._state = state
+        self._feeds = state["watch"].feeds
+        self._feeds.add(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._feeds.discard(self)
+
+    async def _pictures(self) -> AsyncIterator[ServerSentEvent]:
+        hub, leaving = self._state["hub"], asyncio.Event()
+        hub.waiting.add(leaving)
         try:
             while not hub.draining:
-                picture = msgspec.json.encode(await _picture(state)).decode()
+                picture = msgspec.json.encode(await _picture(self._state)).decode()
                 yield ServerSentEvent(picture, retry=2000, sep="\n")
-                await asyncio.sleep(FEED_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FEED_S):
+                        await leaving.wait()
         finally:
-            watch.feeds -= 1
-
-    return EventSourceResponse(pictures(), headers=_FRESH, sep="\n", ping=15)
+            hub.waiting.discard(leaving)
 
 
 async def metrics(request: Request) -> Response:
-    """For Prometheus."""
+    """For Prometheus. As it is now: another worker may have answered a moment ago, and no
+    counter may be behind what it said."""
     state = state_of(request.scope)
-    seen = await state["watch"].look()
+    seen = await state["watch"].look(within_s=0)
     memory = overview(seen, state["settings"], state["host"])["memory"]
     content = prometheus.exposition(seen, memory)
     return Response(content, 200, {**_FRESH, "Content-Type": prometheus.CONTENT_TYPE})

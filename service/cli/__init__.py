@@ -25,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Console scripts do not see the directory that they are called in, where agents may be.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
-    options = _parser(with_ask=not {"serve", "web", "runner"} & set(arguments[:1])).parse_args(
-        arguments
-    )
+    without_ask = {"serve", "web", "runner", "info", "doctor"}
+    options = _parser(with_ask=not without_ask & set(arguments[:1])).parse_args(arguments)
     command: Command = options.run
     try:
         return command(options)
@@ -62,6 +61,8 @@ def _parser(*, with_ask: bool) -> argparse.ArgumentParser:
     )
     _add(commands, "web", _web, "web workers alone, on the Redis of REDIS_URL")
     _add(commands, "runner", _runner, "one runner alone, on the Redis of REDIS_URL")
+    _add_info(commands)
+    _add_doctor(commands)
     if with_ask:
         # They bring an HTTP client, which has no place in the memory of a server.
         from service.cli import ask, top
@@ -88,6 +89,39 @@ def _add(
     return parser
 
 
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="the memory of both Redis servers, and what it means",
+        description="Shows what INFO memory says of both Redis servers, and how to read it. "
+        "They are those of REDIS_URL and CACHE_REDIS_URL; where one is not set, the one that "
+        "the plateau serve of DATA_DIR has started.",
+        epilog="exit status: 0 shown, 1 a server is not reached or not known, 2 usage or "
+        "settings",
+    )
+    parser.set_defaults(run=_info)
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="only what the servers say, byte for byte; of two, each under a # line",
+    )
+    parser.add_argument("--role", choices=("streams", "cache"), help="one of the two")
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what is wrong here, and the command or setting that mends it",
+        description="Looks at settings, versions, both Redis servers, the machine, the data "
+        "directory, the address, agents and the model's endpoint. It changes nothing: each "
+        "finding names what mends it.",
+        epilog="exit status: 0 nothing is wrong, 1 an error, 2 settings that cannot be read",
+    )
+    parser.set_defaults(run=_doctor)
+    parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+
+
 def _serve(options: argparse.Namespace) -> int:
     settings = Settings.from_env()
     from service.serve import tree
@@ -107,3 +141,15 @@ def _runner(options: argparse.Namespace) -> int:
     from service.serve import tree
 
     return tree.runner(settings)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from service.cli import info
+
+    return info.run(options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from service.cli import doctor
+
+    return doctor.run(options)

@@ -6,7 +6,7 @@ to go by says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from service.settings import Settings
@@ -22,6 +22,8 @@ WAIT_MOST_S = 10.0
 # In a minute.
 EVICTIONS_STEADY = 10
 SLOW_MANY = 20
+
+KINDS = {"workers_died": "worker", "runners_died": "runner", "redis_died": "Redis server"}
 
 Level = Literal["warning", "error"]
 Picture = dict[str, Any]
@@ -82,12 +84,14 @@ def _no_runner(picture: Picture, _: Settings) -> str | None:
     return "no runner is alive: new runs are refused, cached answers are served"
 
 
-def _silent(picture: Picture, _: Settings) -> str | None:
-    silent = [one for one in picture["workers"]["processes"] if one["silent"]]
-    return "; ".join(
+def silent(picture: Picture, role: str = "") -> str | None:
+    """Which processes of that role, or of any, have said nothing for too long."""
+    found = (
         f"{one['role']} {one['host']}:{one['pid']} has said nothing for {one['age_s']:.0f} s"
-        for one in silent
+        for one in picture["workers"]["processes"]
+        if one["silent"] and role in ("", one["role"])
     )
+    return "; ".join(found) or None
 
 
 def _deaf(picture: Picture, _: Settings) -> str | None:
@@ -100,7 +104,7 @@ def _deaf(picture: Picture, _: Settings) -> str | None:
 
 def _memory(picture: Picture, settings: Settings) -> str | None:
     memory = picture["memory"]
-    if memory["total_mb"] <= settings.memory_warn_mb:
+    if memory["total_mb"] is None or memory["total_mb"] <= settings.memory_warn_mb:
         return None
     return f"{memory['total_mb']:g} MiB in use, over MEMORY_WARN_MB={settings.memory_warn_mb}"
 
@@ -112,8 +116,8 @@ def _cgroup(picture: Picture, _: Settings) -> str | None:
     return f"{used / limit:.0%} of the {limit / 1024**2:.0f} MiB that this host may use"
 
 
-def _died(picture: Picture, _: Settings) -> str | None:
-    kinds = {"workers_died": "worker", "runners_died": "runner", "redis_died": "Redis server"}
+def died(picture: Picture, kinds: Mapping[str, str] = KINDS) -> str | None:
+    """How many processes of these kinds; a kind is its counter and what it is called."""
     found = [(kind, _lately(picture, name)) for name, kind in kinds.items()]
     words = ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in found if n)
     return f"died and were started again in the last minute: {words}" if words else None
@@ -198,9 +202,14 @@ RULES = (
     Rule("policy", "error", _policy, "Set it there, and in that server's configuration."),
     Rule("memory", "error", _memory, "Lower WEB_CONCURRENCY or STREAM_MAX_MEMORY, or grow."),
     Rule("cgroup", "error", _cgroup, "The host kills at the limit: grow, or lower the bounds."),
-    Rule("silent", "error", _silent, "It is frozen, cut off or dead: look at its log."),
+    Rule(
+        "silent",
+        "error",
+        lambda it, _: silent(it),
+        "It is frozen, cut off or dead: look at its log.",
+    ),
     Rule("cache_down", "warning", _cache_down, "Start it, or look at CACHE_REDIS_URL."),
-    Rule("died", "warning", _died, "Their last words are in the log."),
+    Rule("died", "warning", lambda it, _: died(it), "Their last words are in the log."),
     Rule(
         "timeouts",
         "warning",

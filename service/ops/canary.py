@@ -2,7 +2,8 @@
 published, heard by the subscribing connection, pushed to a follower.
 
 Invariant: while it is well, an event has been heard in the last few seconds. A connection that
-answers pings and hears nothing is found out, though everything else is well.
+answers pings and hears nothing is found out, though everything else is well: what a repair has
+read from the stream was not heard.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from contextlib import suppress
 from typing import Any, Protocol
 
+import msgspec
+
 from service.errors import StoreError
 from service.store import events, ids
 from service.store.stats import Stats
@@ -21,9 +24,12 @@ from service.store.streams import Claimed, Streams
 log = logging.getLogger("plateau.ops")
 
 SING_S = 2.0
-# An event takes milliseconds; one that had to be found by the sweep was not heard.
-LATE_S = 2.0
+# While one has not been heard.
+AGAIN_S = 0.5
+# An event takes milliseconds.
 DEAF_S = 3.0
+# A connection made anew is given the time to prove itself.
+RECONNECT_S = 10.0
 OWNER = "plateau"
 AGENT = "canary"
 
@@ -41,6 +47,12 @@ class Ears(Protocol):
     def reconnect(self) -> None: ...
 
 
+class _Song(msgspec.Struct):
+    """Of its event; `message` is when it was written, by this process' clock."""
+
+    message: str
+
+
 class Canary:
     """Follows its own run; what each event took goes into `stats`."""
 
@@ -50,10 +62,11 @@ class Canary:
         self._stats = stats
         self._run_id = ""
         self._feed: Any = None
-        self._sung_at = 0.0
+        self._heard = 0
         self._unheard_since: float | None = None
+        self._reconnect_at = 0.0
         self.position = 0
-        # Of the latest event that was heard, in milliseconds.
+        # Of the latest event that was pushed, in milliseconds.
         self.lag_ms: float | None = None
 
     @property
@@ -66,47 +79,61 @@ class Canary:
         """For ever; the run ends with it."""
         try:
             while True:
-                with suppress(StoreError):
+                try:
                     await self._sing()
-                await asyncio.sleep(SING_S)
+                except StoreError:
+                    # Nothing was written, so nothing was to be heard.
+                    self._unheard_since = None
+                await asyncio.sleep(SING_S if self._unheard_since is None else AGAIN_S)
         finally:
             await self._end()
 
     async def _sing(self) -> None:
-        if self.deaf:
+        now = time.monotonic()
+        if not self._hub.connected:
+            self._reconnect_at = max(self._reconnect_at, now + DEAF_S)
+        elif self.deaf and now >= self._reconnect_at:
             log.error("Events are written and not heard: subscribing anew.")
+            self._reconnect_at = now + RECONNECT_S
             self._hub.reconnect()
-        if self._feed is None:
+        if not self._run_id:
             await self._begin()
         if self._feed is None:
-            return
-        self._sung_at = time.monotonic()
-        note = events.progress(0, 0, AGENT, "", 0)
-        appended = await self._streams.append(self._run_id, 1, [note])
+            await self._listen()
+        song = events.progress(0, 0, AGENT, f"{time.monotonic():.6f}", 0)
+        appended = await self._streams.append(self._run_id, 1, [song])
         if appended.code != "ok":
             self._forget()
-        elif self._unheard_since is None and self.position < ids.number(1, appended.seq):
-            self._unheard_since = self._sung_at
+        elif self._heard < ids.number(1, appended.seq) and self._unheard_since is None:
+            self._unheard_since = time.monotonic()
 
     async def _begin(self) -> None:
         run_id = ids.new_run_id()
         await self._streams.create(
             run_id, agent=AGENT, owner=OWNER, token=ids.new_token(), request=b"{}"
         )
-        claimed = await self._streams.claim(run_id, 1, AGENT, events.started(run_id, AGENT, 1))
+        first = events.started(run_id, AGENT, 1)
+        claimed = await self._streams.claim(run_id, 1, AGENT, first)
         if not isinstance(claimed, Claimed):
-            return
+            raise StoreError(f"the store has lost run {run_id}")
         self._run_id = run_id
-        self._feed = await self._hub.join(run_id)
-        self.position = ids.number(1, claimed.seq)
-        self._hub.attach(self._feed, self)
+        self._heard = self.position = ids.number(1, claimed.seq)
+
+    async def _listen(self) -> None:
+        """Where that is not to be had, what is written next is not heard."""
+        with suppress(StoreError):
+            self._feed = feed = await self._hub.join(self._run_id)
+            # What has come since it was confirmed was heard, and nobody need read it.
+            self.position = max(self.position, feed.newest)
+            self._hub.attach(feed, self)
 
     def _forget(self) -> None:
+        """Another run, then."""
         feed, self._feed = self._feed, None
+        self._run_id = ""
         if feed is not None:
             feed.live.discard(self)
             self._hub.part(feed)
-        self._unheard_since = None
 
     async def _end(self) -> None:
         run_id = self._run_id
@@ -120,12 +147,14 @@ class Canary:
 
     def push(self, frame: Any) -> bool:
         self.position = frame.number
-        took_s = time.monotonic() - self._sung_at
-        self._stats.observe("event_lag", took_s)
         # The hub has just counted it, and no reader has had it.
         self._stats.count("events_delivered", -1)
+        written_at = float(msgspec.json.decode(frame.data, type=_Song).message)
+        took_s = time.monotonic() - written_at
+        self._stats.observe("event_lag", took_s)
         self.lag_ms = took_s * 1000
-        if took_s < LATE_S:
+        if self._feed.repairing is None:
+            self._heard = frame.number
             self._unheard_since = None
         return True
 

@@ -14,6 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service.errors import StoreError
+from service.ops.advice import Picture, died, silent
 from service.ops.canary import Canary, Ears
 from service.ops.overview import overview
 from service.ops.watch import CHECK_S, Watch
@@ -22,14 +23,6 @@ from service.store.connections import store_errors
 from service.store.servers import CACHE, STREAMS, faults
 
 Component = dict[str, Any]
-
-# Which rules of advice make which component less than well.
-_RULES = {
-    "streams": ("full",),
-    "runner": ("silent",),
-    "queue": ("queue",),
-    "memory": ("memory", "cgroup"),
-}
 
 
 class Health:
@@ -80,8 +73,8 @@ class Health:
             },
             "web": {"status": ready["status"], "pid": os.getpid()},
         }
-        for name, rules in _RULES.items():
-            causes = [said[rule] for rule in rules if rule in said]
+        for name, found in _causes(picture, said).items():
+            causes = [cause for cause in found if cause]
             if causes and components[name]["status"] == "up":
                 components[name] |= {"status": "degraded", "cause": "; ".join(causes)}
         if ready["status"] == "down":
@@ -112,6 +105,22 @@ class Health:
         if "deaf" in said:
             return {"status": "degraded", "cause": said["deaf"]}
         return {"status": "up", "lag_ms": self._canary.lag_ms}
+
+
+def _causes(picture: Picture, said: dict[str, str]) -> dict[str, list[str | None]]:
+    """What makes which component less than well, though it answers."""
+    return {
+        "streams": [said.get("full")],
+        "cache": [said.get("evictions")],
+        "runner": [silent(picture, "runner"), died(picture, {"runners_died": "runner"})],
+        "queue": [said.get("queue")],
+        "memory": [said.get("memory"), said.get("cgroup")],
+        "web": [
+            silent(picture, "web"),
+            died(picture, {"workers_died": "worker"}),
+            said.get("timeouts"),
+        ],
+    }
 
 
 def _server(server: dict[str, Any], role: Any) -> Component:

@@ -7,6 +7,7 @@ the contract: `jq .memory`, `.cache` and `.sse` give what they say.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,51 +24,58 @@ ENTRIES_MOST = 100
 _SERVERS = ("redis", "valkey")
 
 Section = dict[str, Any]
+# Of a counter's name: its value over all hosts, None where the store does not say.
+Counted = Callable[[str], int | None]
 
 
 def overview(seen: Seen, settings: Settings, host: str) -> Section:
     """`host` is the one whose memory is summed up; processes are shown of all."""
-    total = summed(seen.by_host)
+    counted: Counted = _unknown if seen.depth is None else summed(seen.by_host).__getitem__
     picture: Section = {
         "memory": _memory(seen, settings, host),
-        "cache": _cache(seen, total),
-        "sse": _sse(seen, total),
-        "runs": _runs(seen, total),
+        "cache": _cache(seen, counted),
+        "sse": _sse(seen, counted),
+        "runs": _runs(seen, counted),
         "redis": {"streams": _server(seen.streams), "cache": _server(seen.cache)},
-        "workers": _workers(seen),
+        "workers": _workers(seen, counted),
         "lately": {"seconds": round(seen.lately_s, 1), **_moved(seen.lately)},
     }
     picture["advice"] = advise(picture, settings)
     return picture
 
 
+def _unknown(_: str) -> None:
+    return None
+
+
 def _memory(seen: Seen, settings: Settings, host: str) -> Section:
-    rows: list[Section] = []
-    masters: dict[tuple[Any, Any], Section] = {}
-    for worker in seen.workers:
-        at = {"host": worker["host"]}
-        rows.append({"role": worker["role"], **at, "pid": worker["pid"], **_sizes(worker)})
-        if worker["role"] == "web" and worker.get("master_pss"):
-            masters[worker["host"], worker["master"]] = {
-                "role": "master",
-                **at,
-                "pid": worker["master"],
-                **_sizes(worker, "master_"),
-            }
-    rows += masters.values()
-    for role, server in (("streams", seen.streams), ("cache", seen.cache)):
-        pid = server.get("process_id") if isinstance(server, dict) else None
-        if pid and _is_server(int(pid)):
-            pss, rss = process.memory(int(pid))
-            row = {"role": f"redis-{role}", "host": host, "pid": int(pid)}
+    rows = [_row(worker, worker["role"], worker["pid"], "") for worker in seen.workers]
+    # Each of its workers tells of a master: the one who last did is right.
+    masters = {
+        (worker["host"], worker["master"]): worker
+        for worker in sorted(seen.workers, key=lambda it: -float(it["age_s"]))
+        if worker.get("master")
+    }
+    rows += [_row(worker, "master", worker["master"], "master_") for worker in masters.values()]
+    # One server for both roles is one process.
+    found = {
+        int(server["process_id"] or 0): role
+        for role, server in (("cache", seen.cache), ("streams", seen.streams))
+        if isinstance(server, dict)
+    }
+    for pid, role in found.items():
+        if pid and _is_server(pid):
+            pss, rss = process.memory(pid)
+            row = {"role": f"redis-{role}", "host": host, "pid": pid}
             rows.append({**row, "pss_bytes": pss, "rss_bytes": rss})
     here = [row for row in rows if row["host"] == host]
     used, limit = process.cgroup()
-    total = sum(row["pss_bytes"] for row in here)
+    # Without those who say what they use it would be the sum of the rest.
+    total = sum(row["pss_bytes"] for row in here) if seen.workers else None
     return {
         "total_bytes": total,
-        "total_mb": round(total / 1024**2, 1),
-        "rss_bytes": sum(row["rss_bytes"] for row in here),
+        "total_mb": total and round(total / 1024**2, 1),
+        "rss_bytes": total and sum(row["rss_bytes"] for row in here),
         "warn_mb": settings.memory_warn_mb,
         "cgroup": {"used_bytes": used, "limit_bytes": limit},
         "host": host,
@@ -75,8 +83,9 @@ def _memory(seen: Seen, settings: Settings, host: str) -> Section:
     }
 
 
-def _sizes(worker: Figures, of: str = "") -> Section:
-    return {"pss_bytes": worker.get(f"{of}pss", 0), "rss_bytes": worker.get(f"{of}rss", 0)}
+def _row(worker: Figures, role: Any, pid: Any, of: str) -> Section:
+    sizes = {"pss_bytes": worker.get(f"{of}pss", 0), "rss_bytes": worker.get(f"{of}rss", 0)}
+    return {"role": role, "host": worker["host"], "pid": pid, **sizes}
 
 
 def _is_server(pid: int) -> bool:
@@ -88,82 +97,84 @@ def _is_server(pid: int) -> bool:
     return name.startswith(_SERVERS)
 
 
-def _cache(seen: Seen, total: Counter[str]) -> Section:
+def _cache(seen: Seen, counted: Counted) -> Section:
     server = seen.cache if isinstance(seen.cache, dict) else None
-    asked = total["cache_hits"] + total["cache_misses"]
+    hits, misses = counted("cache_hits"), counted("cache_misses")
+    asked = (hits or 0) + (misses or 0)
     return {
         "state": _state(seen.cache),
         "items": server and server["keys"],
         "used_bytes": server and server["used_memory"],
         "max_bytes": server and server["maxmemory"],
         "policy": server and server["policy"],
-        "hits": total["cache_hits"],
-        "misses": total["cache_misses"],
-        "hit_rate": round(total["cache_hits"] / asked, 4) if asked else None,
+        "hits": hits,
+        "misses": misses,
+        "hit_rate": round((hits or 0) / asked, 4) if asked else None,
         "evicted": server and server["evicted_keys"],
-        "refused": total["cache_refused"],
-        "errors": total["cache_errors"],
+        "refused": counted("cache_refused"),
+        "errors": counted("cache_errors"),
     }
 
 
-def _sse(seen: Seen, total: Counter[str]) -> Section:
+def _sse(seen: Seen, counted: Counted) -> Section:
     web = [worker for worker in seen.workers if worker["role"] == "web"]
     lags = [float(worker.get("lag_ms", -1)) for worker in web]
     return {
-        "open": sum(int(worker.get("open", 0)) for worker in web),
+        # A worker that answers has told of itself, unless the store is away.
+        "open": sum(int(worker.get("open", 0)) for worker in web) if web else None,
         "max_entries": ENTRIES_MOST,
-        "oldest_s": max((float(worker.get("oldest_s", 0)) for worker in web), default=0.0),
+        "oldest_s": max((float(worker.get("oldest_s", 0)) for worker in web), default=None),
         "lag_ms": max((lag for lag in lags if lag >= 0), default=None),
-        "opened": total["responses_opened"],
-        "resumed": total["responses_resumed"],
-        "snapshots": total["snapshots"],
-        "slow": total["readers_slow"],
-        "closed": {reason: total[f"responses_closed_{reason}"] for reason in CLOSED_BY},
-        "events": total["events_delivered"],
+        "opened": counted("responses_opened"),
+        "resumed": counted("responses_resumed"),
+        "snapshots": counted("snapshots"),
+        "slow": counted("readers_slow"),
+        "closed": {reason: counted(f"responses_closed_{reason}") for reason in CLOSED_BY},
+        "events": counted("events_delivered"),
         "events_per_s": _rate(seen, "events_delivered"),
     }
 
 
-def _runs(seen: Seen, total: Counter[str]) -> Section:
+def _runs(seen: Seen, counted: Counted) -> Section:
     depth = seen.depth
     return {
         "waiting": depth and depth.waiting,
         "running": depth and depth.running,
         "runners": depth and depth.runners,
         "oldest_waiting_s": depth and round(depth.oldest_s, 1),
-        "created": total["runs_created"],
-        "joined": total["runs_joined"],
-        "completed": total["runs_completed"],
-        "cancelled": total["runs_cancelled"],
-        "restarted": total["runs_restarted"],
-        "failed": _by_code(total, "runs_failed_"),
-        "refused": _by_code(total, "runs_refused_"),
-        "first_token_ms": _quantiles(total, "first_token"),
-        "run_time_ms": _quantiles(total, "run_time"),
-        "event_lag_ms": _quantiles(total, "event_lag"),
+        "created": counted("runs_created"),
+        "joined": counted("runs_joined"),
+        "completed": counted("runs_completed"),
+        "cancelled": counted("runs_cancelled"),
+        "restarted": counted("runs_restarted"),
+        "failed": _by_code(counted, "runs_failed_"),
+        "refused": _by_code(counted, "runs_refused_"),
+        "first_token_ms": quantiles(counted, "first_token"),
+        "run_time_ms": quantiles(counted, "run_time"),
+        "event_lag_ms": quantiles(counted, "event_lag"),
     }
 
 
-def _by_code(total: Counter[str], prefix: str) -> dict[str, int]:
-    return {
-        name.removeprefix(prefix): total[name]
-        for name in NAMES
-        if name.startswith(prefix) and total[name]
+def _by_code(counted: Counted, prefix: str) -> dict[str, int]:
+    found = {
+        name.removeprefix(prefix): counted(name) for name in NAMES if name.startswith(prefix)
     }
+    return {code: n for code, n in found.items() if n}
 
 
-def _quantiles(total: Counter[str], name: str) -> dict[str, float | None]:
-    """The median and the 95th percentile, read off the buckets."""
-    return {"p50": _quantile(total, name, 0.5), "p95": _quantile(total, name, 0.95)}
+def quantiles(counted: Counted, name: str) -> dict[str, float | None]:
+    """The median and the 95th percentile of a histogram in milliseconds, read off its buckets;
+    a value beyond the last bound is that bound, no values are None."""
+    return {"p50": _quantile(counted, name, 0.5), "p95": _quantile(counted, name, 0.95)}
 
 
-def _quantile(total: Counter[str], name: str, share: float) -> float | None:
+def _quantile(counted: Counted, name: str, share: float) -> float | None:
     bounds = BUCKETS[name]
-    counts = [total[f"{name}_{bucket}"] for bucket in range(len(bounds) + 1)]
+    counts = [counted(f"{name}_{bucket}") or 0 for bucket in range(len(bounds) + 1)]
     wanted = share * sum(counts)
     if not wanted:
         return None
-    below, least = 0.0, 0.0
+    below, least = 0, 0.0
     for count, most in zip(counts, bounds, strict=False):
         if count and below + count >= wanted:
             return round((least + (most - least) * (wanted - below) / count) * 1000, 1)
@@ -183,17 +194,13 @@ def _state(server: dict[str, Any] | str | None) -> str:
     return "not configured" if server is None else server
 
 
-def _workers(seen: Seen) -> Section:
-    trees = {(worker["host"], worker.get("master")): worker for worker in seen.workers}
-    deaths = {
-        name: sum(int(worker.get(name, 0)) for worker in trees.values()) for name in DEATHS
-    }
+def _workers(seen: Seen, counted: Counted) -> Section:
     return {
-        "restarts": deaths["workers_died"],
-        **deaths,
+        "restarts": counted("workers_died"),
+        **{name: counted(name) for name in DEATHS},
         "processes": [
             {
-                **{name: value for name, value in worker.items() if name not in DEATHS},
+                **worker,
                 "age_s": round(float(worker["age_s"]), 1),
                 "silent": float(worker["age_s"]) > SILENT_S,
             }

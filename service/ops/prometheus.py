@@ -1,36 +1,49 @@
-"""The exposition for Prometheus.
+"""The exposition for Prometheus, written by its client library.
 
 Invariant: counters are the hosts' own, that survive their processes: whichever worker answers,
 none ever falls. Labels come from sets that are bounded: hosts, error codes, reasons, roles.
+Nothing is registered: each scrape makes its metrics from what is seen, so none is left behind.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from service import __version__
 from service.ops.watch import Seen
 from service.store.tally import BUCKETS, DEATHS, NAMES
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+ByHost = Mapping[str, Mapping[str, int]]
 
 
 class Counter(NamedTuple):
-    """Of one of `tally.NAMES`, or of all that begin with `name`, told apart by `label`."""
+    """`title` without its `_total`; where it has a `label`, one series for each of its values,
+    which are what follows `title` in `names`, or the names themselves."""
 
-    name: str
+    title: str
     help: str
     label: str = ""
+    names: tuple[str, ...] = ()
+
+    def series(self) -> Iterator[tuple[str, str]]:
+        """The value of the label, '' where there is none, and the name in `tally.NAMES`."""
+        if not self.label:
+            yield "", self.title
+        for name in self.names:
+            yield name.removeprefix(f"{self.title}_"), name
+
+
+def _told_apart(title: str, text: str, label: str) -> Counter:
+    names = tuple(name for name in NAMES if name.startswith(f"{title}_"))
+    return Counter(title, text, label, names)
 
 
 COUNTERS = (
@@ -44,12 +57,12 @@ COUNTERS = (
     Counter("runs_completed", "Runs that completed"),
     Counter("runs_cancelled", "Runs that were cancelled"),
     Counter("runs_restarted", "Attempts begun after a runner was lost"),
-    Counter("runs_failed", "Runs that failed", "code"),
-    Counter("runs_refused", "Runs that were not taken on", "code"),
+    _told_apart("runs_failed", "Runs that failed", "code"),
+    _told_apart("runs_refused", "Runs that were not taken on", "code"),
     Counter("outputs_too_large", "Answers that passed 256 KiB"),
     Counter("responses_opened", "Event streams opened"),
     Counter("responses_resumed", "Event streams opened with the id of a last event"),
-    Counter("responses_closed", "Event streams that ended", "reason"),
+    _told_apart("responses_closed", "Event streams that ended", "reason"),
     Counter("events_delivered", "Events pushed to readers"),
     Counter("snapshots", "Snapshots sent to readers"),
     Counter("readers_slow", "Readers who left the live path since they did not read"),
@@ -57,6 +70,7 @@ COUNTERS = (
     Counter("feeds_resubscribed", "Followed runs subscribed to anew"),
     Counter("swept_consumers", "Runners' names swept from the queue"),
     Counter("swept_entries", "Entries swept that stood for no run"),
+    Counter("process_ends", "Processes that ended, by how", "how", DEATHS),
 )
 HISTOGRAMS = {
     "first_token": ("time_to_first_token_seconds", "From asking to the first text"),
@@ -79,30 +93,41 @@ SERVER = {
 }
 
 
+class Family:
+    """A metric and its series."""
+
+    def __init__(self, title: str, kind: str, text: str) -> None:
+        self.metric = Metric(f"plateau_{title}", text, kind)
+
+    def add(self, labels: Mapping[str, str], value: float, suffix: str = "") -> None:
+        self.metric.add_sample(f"{self.metric.name}{suffix}", dict(labels), value)
+
+
+class _Collected(Collector):
+    """As much of a registry as is asked of it."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Without the metrics that have no series."""
+        return (family.metric for family in self._families if family.metric.samples)
+
+
 def exposition(seen: Seen, memory: dict[str, Any]) -> bytes:
-    """The text format; `memory` is that section of the overview."""
-    return generate_latest(_Collected([*_metrics(seen, memory)]))
+    """The text; `memory` is that section of the overview."""
+    return generate_latest(_Collected(_families(seen, memory)))
 
 
-class _Collected:
-    """As much of a registry as `generate_latest` asks of it."""
-
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
-
-
-def _metrics(seen: Seen, memory: dict[str, Any]) -> Iterator[Metric]:
-    about = GaugeMetricFamily("plateau_info", "What answers", labels=["version"])
-    about.add_metric([__version__], 1)
+def _families(seen: Seen, memory: dict[str, Any]) -> Iterator[Family]:
+    about = Family("info", "gauge", "What answers")
+    about.add({"version": __version__}, 1)
     yield about
     for counter in COUNTERS:
         yield _counter(counter, seen.by_host)
     for name, (title, text) in HISTOGRAMS.items():
-        yield _histogram(name, f"plateau_{title}", text, seen.by_host)
-    yield from _workers(seen)
+        yield _histogram(name, Family(title, "histogram", text), seen.by_host)
+    yield _open(seen)
     yield from _servers(seen)
     if seen.depth is not None:
         depth = seen.depth
@@ -112,85 +137,71 @@ def _metrics(seen: Seen, memory: dict[str, Any]) -> Iterator[Metric]:
             ("runners", "Living runners", depth.runners),
             ("queue_oldest_seconds", "How long the first in line has waited", depth.oldest_s),
         ):
-            yield GaugeMetricFamily(f"plateau_{title}", text, value=value)
+            family = Family(title, "gauge", text)
+            family.add({}, value)
+            yield family
     yield from _memory(memory)
 
 
-def _counter(counter: Counter, by_host: dict[str, dict[str, int]]) -> Metric:
-    labels = ["host", *([counter.label] if counter.label else [])]
-    family = CounterMetricFamily(f"plateau_{counter.name}", counter.help, labels=labels)
-    prefix = f"{counter.name}_"
+def _counter(counter: Counter, by_host: ByHost) -> Family:
+    family = Family(counter.title, "counter", counter.help)
     for host, counts in by_host.items():
-        if not counter.label:
-            family.add_metric([host], counts.get(counter.name, 0))
-            continue
-        for name in NAMES:
-            if name.startswith(prefix):
-                family.add_metric([host, name.removeprefix(prefix)], counts.get(name, 0))
+        for value, name in counter.series():
+            labels = {"host": host, counter.label: value} if counter.label else {"host": host}
+            family.add(labels, counts.get(name, 0), "_total")
     return family
 
 
-def _histogram(
-    name: str, title: str, text: str, by_host: dict[str, dict[str, int]]
-) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(title, text, labels=["host"])
+def _histogram(name: str, family: Family, by_host: ByHost) -> Family:
     for host, counts in by_host.items():
-        buckets, so_far = [], 0
+        so_far = 0
         for cell, bound in enumerate((*BUCKETS[name], math.inf)):
             so_far += counts.get(f"{name}_{cell}", 0)
-            buckets.append(("+Inf" if bound == math.inf else f"{bound:g}", so_far))
-        family.add_metric([host], buckets, counts.get(f"{name}_us", 0) / 1e6)
+            le = "+Inf" if bound == math.inf else f"{bound:g}"
+            family.add({"host": host, "le": le}, so_far, "_bucket")
+        family.add({"host": host}, so_far, "_count")
+        family.add({"host": host}, counts.get(f"{name}_us", 0) / 1e6, "_sum")
     return family
 
 
-def _workers(seen: Seen) -> Iterator[Metric]:
-    open_ = GaugeMetricFamily("plateau_responses_open", "Event streams open", labels=["host"])
-    deaths = CounterMetricFamily(
-        "plateau_process_ends", "Processes that ended, by how", labels=["host", "how"]
-    )
-    by_host: dict[str, int] = {}
-    trees: dict[str, Any] = {}
-    for worker in seen.workers:
-        host = str(worker["host"])
-        by_host[host] = by_host.get(host, 0) + int(worker.get("open", 0))
-        if worker["role"] == "web":
-            trees[host] = worker
-    for host, count in by_host.items():
-        open_.add_metric([host], count)
-    for host, worker in trees.items():
-        for name in DEATHS:
-            deaths.add_metric([host, name], int(worker.get(name, 0)))
-    yield open_
-    yield deaths
+def _open(seen: Seen) -> Family:
+    family = Family("responses_open", "gauge", "Event streams open")
+    readers = ((str(one["host"]), int(one.get("open", 0))) for one in seen.workers)
+    for host, count in _summed(readers).items():
+        family.add({"host": host}, count)
+    return family
 
 
-def _servers(seen: Seen) -> Iterator[Metric]:
+def _servers(seen: Seen) -> Iterator[Family]:
     found = {"streams": seen.streams, "cache": seen.cache}
-    up = GaugeMetricFamily("plateau_redis_up", "Whether it answers", labels=["role"])
+    up = Family("redis_up", "gauge", "Whether it answers")
     for role, server in found.items():
         if server is not None:
-            up.add_metric([role], float(isinstance(server, dict)))
+            up.add({"role": role}, int(isinstance(server, dict)))
     yield up
     for name, (title, text, grows) in SERVER.items():
-        kind = CounterMetricFamily if grows else GaugeMetricFamily
-        family = kind(f"plateau_{title}", text, labels=["role"])
+        family = Family(title, "counter" if grows else "gauge", text)
         for role, server in found.items():
             if isinstance(server, dict) and server.get(name) is not None:
-                family.add_metric([role], float(server[name]))
+                family.add({"role": role}, server[name], "_total" if grows else "")
         yield family
 
 
-def _memory(memory: dict[str, Any]) -> Iterator[Metric]:
-    pss = GaugeMetricFamily(
-        "plateau_memory_pss_bytes", "Proportional set size", labels=["host", "role"]
-    )
-    by_role: dict[tuple[str, str], int] = {}
-    for row in memory["processes"]:
-        at = (str(row["host"]), str(row["role"]))
-        by_role[at] = by_role.get(at, 0) + int(row["pss_bytes"])
-    for at, size in by_role.items():
-        pss.add_metric(list(at), size)
+def _memory(memory: dict[str, Any]) -> Iterator[Family]:
+    pss = Family("memory_pss_bytes", "gauge", "Proportional set size")
+    rows = (((row["host"], row["role"]), row["pss_bytes"]) for row in memory["processes"])
+    for (host, role), size in _summed(rows).items():
+        pss.add({"host": host, "role": role}, size)
     yield pss
     for name, size in memory["cgroup"].items():
         if size is not None:
-            yield GaugeMetricFamily(f"plateau_cgroup_{name}", "Of the cgroup", value=size)
+            family = Family(f"cgroup_{name}", "gauge", "Of the cgroup")
+            family.add({}, size)
+            yield family
+
+
+def _summed(pairs: Iterable[tuple[Any, int]]) -> dict[Any, int]:
+    total: dict[Any, int] = {}
+    for key, value in pairs:
+        total[key] = total.get(key, 0) + value
+    return total

@@ -1,4 +1,4 @@
-"""What a process says of itself, every few seconds.
+"""What a process says of itself, every few seconds, and at once where others act on it.
 
 Invariant: a store that does not answer costs the process nothing but being unknown.
 """
@@ -15,19 +15,29 @@ from contextlib import suppress
 from service.errors import StoreError
 from service.ops import process
 from service.ops.damper import tell_held
-from service.store.stats import Stats
 from service.store.workers import REPORT_S, Figures, Workers
 
 log = logging.getLogger("plateau.ops")
 
+LOOK_S = 0.5
+
 
 class Reporter:
-    """`more` gives what only this kind of process knows."""
+    """`more` gives what only this kind of process knows, `urgent` what of it others are to hear
+    of when it changes. One `of_a_tree` tells of its master, too, which has no connection."""
 
-    def __init__(self, workers: Workers, stats: Stats, more: Callable[[], Figures]) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        more: Callable[[], Figures],
+        *,
+        urgent: Callable[[], object] = lambda: None,
+        of_a_tree: bool = False,
+    ) -> None:
         self._workers = workers
-        self._stats = stats
         self._more = more
+        self._urgent = urgent
+        self._of_a_tree = of_a_tree
         self._cpu = process.Cpu()
         self._started = int(time.time())
 
@@ -35,27 +45,34 @@ class Reporter:
         """For ever; then it takes its leave."""
         try:
             while True:
+                told = self._urgent()
                 try:
                     await self._workers.report(self._figures())
                 except StoreError as error:
                     log.info("nobody is told of this process: %s", error)
                 tell_held()
-                await asyncio.sleep(REPORT_S)
+                await self._wait(told)
         finally:
             with suppress(StoreError):
                 await self._workers.leave()
 
+    async def _wait(self, told: object) -> None:
+        """Until the next report is due."""
+        for _ in range(int(REPORT_S / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
+            if self._urgent() != told:
+                return
+
     def _figures(self) -> Figures:
         pss, rss = process.memory()
-        master_pss, master_rss = process.memory(os.getppid())
-        return {
+        figures: Figures = {
             "started": self._started,
             "pss": pss,
             "rss": rss,
             "cpu": round(self._cpu.share(), 4),
-            "master": os.getppid(),
-            "master_pss": master_pss,
-            "master_rss": master_rss,
-            **self._stats.deaths,
-            **self._more(),
         }
+        if self._of_a_tree:
+            master = os.getppid()
+            pss, rss = process.memory(master)
+            figures |= {"master": master, "master_pss": pss, "master_rss": rss}
+        return figures | self._more()

@@ -1,7 +1,8 @@
 """What a web worker sees of everything, and remembers of the last minute.
 
-Invariant: what is remembered is bounded, and whoever asks within `FRESH_S` of another is given
-the same: how many look costs nothing.
+Invariant: what is remembered is bounded, and whoever asks within `FRESH_S` of another, or while
+one looks, is given the same: how many look costs nothing. What could not be seen was not 0: it
+is compared with nothing.
 """
 
 from __future__ import annotations
@@ -45,15 +46,19 @@ class Readers(Protocol):
 
 
 class Sample(NamedTuple):
-    """What only grows, at one time (of the monotonic clock)."""
+    """What only grows, at one time (of the monotonic clock): the counters of all hosts, and the
+    servers' own of those that answered."""
 
     at: float
     counts: Counter[str]
+    servers: dict[str, int]
 
 
 class Seen(NamedTuple):
-    """Everything as it is now. A server that does not answer is the reason why, in words."""
+    """Everything as it is at one time (of the monotonic clock). A server that does not answer
+    is the reason why, in words; where the streams do not, depth is None and the rest empty."""
 
+    at: float
     streams: dict[str, Any] | str
     cache: dict[str, Any] | str | None
     depth: Depth | None
@@ -86,19 +91,20 @@ class Watch:
         self._canary = canary
         self._samples: deque[Sample] = deque(maxlen=int(WINDOW_S / REPORT_S) + 1)
         self._looking: asyncio.Task[Seen] | None = None
-        self._looked_at = float("-inf")
         self._host = socket.gethostname()
         self._said_at = float("-inf")
-        # Pictures that are sent anew every few seconds.
-        self.feeds = 0
+        self._began_at = float("-inf")
+        # Those who are sent a picture every few seconds.
+        self.feeds: set[object] = set()
 
     async def keep_watching(self) -> None:
         """Remember, for ever."""
         while True:
             try:
                 seen = await self.look()
-                self._samples.append(Sample(time.monotonic(), _growing(seen)))
-                self._say(seen)
+                if seen.depth is not None:
+                    self._samples.append(_sample(seen))
+                    self._say(seen)
             except Exception:
                 log.exception("the last minute cannot be remembered")
             await asyncio.sleep(REPORT_S)
@@ -118,28 +124,31 @@ class Watch:
             log.info("%d answers were evicted from the cache in %d s", n, seen.lately_s)
 
     async def look(self, within_s: float = FRESH_S) -> Seen:
-        """Now, or as it was less than `within_s` ago; who comes meanwhile waits along."""
-        if self._looking is None or (
-            self._looking.done() and time.monotonic() - self._looked_at > within_s
-        ):
-            self._looking = asyncio.create_task(self._look())
+        """As it was less than `within_s` ago, else as it is now; who comes while one looks
+        waits for that one, where it has not begun too early."""
+        asked_at = time.monotonic()
+        while self._looking is None or self._began_at < asked_at - within_s:
+            if self._looking is not None and not self._looking.done():
+                await asyncio.wait({self._looking})
+            else:
+                self._began_at = time.monotonic()
+                self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(self._looking)
 
     async def _look(self) -> Seen:
-        streams, cache, rest = await asyncio.gather(
+        at = self._began_at
+        streams, cache, (depth, by_host, workers) = await asyncio.gather(
             _checked(self._streams),
             _checked(self._cache) if self._cache is not None else _nothing(),
             self._rest(),
         )
-        self._looked_at = time.monotonic()
-        depth, by_host, workers = rest
-        seen = Seen(streams, cache, depth, by_host, workers, Counter(), 0.0)
-        if not self._samples:
+        seen = Seen(at, streams, cache, depth, by_host, workers, Counter(), 0.0)
+        # While the store is away nothing is remembered: what is left may be older.
+        known = (sample for sample in self._samples if at - sample.at < WINDOW_S + REPORT_S)
+        first = next(known, None)
+        if depth is None or first is None:
             return seen
-        first, now = self._samples[0], _growing(seen)
-        # What began anew meanwhile has nothing to be compared with.
-        lately = Counter({name: max(0, n - first.counts[name]) for name, n in now.items()})
-        return seen._replace(lately=lately, lately_s=self._looked_at - first.at)
+        return seen._replace(lately=_grown(first, _sample(seen)), lately_s=at - first.at)
 
     async def _rest(self) -> tuple[Depth | None, dict[str, dict[str, int]], list[Figures]]:
         try:
@@ -164,20 +173,32 @@ class Watch:
             "lag_ms": -1 if canary.lag_ms is None else round(canary.lag_ms, 2),
         }
 
+    def hearing(self) -> tuple[bool, bool]:
+        """What others are to learn at once."""
+        return self._hub.connected, self._canary.deaf
 
-def _growing(seen: Seen) -> Counter[str]:
-    counts = summed(seen.by_host)
-    for name, server in (("streams", seen.streams), ("cache", seen.cache)):
-        if isinstance(server, dict):
-            for counter in ("evicted_keys", "evicted_clients"):
-                counts[f"{name}_{counter}"] = int(server[counter] or 0)
-    # Once a tree, though each of its workers says it.
-    trees = {(worker["host"], worker.get("master")): worker for worker in seen.workers}
-    for worker in trees.values():
-        for name, value in worker.items():
-            if name.endswith(("_died", "_timed_out", "_recycled")):
-                counts[name] += int(value)
-    return counts
+
+def _sample(seen: Seen) -> Sample:
+    servers = {
+        f"{role}_{name}": int(server[name] or 0)
+        for role, server in (("streams", seen.streams), ("cache", seen.cache))
+        if isinstance(server, dict)
+        for name in ("evicted_keys", "evicted_clients")
+    }
+    return Sample(seen.at, summed(seen.by_host), servers)
+
+
+def _grown(first: Sample, now: Sample) -> Counter[str]:
+    """What began anew meanwhile has nothing to be compared with."""
+    grown = Counter({name: n - first.counts[name] for name, n in now.counts.items()})
+    grown.update(
+        {
+            name: n - first.servers[name]
+            for name, n in now.servers.items()
+            if name in first.servers
+        }
+    )
+    return +grown
 
 
 async def _checked(redis: Redis) -> dict[str, Any] | str:

@@ -32,7 +32,7 @@ from service.settings import Settings
 from service.store import events
 from service.store.appending import Appended, BlockingStreams
 from service.store.cache import Cache
-from service.store.connections import connect, connect_blocking
+from service.store.connections import COMMAND_CONNECTIONS, connect, connect_blocking
 from service.store.conversations import Conversations, limits_of
 from service.store.fullness import Fullness
 from service.store.inflight import Inflight
@@ -101,7 +101,7 @@ class Runner:
         taking = asyncio.create_task(self._take_runs())
         cancelling = asyncio.create_task(self._watch_cancels())
         counting = asyncio.create_task(self._stats.keep_flushing())
-        reporter = Reporter(self._workers, self._stats, self._figures)
+        reporter = Reporter(self._workers, self._figures)
         reporting = asyncio.create_task(reporter.keep_reporting())
         try:
             await stopping.wait()
@@ -324,13 +324,15 @@ async def _serve(settings: Settings, name: str, board: Board | None = None) -> N
         loop.add_signal_handler(number, stopping.set)
     agents = load_agents(settings)
     async with AsyncExitStack() as stack:
-        # Room for one command a run, and for the one that blocks.
-        connections = min(settings.runner_concurrency, 16) + 2
+        # A run sends a batch each 30 ms, which takes one of them: four runs share a connection.
+        # One more is for the command that blocks, another for the rest of the runner.
+        connections = min(-(-settings.runner_concurrency // 4), COMMAND_CONNECTIONS) + 2
         redis = connect(settings.redis_url, "plateau-runner", connections=connections)
         stack.push_async_callback(redis.aclose)
         cache_redis = None
         if settings.cache_redis_url:
-            cache_redis = connect(settings.cache_redis_url, "plateau-runner", timeout_s=2.0)
+            url = settings.cache_redis_url
+            cache_redis = connect(url, "plateau-runner", connections=2, timeout_s=2.0)
             stack.push_async_callback(cache_redis.aclose)
         blocking = connect_blocking(settings.redis_url, "plateau-leases")
         stack.callback(blocking.close)

@@ -134,12 +134,14 @@ def _arbiter(
 ) -> PlateauArbiter:
     roles = missing_roles(settings) if roles is None else roles
     listener = stack.enter_context(listen(settings))
-    servers = _start_servers(settings, roles, stack)
+    data_dir, servers = _start_servers(settings, roles, stack)
     # While the servers come up.
     import_module("service.app")
     for server in servers:
         server.wait_until_ready()
     urls = {server.role: server.url for server in servers}
+    if data_dir is not None:
+        _publish(data_dir, urls)
     settings = dataclasses.replace(
         settings,
         redis_url=urls.get("streams", settings.redis_url),
@@ -158,10 +160,10 @@ def _arbiter(
 
 def _start_servers(
     settings: Settings, roles: tuple[Role, ...], stack: ExitStack
-) -> list[RedisServer]:
+) -> tuple[DataDir | None, list[RedisServer]]:
     servers: list[RedisServer] = []
     if not roles:
-        return servers
+        return None, servers
     data_dir = DataDir(settings.data_dir)
     stack.callback(data_dir.close)
     for role in roles:
@@ -169,7 +171,14 @@ def _start_servers(
         stack.callback(server.stop, STOP_WITHIN_S)
         server.start()
         servers.append(server)
-    return servers
+    return data_dir, servers
+
+
+def _publish(data_dir: DataDir, urls: dict[Role, str]) -> None:
+    try:
+        data_dir.publish(urls)
+    except OSError as error:
+        log.warning("plateau info and doctor will not find the servers: %s.", error.strerror)
 
 
 def _run(arbiter: PlateauArbiter) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from urllib.parse import urlsplit, urlunsplit
 
 from redis import Redis as BlockingRedis
@@ -31,6 +32,9 @@ from service.errors import StoreError, StoreFull, StoreUnavailable
 COMMAND_CONNECTIONS = 8
 # A burst of 1,000 readers joining is through the pool in well under a second.
 POOL_WAIT_S = 5.0
+
+# One command on one key, which then has a life, also where the server is full.
+ALWAYS = files("service.store").joinpath("always.lua").read_text()
 
 _UNAVAILABLE = (
     ConnectionError,

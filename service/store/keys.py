@@ -85,6 +85,11 @@ def stats(host: str) -> str:
     return f"stats:{host}"
 
 
+def stamps(host: str) -> str:
+    """The latest batch that each process has added to them, in their slot."""
+    return f"stats:stamps:{{{stats(host)}}}"
+
+
 def worker(process: str) -> str:
     """The figures of one process, `<host>:<pid>`."""
     return f"worker:{process}"

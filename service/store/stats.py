@@ -1,7 +1,7 @@
 """What happened, counted for a whole host, whatever becomes of the processes that counted.
 
-Invariant: the host's counters only grow: each process adds what it has counted since it last
-did, and what one that was killed had not added yet.
+Invariant: the host's counters only grow, and each count is added once: a batch has a stamp that
+the store remembers, so one whose reply was lost, or whose sender was killed, is sent again.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import logging
 import socket
 import time
 from collections import Counter
+from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
 
 from service.errors import StoreError
 from service.store import keys
-from service.store.connections import store_errors
-from service.store.tally import OTHER, Board, Row
+from service.store.connections import ALWAYS, store_errors
+from service.store.tally import NAMES, OTHER, Board, Row
 
 log = logging.getLogger("plateau.stats")
 
@@ -26,6 +27,12 @@ FLUSH_S = 2.0
 STATS_LIFE_S = 86_400
 # As many have counters of their own, the latest; what a metric may have labels of is bounded.
 HOSTS_MOST = 100
+# Of a host, the latest to count.
+ROWS_MOST = 1000
+
+_COUNT = files("service.store").joinpath("count.lua").read_text()
+# So that the names of counters are the same few objects, however often they are read.
+_NAMES = {name.encode(): name for name in NAMES}
 
 
 class Stats:
@@ -33,9 +40,13 @@ class Stats:
 
     def __init__(self, redis: Redis, board: Board | None = None) -> None:
         self._redis: Any = redis
+        self._add = redis.register_script(_COUNT)
+        self._always = redis.register_script(ALWAYS)
         self._host = socket.gethostname()
         self._board = board
         self._row = Row() if board is None else board.claim()
+        # A row has one batch under way at a time.
+        self._flushing = asyncio.Lock()
 
     def count(self, name: str, by: int = 1) -> None:
         """`name` is one of `tally.NAMES`; a failure whose code is an agent's own is `other`."""
@@ -50,11 +61,6 @@ class Stats:
         """Into one of the histograms of `tally.BUCKETS`."""
         self._row.observe(name, seconds)
 
-    @property
-    def deaths(self) -> dict[str, int]:
-        """Of this tree's processes, as its master counts them."""
-        return {} if self._board is None else self._board.deaths
-
     async def keep_flushing(self) -> None:
         """Add to the host's counters, for ever; a failure keeps what was counted."""
         while True:
@@ -66,32 +72,35 @@ class Stats:
 
     async def flush(self) -> None:
         """This process' counts, and those that others have left behind. Raises StoreError."""
-        await self._flush_row(self._row)
-        if self._board is not None:
-            for row in self._board.left_behind():
-                await self._flush_row(row)
+        async with self._flushing:
+            await self._flush_row(self._row)
+            if self._board is not None:
+                for row in self._board.left_behind():
+                    await self._flush_row(row)
 
     async def _flush_row(self, row: Row) -> None:
-        counted = row.take()
-        if not counted:
+        if row.is_under_way:
+            # It was sent and not answered, and lacks what has been counted since.
+            await self._send(row)
+        await self._send(row)
+
+    async def _send(self, row: Row) -> None:
+        batch, now = row.batch(), int(time.time())
+        if batch is None:
             return
-        key, now = keys.stats(self._host), int(time.time())
-        try:
-            with store_errors():
-                async with self._redis.pipeline(transaction=True) as pipe:
-                    for name, by in counted.items():
-                        pipe.hincrby(key, name, by)
-                    pipe.expire(key, STATS_LIFE_S)
-                    await pipe.execute()
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    pipe.zadd(keys.HOSTS, {self._host: now})
-                    pipe.zremrangebyscore(keys.HOSTS, "-inf", now - STATS_LIFE_S)
-                    pipe.zremrangebyrank(keys.HOSTS, 0, -1 - HOSTS_MOST)
-                    pipe.expire(keys.HOSTS, STATS_LIFE_S)
-                    await pipe.execute()
-        except StoreError:
-            row.give_back(counted)
-            raise
+        both = [keys.stats(self._host), keys.stamps(self._host)]
+        args: list[str | int] = [row.name, batch.stamp, STATS_LIFE_S, ROWS_MOST]
+        for name, by in batch.counts.items():
+            args += (name, by)
+        with store_errors():
+            await self._add(keys=both, args=args)
+            args = [STATS_LIFE_S, "ZADD", now, self._host]
+            await self._always(keys=[keys.HOSTS], args=args)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.zremrangebyscore(keys.HOSTS, "-inf", now - STATS_LIFE_S)
+                pipe.zremrangebyrank(keys.HOSTS, 0, -1 - HOSTS_MOST)
+                await pipe.execute()
+        row.added()
 
     async def totals(self) -> dict[str, int]:
         """This host's counters, what this process has not added yet among them."""
@@ -107,7 +116,7 @@ class Stats:
                     pipe.hgetall(keys.stats(host))
                 found = await pipe.execute()
         return {
-            host: {name.decode(): int(count) for name, count in counters.items()}
+            host: {_NAMES[name]: int(n) for name, n in counters.items() if name in _NAMES}
             for host, counters in zip(hosts, found, strict=True)
         }
 

@@ -1,9 +1,9 @@
 """Counters that outlive the process that counts: a row for each process of a tree, in memory
 that all of the tree share.
 
-Invariant: a row has one writer, who holds its lock. The kernel lets go of it when that process
-ends, however it does; whoever finds the row then takes what is left. A count is in a row or has
-been taken from it, never both.
+Invariant: a row has one that counts, and one that holds its lock and sends it to the store in
+batches. The kernel lets go of the lock when that process ends, however and whenever it does:
+whoever finds the row then sends what is left, a batch that was under way under its old stamp.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from service.errors import RUN_FAILURES
 
@@ -29,6 +32,15 @@ BUCKETS = {
     "run_time": (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300),
     "event_lag": (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 }
+
+# What the master alone counts.
+DEATHS = (
+    "workers_died",
+    "workers_timed_out",
+    "workers_recycled",
+    "runners_died",
+    "redis_died",
+)
 
 NAMES: tuple[str, ...] = (
     "cache_hits",
@@ -59,34 +71,44 @@ NAMES: tuple[str, ...] = (
         for name, bounds in BUCKETS.items()
         for cell in (*range(len(bounds) + 1), "us")
     ),
+    *DEATHS,
 )
 _CELL = {name: cell for cell, name in enumerate(NAMES)}
 _CELL_BYTES = 8
 
-# What the master alone counts, since its tree began.
-DEATHS = (
-    "workers_died",
-    "workers_timed_out",
-    "workers_recycled",
-    "runners_died",
-    "redis_died",
-)
-
-# 64 workers, each of which may be recycled at the time, and the runner.
+# 64 workers, each of which may be recycled at the time, the runner and the master.
 ROWS = 160
-_ROW_BYTES = len(NAMES) * _CELL_BYTES
-_NOTHING = bytes(_ROW_BYTES)
+# The latest stamp, then what was counted, sent, and added by the store, ever.
+_ROW_CELLS = 1 + 3 * len(NAMES)
+# The row that the master counts in and the others send.
+_MASTERS = 0
+
+
+class Batch(NamedTuple):
+    """What the store is to add once, however often it is sent: a row's stamps only grow."""
+
+    stamp: int
+    counts: dict[str, int]
 
 
 class Row:
-    """The counters of one process."""
+    """The counters of one process, under a `name` of their own."""
 
-    def __init__(self, memory: memoryview | None = None) -> None:
-        self._bytes = memory if memory is not None else memoryview(bytearray(_ROW_BYTES))
-        self._cells = self._bytes.cast("Q")
+    def __init__(self, cells: memoryview | None = None, name: str = "") -> None:
+        if cells is None:
+            cells = memoryview(bytearray(_ROW_CELLS * _CELL_BYTES)).cast("Q")
+        self.name = name or secrets.token_hex(8)
+        self._stamp = cells[:1]
+        self._counted, self._sent, self._added = (
+            cells[1 + part * len(NAMES) : 1 + (part + 1) * len(NAMES)] for part in range(3)
+        )
+
+    def open(self) -> None:
+        """From now on it is looked at: no row has a stamp before it is used."""
+        self._stamp[0] = max(1, self._stamp[0])
 
     def add(self, name: str, by: int = 1) -> None:
-        self._cells[_CELL[name]] += by
+        self._counted[_CELL[name]] += by
 
     def observe(self, name: str, seconds: float) -> None:
         """Into the histogram `name`."""
@@ -95,18 +117,32 @@ class Row:
         self.add(f"{name}_{bucket}")
         self.add(f"{name}_us", max(0, int(seconds * 1e6)))
 
-    def take(self) -> dict[str, int]:
-        """What was counted since it was last taken; to be given back where it is of no use."""
-        if self._bytes == _NOTHING:
-            return {}
-        taken = {name: n for name, n in zip(NAMES, self._cells, strict=True) if n}
-        for name in taken:
-            self._cells[_CELL[name]] = 0
-        return taken
+    def batch(self) -> Batch | None:
+        """What is to be sent: the same again until it is `added`, by whoever holds the row."""
+        if not self.is_under_way:
+            if self._counted == self._sent:
+                return None
+            # First the stamp: who is killed in between leaves one that was never sent.
+            self._stamp[0] = max(self._stamp[0] + 1, time.time_ns() // 1_000_000)
+            self._sent[:] = self._counted
+        both = zip(NAMES, self._sent, self._added, strict=True)
+        return Batch(
+            self._stamp[0], {name: sent - old for name, sent, old in both if sent != old}
+        )
 
-    def give_back(self, taken: dict[str, int]) -> None:
-        for name, count in taken.items():
-            self.add(name, count)
+    def added(self) -> None:
+        """The store has the batch."""
+        self._added[:] = self._sent
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a batch was made that has not been added."""
+        return self._sent != self._added
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether all that was counted has been added."""
+        return self._counted == self._added
 
 
 class Board:
@@ -116,42 +152,45 @@ class Board:
     def __init__(self) -> None:
         shared = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
         # Kept open for its locks, without a name: it goes with the last of the tree.
-        self._fd, name = tempfile.mkstemp(prefix="plateau-", dir=shared)
-        os.unlink(name)
-        header = len(DEATHS) * _CELL_BYTES
-        os.truncate(self._fd, header + ROWS * _ROW_BYTES)
-        memory = memoryview(mmap.mmap(self._fd, header + ROWS * _ROW_BYTES))
-        self._deaths = memory[:header].cast("Q")
-        self._rows = [
-            memory[start : start + _ROW_BYTES]
-            for start in range(header, len(memory), _ROW_BYTES)
-        ]
+        self._fd, path = tempfile.mkstemp(prefix="plateau-", dir=shared)
+        os.unlink(path)
+        size = ROWS * _ROW_CELLS * _CELL_BYTES
+        os.truncate(self._fd, size)
+        self._cells = memoryview(mmap.mmap(self._fd, size)).cast("Q")
+        self._name = secrets.token_hex(8)
         self._mine: set[int] = set()
+        self._masters = self._row(_MASTERS)
+        self._masters.open()
 
     def died(self, name: str) -> None:
         """Count one of `DEATHS`; the master's alone."""
-        self._deaths[DEATHS.index(name)] += 1
-
-    @property
-    def deaths(self) -> dict[str, int]:
-        return dict(zip(DEATHS, self._deaths, strict=True))
+        self._masters.add(name)
 
     def claim(self) -> Row:
         """A row for this process, until it ends; perhaps with what its last holder left."""
-        for number, memory in enumerate(self._rows):
-            if number not in self._mine and self._lock(number):
+        for number in range(ROWS):
+            if number != _MASTERS and number not in self._mine and self._lock(number):
                 self._mine.add(number)
-                return Row(memory)
+                row = self._row(number)
+                row.open()
+                return row
         return Row()
 
     def left_behind(self) -> Iterator[Row]:
-        """Each row with something in it whose holder has ended, held while it is looked at."""
-        for number, memory in enumerate(self._rows):
-            if number in self._mine or memory == _NOTHING:
+        """Each row that nobody else sends and that has something to be sent, held while it is
+        looked at."""
+        for number in range(ROWS):
+            if number in self._mine or not self._cells[number * _ROW_CELLS]:
                 continue
-            with self._held(number) as held:
-                if held:
-                    yield Row(memory)
+            row = self._row(number)
+            if not row.is_sent:
+                with self._held(number) as held:
+                    if held:
+                        yield row
+
+    def _row(self, number: int) -> Row:
+        cells = self._cells[number * _ROW_CELLS : (number + 1) * _ROW_CELLS]
+        return Row(cells, f"{self._name}:{number}")
 
     @contextmanager
     def _held(self, number: int) -> Iterator[bool]:

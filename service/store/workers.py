@@ -13,12 +13,14 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service.store import keys
-from service.store.connections import store_errors
+from service.store.connections import ALWAYS, store_errors
 
 REPORT_S = 5.0
 # Two that are late would be three.
 SILENT_S = 8.0
 LIFE_S = 30
+# Whatever they look like: a container's host name may be all digits.
+_WORDS = ("role", "host")
 
 Figures = dict[str, str | int | float]
 
@@ -28,22 +30,21 @@ class Workers:
 
     def __init__(self, redis: Redis, role: str) -> None:
         self._redis: Any = redis
+        self._always = redis.register_script(ALWAYS)
         self._who: Figures = {"role": role, "host": socket.gethostname(), "pid": os.getpid()}
         self._name = f"{self._who['host']}:{self._who['pid']}"
 
     async def report(self, figures: Figures) -> None:
-        """Raises StoreError."""
+        """Also into a store that is full: who else could say so. Raises StoreError."""
         key = keys.worker(self._name)
         with store_errors():
             seconds, micros = await self._redis.time()
             at = seconds + micros / 1e6
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.hset(key, mapping={**self._who, **figures, "at": at})
-                pipe.expire(key, LIFE_S)
-                pipe.zadd(keys.WORKERS, {self._name: at})
-                pipe.zremrangebyscore(keys.WORKERS, "-inf", at - LIFE_S)
-                pipe.expire(keys.WORKERS, LIFE_S)
-                await pipe.execute()
+            report = {**self._who, **figures, "at": at}
+            fields = [word for pair in report.items() for word in pair]
+            await self._always(keys=[key], args=[LIFE_S, "HSET", *fields])
+            await self._always(keys=[keys.WORKERS], args=[LIFE_S, "ZADD", at, self._name])
+            await self._redis.zremrangebyscore(keys.WORKERS, "-inf", at - LIFE_S)
 
     async def leave(self) -> None:
         """In good order: nobody need wonder. Raises StoreError."""
@@ -66,7 +67,10 @@ class Workers:
                 found = await pipe.execute()
         now = seconds + micros / 1e6
         reports = [
-            {name.decode(): _value(value.decode()) for name, value in fields.items()}
+            {
+                name.decode(): _value(name.decode(), value.decode())
+                for name, value in fields.items()
+            }
             for fields in found
             if fields
         ]
@@ -75,8 +79,8 @@ class Workers:
         return sorted(reports, key=lambda it: (str(it["role"]), str(it["host"]), it["pid"]))
 
 
-def _value(text: str) -> str | int | float:
-    for number in (int, float):
+def _value(name: str, text: str) -> str | int | float:
+    for number in () if name in _WORDS else (int, float):
         try:
             return number(text)
         except ValueError:

@@ -144,7 +144,8 @@ def test_the_command_explains_itself(tmp_path: Path) -> None:
     assert "GRACEFUL_TIMEOUT_S" in shown.stdout
     assert plateau("--version", env={}, cwd=tmp_path).stdout.startswith("plateau 0.")
     whole = plateau("--help", env={}, cwd=tmp_path)
-    assert all(command in whole.stdout for command in ("serve", "web", "runner", "ask"))
+    commands = ("serve", "web", "runner", "ask", "info", "doctor")
+    assert all(command in whole.stdout for command in commands)
     assert plateau(env={}, cwd=tmp_path).returncode == 2
 
 

@@ -1,0 +1,1 @@
+"""What the shapes are made of: users, what they check, what is judged."""

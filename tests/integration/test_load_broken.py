@@ -1,0 +1,138 @@
+"""Tests of the load's own tests: a server that lies in one event of a thousand fails it.
+
+Invariant: locust runs in a process of its own, since it changes the one that imports it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.load_server import FAULTY, load_server
+from tests.processes import REPOSITORY, environment
+
+EVENTS, ANSWER = "SSE events in order", "SSE whole answer"
+
+
+def run_locust(
+    file: Path | str, host: str, results: Path, arguments: Sequence[str] = ()
+) -> tuple[int, dict[str, Any]]:
+    """Its exit code and its verdict."""
+    command = [sys.executable, "-m", "locust", "-f", str(file), "--headless", "--host", host]
+    ended = subprocess.run(
+        [*command, "--only-summary", "--results", str(results), *arguments],
+        cwd=REPOSITORY,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    verdict = results / "verdict.json"
+    assert verdict.exists(), ended.stdout + ended.stderr
+    return ended.returncode, msgspec.json.decode(verdict.read_bytes())
+
+
+def smoke(fault: str, results: Path) -> tuple[int, dict[str, Any]]:
+    with load_server(fault) as server:
+        found = run_locust("locustfiles/smoke.py", server.url, results)
+        # Otherwise there was no faulty event.
+        assert fault in ("nothing", "no-events") or server.events > FAULTY
+    return found
+
+
+def missed(verdict: dict[str, Any]) -> set[str]:
+    return {one["what"] for one in verdict["limits"] if one["missed"]}
+
+
+def failures(verdict: dict[str, Any]) -> dict[str, int]:
+    return {one["what"]: one["count"] for one in verdict["failures"]}
+
+
+def test_a_server_that_keeps_the_contract_passes(tmp_path: Path) -> None:
+    code, verdict = smoke("", tmp_path)
+    assert (code, missed(verdict), failures(verdict)) == (0, set(), {})
+    counts = {row["name"]: row["count"] for row in verdict["rows"]}
+    assert counts[ANSWER] == 50
+    assert all(counts[f"SSE {name}"] for name in ("first token", "event lag", "resume"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kinds"),
+    [
+        ("drop", {f"{EVENTS}: lost", f"{ANSWER}: another text"}),
+        ("repeat", {f"{EVENTS}: repeated", f"{ANSWER}: events out of line"}),
+        ("swap", {f"{EVENTS}: out of order", f"{ANSWER}: another text"}),
+        ("renumber", {f"{ANSWER}: another text"}),
+        ("end-twice", {f"{EVENTS}: after the end", f"{ANSWER}: events out of line"}),
+        ("no-end", {f"{ANSWER}: responses without events"}),
+    ],
+)
+def test_one_faulty_event_in_a_thousand_is_a_failure(
+    fault: str, kinds: set[str], tmp_path: Path
+) -> None:
+    code, verdict = smoke(fault, tmp_path)
+    assert code == 1
+    found = failures(verdict)
+    # One event of a thousand, in one answer of fifty.
+    assert set(found.values()) == {1} and len(found) == len(kinds), found
+    assert all(any(what.startswith(kind) for what in found) for kind in kinds), found
+    assert missed(verdict) == {"failures"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("nothing", "SSE whole answer: no run"),
+        ("no-events", "SSE whole answer: responses without events"),
+        ("crlf", "SSE whole answer: malformed"),
+    ],
+)
+def test_a_server_that_says_nothing_of_use_fails_every_answer(
+    fault: str, what: str, tmp_path: Path
+) -> None:
+    code, verdict = smoke(fault, tmp_path)
+    assert code == 1
+    assert failures(verdict)[what] == 50
+    # What nobody could measure is missed, too.
+    assert missed(verdict) >= {"failures", "first token, 95% within", "event lag, 95% within"}
+
+
+def test_a_server_that_is_late_misses_its_thresholds(tmp_path: Path) -> None:
+    code, verdict = smoke("late", tmp_path)
+    assert code == 1
+    assert failures(verdict) == {}
+    assert missed(verdict) >= {"first token, 50% within", "event lag, 50% within"}
+
+
+def test_a_load_that_sends_nothing_fails(tmp_path: Path) -> None:
+    """For locust alone it would be a success."""
+    file = tmp_path / "idle.py"
+    file.write_text(IDLE)
+    code, verdict = run_locust(file, "http://127.0.0.1:1", tmp_path)
+    assert code == 1
+    assert missed(verdict) >= {"requests sent", "whole answers"}
+    assert failures(verdict) == {}
+
+
+IDLE = """
+from locust import User, constant, task
+from locustfiles.kit.shapes import Stage, Staged
+
+class Idle(User):
+    wait_time = constant(0.1)
+    @task
+    def nothing(self):
+        pass
+
+class Quiet(Staged):
+    name = "ramp"
+    users_most = 2
+    def stages(self, users, length_s):
+        return [Stage(2, users, 2)]
+"""

@@ -1,0 +1,205 @@
+"""Each rule speaks where it should, names the figure, and is silent otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import pytest
+
+from service.ops import process
+from service.ops.advice import (
+    CPU_MOST,
+    EVICTIONS_STEADY,
+    LOOKUPS_LEAST,
+    RULES,
+    SLOW_MANY,
+    WAIT_MOST_S,
+    advise,
+    silent,
+)
+from service.ops.watch import Seen
+from service.settings import Settings
+from service.store.queue import Depth
+from tests.pictures import MIB, picture, seen, server, worker
+
+
+class Case(NamedTuple):
+    """`wrong` makes `rule` say something with all of `words` in it; `right`, which is nearly
+    the same, does not."""
+
+    rule: str
+    wrong: Seen
+    words: tuple[str, ...]
+    right: Seen
+    settings: Settings = Settings()
+
+
+def lately(**counts: int) -> Seen:
+    return seen(lately=Counter(counts))
+
+
+def web(**changed: Any) -> Seen:
+    return seen(workers=[worker("runner", 13), worker(pid=11), worker(pid=12, **changed)])
+
+
+CASES = [
+    Case(
+        "streams_down",
+        seen(streams="Connection refused", depth=None, by_host={}, workers=[]),
+        ("Connection refused",),
+        seen(),
+    ),
+    Case("deaf", web(deaf=1), ("box:12", "does not hear"), web(deaf=0)),
+    Case(
+        "no_runner",
+        seen(depth=Depth(3, 0, 0, 1.0)),
+        ("no runner is alive",),
+        # Nobody knows.
+        seen(depth=None),
+    ),
+    Case(
+        "policy",
+        seen(streams=server("allkeys-lru")),
+        ("policy of the streams is allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        seen(streams="no answer within 2 s"),
+    ),
+    Case(
+        "policy",
+        seen(cache=server("volatile-ttl")),
+        ("policy of the cache is volatile-ttl", "CONFIG SET maxmemory-policy allkeys-lru"),
+        seen(cache=None),
+    ),
+    Case(
+        "policy",
+        seen(cache=server("allkeys-lru", maxmemory=0)),
+        ("no bound", "CONFIG SET maxmemory 10mb"),
+        # Its own bound is that of the settings.
+        seen(streams=server("noeviction", maxmemory=0)),
+    ),
+    Case(
+        "memory",
+        seen(),
+        ("78 MiB", "MEMORY_WARN_MB=77"),
+        # Its processes do not say what they use: the rest is no sum.
+        seen(workers=[]),
+        Settings(memory_warn_mb=77),
+    ),
+    Case(
+        "silent",
+        web(age_s=9.4),
+        ("web box:12 has said nothing for 9 s",),
+        web(age_s=7.9),
+    ),
+    Case(
+        "cache_down",
+        seen(cache="refused"),
+        ("every lookup is a miss", "refused"),
+        seen(cache=None),
+    ),
+    Case(
+        "died",
+        lately(workers_died=2, runners_died=1),
+        ("2 workers, 1 runner",),
+        lately(workers_recycled=5),
+    ),
+    Case("timeouts", lately(workers_timed_out=1), ("1", "WORKER_TIMEOUT_S=120"), lately()),
+    Case(
+        "queue",
+        seen(depth=Depth(7, 32, 1, WAIT_MOST_S)),
+        ("7 runs wait", "for 10 s", "32 are executed"),
+        seen(depth=Depth(7, 32, 1, WAIT_MOST_S - 0.1)),
+    ),
+    Case(
+        "full",
+        seen(streams=server("noeviction", used_memory=33 * MIB)),
+        ("52% full", "records live a minute only"),
+        seen(streams=server("noeviction", used_memory=31 * MIB)),
+    ),
+    Case(
+        "full",
+        # Of the smaller of the two bounds.
+        seen(streams=server("noeviction", used_memory=18 * MIB, maxmemory=20 * MIB)),
+        ("90% full", "new runs are refused"),
+        seen(streams=server("noeviction", used_memory=18 * MIB, maxmemory=0)),
+    ),
+    Case(
+        "refused",
+        lately(runs_refused_queue_full=3, runs_refused_no_runner=1),
+        ("3 by queue_full", "1 by no_runner"),
+        lately(runs_failed_timeout=3),
+    ),
+    Case(
+        "evictions",
+        lately(cache_evicted_keys=EVICTIONS_STEADY),
+        (f"{EVICTIONS_STEADY} answers were evicted",),
+        lately(cache_evicted_keys=EVICTIONS_STEADY - 1),
+    ),
+    Case(
+        "misses",
+        lately(cache_hits=LOOKUPS_LEAST, cache_misses=4 * LOOKUPS_LEAST),
+        ("80% of 250 lookups",),
+        # Too few to say anything; and a rate that is well.
+        lately(cache_misses=LOOKUPS_LEAST - 1),
+    ),
+    Case("cpu", web(cpu=0.93), ("box:12 uses 93% of a core",), web(cpu=CPU_MOST)),
+    Case("slow", lately(readers_slow=SLOW_MANY), ("20 readers",), lately(readers_slow=19)),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.rule for case in CASES])
+def test_a_rule_speaks_where_it_should(case: Case) -> None:
+    wrong = {row["rule"]: row for row in picture(case.wrong, case.settings)["advice"]}
+    assert case.rule in wrong, wrong
+    said = wrong[case.rule]
+    assert all(word in said["says"] for word in case.words), said
+    assert said["change"] and said["level"] in ("warning", "error")
+    right = {row["rule"]: row["says"] for row in picture(case.right, case.settings)["advice"]}
+    assert case.rule not in right, right
+
+
+def test_the_cgroup_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rules(used: int | None, limit: int | None) -> dict[str, str]:
+        monkeypatch.setattr(process, "cgroup", lambda: (used, limit))
+        return {row["rule"]: row["says"] for row in picture(seen())["advice"]}
+
+    assert rules(95 * MIB, 100 * MIB) == {"cgroup": "95% of the 100 MiB that this host may use"}
+    for used, limit in ((89 * MIB, 100 * MIB), (95 * MIB, None), (None, None), (0, 0)):
+        assert not rules(used, limit)
+
+
+def test_every_rule_has_a_case() -> None:
+    names = [rule.name for rule in RULES]
+    assert len(set(names)) == len(names)
+    assert set(names) == {case.rule for case in CASES} | {"cgroup"}
+
+
+def test_a_service_that_is_well_needs_no_advice() -> None:
+    assert picture(seen())["advice"] == []
+
+
+def test_a_service_that_has_just_begun_needs_none() -> None:
+    new = seen(lately=Counter(), lately_s=0.0, by_host={}, depth=Depth(0, 0, 1, 0.0))
+    assert picture(new)["advice"] == []
+
+
+def test_where_nothing_is_known_only_that_is_said() -> None:
+    """The store is away: neither its runners nor its processes are blamed for it."""
+    away = seen(
+        streams="away", cache="away", depth=None, by_host={}, workers=[], lately=Counter()
+    )
+    assert [row["rule"] for row in picture(away)["advice"]] == ["streams_down", "cache_down"]
+
+
+def test_the_worst_comes_first() -> None:
+    both = seen(cache="away", depth=Depth(0, 0, 0, 0.0))
+    rows = advise(picture(both), Settings())
+    assert [(row["rule"], row["level"]) for row in rows] == [
+        ("no_runner", "error"),
+        ("cache_down", "warning"),
+    ]
+
+
+def test_who_is_silent_is_told_apart_by_role() -> None:
+    found = picture(web(age_s=9.4))
+    assert silent(found, "web") and not silent(found, "runner")

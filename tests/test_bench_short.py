@@ -1,0 +1,34 @@
+"""Short forms of benchmarks that kill, fill and count: that they see what they are to see."""
+
+from __future__ import annotations
+
+import asyncio
+
+from benchmarks import overshoot, resume, streams
+from benchmarks.stages import plateau
+
+LEAST_READERS = 40
+
+
+def test_readers_of_a_killed_worker_resume_and_a_stream_keeps_its_bound() -> None:
+    with plateau() as stage:
+        lengths = asyncio.run(streams.lengths(stage))
+        outcome = asyncio.run(resume.kill_a_worker(stage, LEAST_READERS))
+    assert lengths.looks > 10
+    assert (lengths.most, lengths.last) == (streams.CAP, streams.CAP)
+    assert outcome.cut >= LEAST_READERS
+    assert outcome.whole == outcome.cut == len(outcome.back_s)
+    assert not outcome.tally.errors, outcome.tally.errors
+    # A reader that had lost something would be told apart from one that came back.
+    outcome.whole -= 1
+    outcome.tally.lost += 3
+    missed = [row.what for row in resume.rows(outcome) if row.missed and row.bound == 0]
+    assert missed == ["kill -9 a worker: events lost"]
+
+
+def test_a_full_cache_passes_its_bound_by_one_item_at_most(cache_url: str) -> None:
+    found = asyncio.run(overshoot.measure(cache_url, times_over=2))
+    assert found.evicted > found.stored / 4
+    assert found.most > 0.99 * found.maxmemory
+    assert found.largest > 100 * 1024
+    assert found.over <= found.largest

@@ -1,0 +1,117 @@
+"""The exposition: all that is counted is in it, once, under labels from bounded sets."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.errors import RUN_FAILURES
+from service.ops.prometheus import exposition
+from service.ops.watch import Seen
+from service.store.tally import BUCKETS, CLOSED_BY, DEATHS, NAMES, OTHER, REFUSED
+from tests.pictures import HOST, picture, seen, server, worker
+from tests.scrapes import PROMTOOL, Scrape, check_with_promtool, parsed
+
+
+def text_of(now: Seen) -> str:
+    return exposition(now, picture(now)["memory"]).decode()
+
+
+def scraped(now: Seen) -> Scrape:
+    return parsed(text_of(now))
+
+
+# Each another number, so that none can be taken for another.
+ALL = {name: 1000 + number for number, name in enumerate(NAMES)}
+
+
+def test_each_counter_is_shown_once() -> None:
+    shown = scraped(seen(by_host={HOST: ALL}))
+    histograms = tuple(f"{name}_" for name in BUCKETS)
+    for name, value in ALL.items():
+        if not name.startswith(histograms):
+            found = [it for it, shown_value in shown.values.items() if shown_value == value]
+            assert len(found) == 1, (name, found)
+            assert found[0].label("host") == HOST
+            assert found[0].name.endswith("_total")
+    assert shown.total("plateau_cache_hits_total", host=HOST) == ALL["cache_hits"]
+    code = shown.total("plateau_runs_failed_total", host=HOST, code="runner_lost")
+    assert code == ALL["runs_failed_runner_lost"]
+    how = shown.total("plateau_process_ends_total", host=HOST, how="workers_died")
+    assert how == ALL["workers_died"]
+
+
+def test_a_histogram_adds_up() -> None:
+    counts = {"event_lag_0": 3, "event_lag_4": 2, "event_lag_10": 1, "event_lag_us": 6_250_000}
+    shown = scraped(seen(by_host={HOST: counts}))
+    name = "plateau_event_lag_seconds"
+    buckets = [shown.total(f"{name}_bucket", le=f"{bound:g}") for bound in BUCKETS["event_lag"]]
+    assert buckets == [3, 3, 3, 3, 5, 5, 5, 5, 5, 5]
+    assert shown.total(f"{name}_bucket", le="+Inf") == shown.total(f"{name}_count") == 6
+    assert shown.total(f"{name}_sum") == 6.25
+    assert shown.kinds[name] == "histogram"
+
+
+def test_hosts_are_told_apart() -> None:
+    other = worker(host="other", pid=91, open=7)
+    by_host = {HOST: {"cache_hits": 1}, "other": {"cache_hits": 2}}
+    shown = scraped(seen(by_host=by_host, workers=[worker(), worker("runner", 13), other]))
+    assert shown.total("plateau_cache_hits_total", host="other") == 2
+    assert shown.total("plateau_cache_hits_total") == 3
+    assert shown.total("plateau_responses_open", host=HOST) == 3
+    assert shown.total("plateau_responses_open", host="other") == 7
+    assert shown.total("plateau_memory_pss_bytes", host="other", role="web") == 20 * 1024**2
+
+
+def test_labels_come_from_bounded_sets() -> None:
+    odd = 'a "quoted"\\host\nof two lines'
+    by_host = {HOST: ALL, odd: ALL}
+    shown = scraped(seen(by_host=by_host, workers=[worker(), worker("runner", host=odd)]))
+    bounds = {f"{bound:g}" for bounds in BUCKETS.values() for bound in bounds}
+    allowed = {
+        "host": {HOST, odd},
+        "code": {*RUN_FAILURES, OTHER, *REFUSED},
+        "reason": set(CLOSED_BY),
+        "how": set(DEATHS),
+        "role": {"web", "runner", "master", "streams", "cache"},
+        "le": {*bounds, "+Inf"},
+    }
+    for series in shown.values:
+        for name, value in series.labels:
+            if series.name != "plateau_info":
+                assert value in allowed[name], series
+    # Whatever happens to it, one host has so many series, and no more.
+    of_one = [series for series in shown.values if series.label("host") == HOST]
+    assert len(of_one) < 120
+    assert len(shown.values) < 300
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    away = seen(streams="away", cache=None, depth=None, by_host={}, workers=[])
+    shown = scraped(away)
+    assert shown.total("plateau_redis_up", role="streams") == 0
+    names = {series.name for series in shown.values}
+    assert not {name for name in names if name.endswith("_total")}
+    assert names <= {
+        "plateau_info",
+        "plateau_redis_up",
+        "plateau_cgroup_used_bytes",
+        "plateau_cgroup_limit_bytes",
+    }
+    down = scraped(seen(cache="away"))
+    assert down.total("plateau_redis_up", role="cache") == 0
+    assert down.total("plateau_redis_up", role="streams") == 1
+
+
+def test_servers_are_told_apart() -> None:
+    now = seen(
+        streams=server("noeviction", keys=5), cache=server("allkeys-lru", evicted_keys=9)
+    )
+    shown = scraped(now)
+    assert shown.total("plateau_redis_keys", role="streams") == 5
+    assert shown.total("plateau_redis_evicted_keys_total", role="cache") == 9
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool (Debian's prometheus) is not installed")
+@pytest.mark.parametrize("by_host", [{}, {HOST: {}}, {HOST: ALL, "other": ALL}])
+def test_promtool_has_nothing_to_complain_of(by_host: dict[str, dict[str, int]]) -> None:
+    check_with_promtool(text_of(seen(by_host=by_host)))

@@ -1,0 +1,201 @@
+"""What a worker sees and remembers: asked for as one, as fresh as whoever asks needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from service import tasks
+from service.live.hub import Hub
+from service.ops import watch as watch_module
+from service.ops.canary import Canary
+from service.ops.watch import Watch
+from service.store.connections import connect
+from service.store.queue import Queue
+from service.store.stats import Stats
+from service.store.streams import Streams
+from service.store.workers import Workers
+from tests.flaky_redis import FlakyRedis
+from tests.store import until
+
+
+@dataclass
+class Seat:
+    """A watch, with what it counts by; `looks` counts how often it really looked."""
+
+    watch: Watch
+    stats: Stats
+    looks: int = 0
+
+    async def lately(self, name: str) -> int:
+        return (await self.watch.look(within_s=0)).lately[name]
+
+
+@asynccontextmanager
+async def seated(streams_url: str, cache_url: str) -> AsyncIterator[Seat]:
+    redis: Any = connect(streams_url, "test")
+    cache: Any = connect(cache_url, "test", timeout_s=0.5)
+    streams = Streams(redis, alive_s=60, record_s=600)
+    stats, workers = Stats(redis), Workers(redis, "web")
+    hub = Hub(streams_url, streams, "test-hub")
+    canary = Canary(hub, streams, stats)
+    watch = Watch(redis, cache, Queue(redis), workers, stats, hub, canary)
+    seat = Seat(watch, stats)
+    look = watch._look
+
+    async def counted() -> Any:
+        seat.looks += 1
+        return await look()
+
+    cast(Any, watch)._look = counted
+    try:
+        yield seat
+    finally:
+        await redis.aclose()
+        await cache.aclose()
+
+
+@asynccontextmanager
+async def remembering(seat: Seat) -> AsyncIterator[None]:
+    task = asyncio.create_task(seat.watch.keep_watching())
+    try:
+        yield
+    finally:
+        await tasks.end(task)
+
+
+def test_however_many_look_the_servers_are_asked_once(streams_url: str, cache_url: str) -> None:
+    async def scenario() -> None:
+        async with seated(streams_url, cache_url) as seat:
+            found = await asyncio.gather(*(seat.watch.look() for _ in range(50)))
+            assert seat.looks == 1
+            assert all(one is found[0] for one in found)
+            assert await seat.watch.look() is found[0]
+            # One who must know how it is now is not content with that.
+            assert await seat.watch.look(within_s=0) is not found[0]
+            assert seat.looks == 2
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_how_it_is_now_is_not_told_how_it_was(
+    streams_url: str, cache_url: str
+) -> None:
+    """Another look is under way, slowly, since the cache does not answer: what it has read may
+    be older than what another worker has said meanwhile."""
+
+    async def scenario() -> None:
+        async with FlakyRedis(cache_url) as flaky, seated(streams_url, flaky.url) as seat:
+            await seat.watch.look()
+            await flaky.go_away()
+            early = asyncio.create_task(seat.watch.look(within_s=0))
+
+            async def has_read() -> bool:
+                return seat.looks == 2 and flaky.refused > 0
+
+            await until(has_read, "the slow look is under way")
+            seat.stats.count("cache_hits", 5)
+            now = [asyncio.create_task(seat.watch.look(within_s=0)) for _ in range(20)]
+            found = await asyncio.gather(*now)
+            counted = [
+                sum(hits.get("cache_hits", 0) for hits in one.by_host.values()) for one in found
+            ]
+            assert counted == [5] * 20
+            assert all(one.cache != "" and not isinstance(one.cache, dict) for one in found)
+            # They shared one.
+            assert seat.looks == 3
+            await early
+
+    asyncio.run(scenario())
+
+
+def test_what_is_counted_is_compared_with_a_minute_ago(
+    streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "REPORT_S", 0.05)
+    monkeypatch.setattr(watch_module, "WINDOW_S", 0.5)
+
+    async def scenario() -> None:
+        async with seated(streams_url, cache_url) as seat, remembering(seat):
+            seat.stats.count("cache_hits", 100)
+            assert (await seat.stats.totals())["cache_hits"] == 100
+
+            async def passed() -> bool:
+                return await seat.lately("cache_hits") == 0
+
+            await until(passed, "what was counted before has passed")
+            seat.stats.count("cache_hits", 7)
+            assert await seat.lately("cache_hits") == 7
+            began = time.monotonic()
+            await until(passed, "that has passed, too")
+            assert time.monotonic() - began > 0.3
+            assert len(seat.watch._samples) <= 11
+
+    asyncio.run(scenario())
+
+
+def test_what_was_not_seen_was_not_nothing(
+    streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that was away has not counted everything in the last minute."""
+    monkeypatch.setattr(watch_module, "REPORT_S", 0.05)
+    monkeypatch.setattr(watch_module, "WINDOW_S", 0.5)
+
+    async def scenario() -> None:
+        async with (
+            FlakyRedis(streams_url) as streams,
+            FlakyRedis(cache_url) as cache,
+            seated(streams.url, cache.url) as seat,
+        ):
+            seat.stats.count("cache_hits", 100)
+            await seat.stats.flush()
+            async with remembering(seat):
+                await asyncio.gather(streams.go_away(), cache.go_away())
+
+                gone_at = time.monotonic()
+
+                async def blind() -> bool:
+                    await seat.watch.look(within_s=0)
+                    # Longer than the window.
+                    return time.monotonic() - gone_at > 0.7
+
+                await until(blind, "nothing has been seen for a while")
+                away = await seat.watch.look(within_s=0)
+                assert (away.depth, away.by_host, away.workers) == (None, {}, [])
+                assert away.lately == {} and isinstance(away.streams, str)
+                streams.come_back()
+                cache.come_back()
+
+                async def sees() -> bool:
+                    now = await seat.watch.look(within_s=0)
+                    assert now.lately["cache_hits"] == 0
+                    return now.depth is not None and isinstance(now.cache, dict)
+
+                await until(sees, "it sees again")
+                for _ in range(20):
+                    await sees()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_began_anew_has_evicted_nothing(streams_url: str, cache_url: str) -> None:
+    async def scenario() -> None:
+        async with seated(streams_url, cache_url) as seat:
+            seen = await seat.watch.look()
+            assert isinstance(seen.cache, dict)
+            before = watch_module._sample(
+                seen._replace(cache={**seen.cache, "evicted_keys": 50})
+            )
+            after = watch_module._sample(seen._replace(cache={**seen.cache, "evicted_keys": 2}))
+            assert watch_module._grown(before, after)["cache_evicted_keys"] == 0
+            assert watch_module._grown(after, before)["cache_evicted_keys"] == 48
+            away = watch_module._sample(seen._replace(cache="away"))
+            assert watch_module._grown(away, after)["cache_evicted_keys"] == 0
+
+    asyncio.run(scenario())
