@@ -221,6 +221,11 @@ def _paths() -> dict[str, Any]:
         "/page.js": {"get": _open("Its script", _file("text/javascript"), False)},
         "/answer.js": {"get": _open("Its renderer", _file("text/javascript"), False)},
         "/client.js": {"get": _open("`follow` and `fold`", _file("text/javascript"), False)},
+        "/ops": {"get": _open("A live page for operators", _file("text/html"), False)},
+        "/ops.css": {"get": _open("Its style", _file("text/css"), False)},
+        "/ops.js": {"get": _open("Its script", _file("text/javascript"), False)},
+        "/figures.js": {"get": _open("Its figures", _file("text/javascript"), False)},
+        "/chart.js": {"get": _open("Its charts", _file("text/javascript"), False)},
         "/icon.svg": {"get": _open("The icon", _file("image/svg+xml"), False)},
         "/openapi.json": {"get": _open("This document", _says("OpenAPI 3.1", up), False)},
     }

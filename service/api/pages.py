@@ -1,4 +1,4 @@
-"""The page and the client module, read once and served from memory.
+"""The pages and the client module, read once and served from memory.
 
 Invariant: the pages load nothing from elsewhere and run no inline code; the policy says so.
 """
@@ -24,6 +24,11 @@ _PAGES = {
     "/page.js": ("page.js", "text/javascript"),
     "/answer.js": ("answer.js", "text/javascript"),
     "/client.js": ("client.js", "text/javascript"),
+    "/ops": ("ops.html", "text/html"),
+    "/ops.css": ("ops.css", "text/css"),
+    "/ops.js": ("ops.js", "text/javascript"),
+    "/figures.js": ("figures.js", "text/javascript"),
+    "/chart.js": ("chart.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 

@@ -64,10 +64,11 @@ def _parser(*, with_ask: bool) -> argparse.ArgumentParser:
     _add_info(commands)
     _add_doctor(commands)
     if with_ask:
-        # It brings an HTTP client, which has no place in the memory of a server.
-        from service.cli.ask import add_parser
+        # They bring an HTTP client, which has no place in the memory of a server.
+        from service.cli import ask, top
 
-        add_parser(commands)
+        ask.add_parser(commands)
+        top.add_parser(commands)
     return parser
 
 

@@ -79,7 +79,7 @@ class Client:
                 self._pause(f"{type(error).__name__}, asking again")
                 continue
             if response.status_code not in (200, 202):
-                raise _problem(response)
+                raise problem_of(response)
             created = _object(response.content)
             if "id" not in created or "events_url" not in created:
                 raise Refused("not_plateau", f"{self.url} does not answer as Plateau does.")
@@ -133,7 +133,7 @@ class Client:
                 raise httpx.RemoteProtocolError(f"status {response.status_code}")
             if response.status_code != 200:
                 response.read()
-                raise _problem(response)
+                raise problem_of(response)
             for chunk in response.iter_bytes():
                 for message in reader.feed(chunk):
                     event = _object(message.data.encode())
@@ -149,7 +149,7 @@ class Client:
         except httpx.TransportError as lost:
             raise Unreachable(f"Lost {self.url}: {lost}") from None
         if response.status_code != 200:
-            raise _problem(response)
+            raise problem_of(response)
         record = _object(response.content)
         error = record.get("error")
         event: dict[str, Any] = {"type": f"run.{record.get('status')}"}
@@ -238,7 +238,8 @@ def _object(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _problem(response: httpx.Response) -> Refused:
+def problem_of(response: httpx.Response) -> Refused:
+    """What a response that is none of the expected says."""
     problem = _object(response.content)
     code = problem.get("code") or f"status {response.status_code}"
     detail = problem.get("detail") or problem.get("title") or response.text.strip()[:200]

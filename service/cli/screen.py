@@ -56,7 +56,7 @@ class Screen:
         self._clear_progress()
         if self._same_terminal():
             self._end_line()
-        print(_printable(message), file=self._err, flush=True)
+        print(printable(message), file=self._err, flush=True)
 
     def notice(self, message: str) -> None:
         """A line to standard error that --quiet keeps back."""
@@ -133,7 +133,7 @@ class Screen:
         if self._quiet or self.events or (self._shown and self._same_terminal()):
             return
         who = f"{event['current_agent']}: " if event.get("current_agent") else ""
-        line = _printable(
+        line = printable(
             f"[{event.get('step')}/{event.get('total_steps')}] {who}{event.get('message', '')}"
         )
         if self._err.isatty():
@@ -161,6 +161,13 @@ class Screen:
             self._mid_line = not text.endswith("\n")
 
 
-def _printable(text: str) -> str:
+def has_colour(out: TextIO) -> bool:
+    """Whether colours may be sent there. NO_COLOR is a convention of terminals, no setting of
+    Plateau's (https://no-color.org), so it is read here."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return out.isatty() and not is_plain
+
+
+def printable(text: str) -> str:
     """On one line, without the control characters that could drive a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)

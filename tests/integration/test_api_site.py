@@ -22,6 +22,12 @@ PAGES = {
     "/page.css": "text/css; charset=utf-8",
     "/page.js": "text/javascript; charset=utf-8",
     "/client.js": "text/javascript; charset=utf-8",
+    "/answer.js": "text/javascript; charset=utf-8",
+    "/ops": "text/html; charset=utf-8",
+    "/ops.css": "text/css; charset=utf-8",
+    "/ops.js": "text/javascript; charset=utf-8",
+    "/figures.js": "text/javascript; charset=utf-8",
+    "/chart.js": "text/javascript; charset=utf-8",
     "/icon.svg": "image/svg+xml",
 }
 
@@ -93,8 +99,9 @@ def test_a_page(client: httpx.Client, path: str) -> None:
     assert head.headers["content-length"] == str(len(response.content))
 
 
-def test_the_page_holds_nothing_that_its_policy_forbids(client: httpx.Client) -> None:
-    page = client.get("/").text
+@pytest.mark.parametrize("path", ["/", "/ops"])
+def test_a_page_holds_nothing_that_its_policy_forbids(client: httpx.Client, path: str) -> None:
+    page = client.get(path).text
     assert not re.search(r"<script(?![^>]*\bsrc=)", page)
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=", page)
     loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"([^\"]+)\"", page)

@@ -26,6 +26,16 @@ from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser import await_true, browser, by_id, console, fresh_tab
+from tests.looks import (
+    contrasts,
+    emulate_nothing,
+    emulate_phone,
+    emulate_scheme,
+    focused,
+    named,
+    small_targets,
+    width_of,
+)
 from tests.processes import Serving, serving
 
 TEXTS = Path(__file__).parent.parent / "texts"
@@ -331,15 +341,13 @@ def test_the_answer_keeps_every_character(page: Page, text: str) -> None:
 
 # One text for all that only look, so that but one of them has to wait for it.
 SEEN = f"{ARTICLE}\n\nReference {uuid4()}.\n"
-PHONE = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
 
 
 @pytest.fixture
 def emulated(chrome: Chrome) -> Iterator[None]:
     """Undoes what a test has emulated."""
     yield
-    chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    emulate_nothing(chrome)
 
 
 def open_all(page: Page) -> None:
@@ -348,79 +356,29 @@ def open_all(page: Page) -> None:
     )
 
 
-SMALL_TARGETS = """
-return [...document.querySelectorAll("a, button, input, select, textarea, summary")]
-  .map((node) => node.type === "checkbox" ? node.closest("label") : node)
-  .filter((node) => node.checkVisibility())
-  .filter((node) => {
-    const {width, height} = node.getBoundingClientRect();
-    return width < 43.5 || height < 43.5;
-  })
-  .map((node) => node.outerHTML);
-"""
-
-
 @pytest.mark.parametrize("width", [360, 320])
 def test_a_phone_shows_it_all(page: Page, emulated: None, width: int) -> None:
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE | {"width": width})
-
-    def fits() -> bool:
-        widest = page.driver.execute_script("return document.documentElement.scrollWidth")
-        return bool(widest <= width)
-
-    assert fits()
+    emulate_phone(page.driver, width)
+    assert width_of(page.driver) <= width
     page.ask(SEEN)
     page.until_text()
-    assert fits()
+    assert width_of(page.driver) <= width
     page.until("completed")
     open_all(page)
-    assert fits()
-    assert page.driver.execute_script(SMALL_TARGETS) == []
-
-
-LOW_CONTRAST = """
-const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-const rgba = (color) => {
-  canvas.clearRect(0, 0, 1, 1);
-  canvas.fillStyle = color;
-  canvas.fillRect(0, 0, 1, 1);
-  return [...canvas.getImageData(0, 0, 1, 1).data];
-};
-const light = (color) => {
-  const [r, g, b] = color.map((c) => c / 255)
-    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const ground = (node) => {
-  for (let at = node; at; at = at.parentElement) {
-    const color = rgba(getComputedStyle(at).backgroundColor);
-    if (color[3] === 255) return color;
-  }
-  return rgba("Canvas");
-};
-const speaks = (node) => [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-const found = [...document.body.querySelectorAll("*")]
-  .filter((node) => speaks(node) && node.checkVisibility())
-  .filter((node) => !node.closest("[aria-disabled=true], option, template"))
-  .map((node) => {
-    const pair = [light(rgba(getComputedStyle(node).color)), light(ground(node))];
-    return [(Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05), node.outerHTML];
-  });
-return [light(ground(document.body)), found.length, found.filter(([ratio]) => ratio < 4.5)];
-"""
+    assert width_of(page.driver) <= width
+    assert small_targets(page.driver) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_themes_can_be_read(page: Page, emulated: None, scheme: str) -> None:
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    emulate_scheme(page.driver, scheme)
     page.ask(SEEN)
     page.until("completed")
     page.driver.execute_script("document.getElementById('input').value = ''")
     page.press("ask")
     await_true(page.driver, lambda: by_id(page.driver, "problem").is_displayed(), "a problem")
     open_all(page)
-    ground, seen, low = page.driver.execute_script(LOW_CONTRAST)
+    ground, seen, low = contrasts(page.driver)
     assert ground > 0.8 if scheme == "light" else ground < 0.05
     assert seen > 40 and low == []
 
@@ -429,63 +387,50 @@ def test_all_of_it_works_by_keyboard(page: Page) -> None:
     def send(*keys: str) -> None:
         ActionChains(page.driver).send_keys(*keys).perform()
 
-    def focused() -> str:
-        node = page.driver.switch_to.active_element
-        outline = float(node.value_of_css_property("outline-width").removesuffix("px"))
-        assert outline >= 2, "the focus can be seen"
-        return node.get_attribute("id") or node.tag_name
-
     def tab_to(name: str, most: int = 30) -> None:
         for _ in range(most):
             send(Keys.TAB)
-            if focused() == name:
+            if focused(page.driver) == name:
                 return
         raise AssertionError(f"{name} cannot be reached")
 
     order = []
-    for _ in range(9):
+    for _ in range(10):
         send(Keys.TAB)
-        order.append(focused())
+        order.append(focused(page.driver))
         if order[-1] == "task":
             send("f")
-    assert order == ["a"] * 3 + ["agent", "task", "sample", "input", "ask", "refresh"]
+    assert order == ["a"] * 4 + ["agent", "task", "sample", "input", "ask", "refresh"]
     assert by_id(page.driver, "task").get_property("value") == "flashcards"
     ActionChains(page.driver).key_down(Keys.SHIFT).send_keys(Keys.TAB * 2).key_up(
         Keys.SHIFT
     ).perform()
-    assert focused() == "input"
+    assert focused(page.driver) == "input"
     page.driver.execute_cdp_cmd("Input.insertText", {"text": f"{ARTICLE} {uuid4()}"})
     ActionChains(page.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(
         Keys.CONTROL
     ).perform()
     page.until_text()
-    assert focused() == "input"
+    assert focused(page.driver) == "input"
     tab_to("drop")
     send(Keys.ENTER)
     await_true(page.driver, lambda: "Dropped" in page.shown("status"), "it is dropped")
-    assert focused() == "drop"
+    assert focused(page.driver) == "drop"
     tab_to("resume", most=1)
     send(Keys.SPACE)
     page.until("completed")
-    assert focused() == "resume"
+    assert focused(page.driver) == "resume"
     assert_whole(page)
-
-
-NAMED = {"button", "link", "textbox", "combobox", "checkbox", "progressbar", "log", "article"}
 
 
 def test_a_screen_reader_is_told_what_is_what(page: Page) -> None:
     page.ask()
     page.until_text()
     driver = page.driver
-    nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    named = [
-        (node["role"]["value"], node.get("name", {}).get("value", ""))
-        for node in nodes
-        if not node["ignored"] and node["role"]["value"].lower() in NAMED
-    ]
-    assert {"button", "link", "textbox", "combobox", "checkbox"} <= {role for role, _ in named}
-    assert [role for role, name in named if not name] == []
+    assert {"button", "link", "textbox", "combobox", "checkbox"} <= {
+        role for role, _ in named(driver)
+    }
+    assert [role for role, name in named(driver) if not name] == []
     # Each word of an answer would be read out if it were live: only the status line is.
     live = "return document.querySelector('#answer').closest('[aria-live], [role=status]')"
     assert driver.execute_script(live) is None
