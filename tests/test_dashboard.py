@@ -55,6 +55,7 @@ def picture(web: int = 2, advice: int = 0, **more: Any) -> dashboard.Picture:
     """As `overview` makes it; of so many web workers, and with so much advice."""
     rows = [process("web", pid, open=1200, lag_ms=0.7) for pid in range(1, web + 1)]
     seen = Seen(
+        at=0.0,
         streams=server(),
         cache=server(policy="allkeys-lru", maxmemory=10 * MIB),
         depth=Depth(waiting=3, running=2, runners=1, oldest_s=1.2),
