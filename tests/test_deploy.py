@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from service import __version__
 from tests.deploy_faults import faults
-from tests.deploy_files import DeployFiles
+from tests.deploy_files import SETTINGS, DeployFiles
 from tests.processes import REPOSITORY
 
 COMPOSE, BLUEPRINT, SCALED = "docker-compose.yml", "render.yaml", "deploy/render-scaled.yaml"
@@ -115,6 +116,28 @@ def test_what_is_shipped_is_in_order() -> None:
 def test_what_would_not_work_is_found(file: str, old: str, new: str, fault: str) -> None:
     found = faults(DeployFiles.shipped().changed(file, old, new))
     assert any(fault in line for line in found), found
+
+
+@pytest.mark.parametrize("arguments", [["web"], ["plateau", "web"]])
+def test_the_image_takes_a_part_with_or_without_the_command(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "plateau").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "plateau").chmod(0o755)
+    shown = subprocess.run(
+        [REPOSITORY / "deploy" / "entrypoint", *arguments],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout == "web\n"
+
+
+def test_what_the_guide_names_is_a_setting() -> None:
+    guide = (REPOSITORY / "docs" / "deploy.md").read_text()
+    named = set(re.findall(r"\b[A-Z][A-Z]+_[A-Z_]+\b", guide))
+    assert named - SETTINGS == {"UPGRADE_FROM"}
 
 
 def test_compose_accepts_its_file(tmp_path: Path) -> None:
