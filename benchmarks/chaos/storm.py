@@ -21,6 +21,7 @@ from benchmarks.chaos.crowd import Asked, Follower, ask, follow, plan_readers, p
 from benchmarks.chaos.faults import Fault, schedule
 from benchmarks.chaos.fleet import STORE, Fleet
 from service import tasks
+from service.ops.canary import OWNER as CANARY
 from service.store import keys
 from service.store.connections import connect
 from tests.readers import TERMINAL, get
@@ -228,10 +229,20 @@ async def _settled(url: str, asked: list[Asked]) -> Left:
 
 async def _left(redis: Any, asked: list[Asked]) -> Left:
     found = [key.decode() async for key in redis.scan_iter(count=1000)]
+    canaries = set[str]()
     async with redis.pipeline(transaction=False) as pipe:
         for key in found:
             pipe.ttl(key)
         lives = await pipe.execute()
+    records = {key for key in found if key.startswith("run:") and key.endswith("}")}
+    # Each web worker's own: nobody asked for them, and they end with it.
+    for key in list(records):
+        if await redis.hget(key, "owner") == CANARY.encode():
+            records.discard(key)
+            canaries.add(key)
+    followed = {
+        name.decode() for name in await redis.execute_command("PUBSUB", "SHARDCHANNELS")
+    }
     ends = {}
     for one in asked:
         if one.answer:
@@ -241,10 +252,10 @@ async def _left(redis: Any, asked: list[Asked]) -> Left:
                 datas = [fields[b"e"].decode() for _, fields in entries]
                 ends[one.answer["id"]] = sum(_is_end(data) for data in datas)
     return Left(
-        records={key for key in found if key.startswith("run:") and key.endswith("}")},
+        records=records,
         queue=await redis.xlen(keys.QUEUE),
         pending=(await redis.xpending(keys.QUEUE, keys.GROUP))["pending"],
-        channels=len(await redis.execute_command("PUBSUB", "SHARDCHANNELS")),
+        channels=len(followed - canaries),
         immortal=[
             key
             for key, life_s in zip(found, lives, strict=True)
