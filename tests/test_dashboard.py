@@ -55,6 +55,7 @@ def picture(web: int = 2, advice: int = 0, **more: Any) -> dashboard.Picture:
     """As `overview` makes it; of so many web workers, and with so much advice."""
     rows = [process("web", pid, open=1200, lag_ms=0.7) for pid in range(1, web + 1)]
     seen = Seen(
+        at=0.0,
         streams=server(),
         cache=server(policy="allkeys-lru", maxmemory=10 * MIB),
         depth=Depth(waiting=3, running=2, runners=1, oldest_s=1.2),
@@ -133,7 +134,8 @@ def test_advice_goes_before_processes() -> None:
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    rows = shown(picture(streams="no answer within 2 s", depth=None, by_host={}, workers=[]))
+    away: dict[str, Any] = {"depth": None, "by_host": {}, "workers": [], "lately_s": 0.0}
+    rows = shown(picture(streams="no answer within 2 s", **away))
     text = "\n".join(rows)
     assert "– of 400 MiB" in text and "– open" in text and "– waiting" in text
     assert "– in all" in text and "– completed" in text
