@@ -134,7 +134,8 @@ def test_advice_goes_before_processes() -> None:
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    rows = shown(picture(streams="no answer within 2 s", depth=None, by_host={}, workers=[]))
+    away: dict[str, Any] = {"depth": None, "by_host": {}, "workers": [], "lately_s": 0.0}
+    rows = shown(picture(streams="no answer within 2 s", **away))
     text = "\n".join(rows)
     assert "– of 400 MiB" in text and "– open" in text and "– waiting" in text
     assert "– in all" in text and "– completed" in text

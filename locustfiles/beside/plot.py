@@ -51,11 +51,12 @@ def draw(finding: str, samples: Sequence[Sample], timeline: Lines, path: Path) -
             ]
             _line(latency, points, name, colour)
         latency.set(ylabel="ms", xlabel="seconds", yscale="log")
-        for axes in (memory, readers):
-            axes.set_ylim(0)
+        memory.set_ylim(0)
+        readers.set_ylim(0)
+        latency.set_ylim(0.5)
         for axes in (memory, readers, latency):
-            axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=3)
-            axes.margins(x=0, y=0.35)
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+            axes.margins(x=0)
         figure.suptitle(finding, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.savefig(path, dpi=110, metadata={"Date": None})
 

@@ -1,17 +1,12 @@
 """The events of one response, as they arrive.
 
-Invariant: an event is handed over as soon as its last byte is there, and its time is that at
-which the kernel had it, not that at which this process came to look: a generator that is busy
-with other readers does not lengthen what it measures. Where the kernel does not say (TLS, not
-Linux, what came in one piece with the head) it is the time of the look, which is later.
+Invariant: an event is handed over as soon as its last byte is there; its time is that at which
+the kernel had it, where the kernel says so (stamps.py).
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
-import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -20,10 +15,8 @@ import msgspec
 from geventhttpclient.response import HTTPSocketPoolResponse
 from locust.contrib.fasthttp import FastResponse
 
-# Of asm-generic/socket.h; Python's `socket` does not name it.
-SO_TIMESTAMPNS = 35
-_TIMESPEC = struct.Struct("qq")
-_ROOM_FOR_STAMP = socket.CMSG_SPACE(_TIMESPEC.size) if sys.platform != "win32" else 0
+from locustfiles.kit.stamps import Stamp
+
 AT_A_TIME = 65_536
 LONGEST = 1024 * 1024
 # Of a receive buffer; the kernel doubles it.
@@ -57,6 +50,7 @@ class Arrivals:
     def __init__(
         self,
         response: FastResponse,
+        stamp: Stamp,
         *,
         bite: int = AT_A_TIME,
         rest: Callable[[], None] | None = None,
@@ -67,14 +61,14 @@ class Arrivals:
         self._bite = bite
         self._frames = bytearray()
         self._rest = rest
-        self._stamped = _stamp(self._raw._sock)
+        self._stamp = stamp
         if rest is not None and self._raw._sock is not None:
             self._raw._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE)
 
     def __iter__(self) -> Iterator[Event]:
         frames = self._frames
         while True:
-            data, at_s = self._receive()
+            data = self._receive()
             if not data:
                 if frames:
                     raise Malformed(f"ends within a frame: {bytes(frames[:80])!r}")
@@ -86,7 +80,7 @@ class Arrivals:
                 del frames[: end + 2]
                 found = self._parse(frame)
                 if found is not None:
-                    yield Event(*found, at_s or seen_s, seen_s)
+                    yield Event(*found, self._stamp.at_s or seen_s, seen_s)
             if len(frames) > LONGEST:
                 raise Malformed(f"a frame of more than {LONGEST} bytes")
 
@@ -94,32 +88,25 @@ class Arrivals:
         """Drop the connection, unless its response has ended."""
         self._raw.release()
 
-    def _receive(self) -> tuple[bytes, float]:
-        """What is there, at least a byte of it, and when it came (0: unknown); nothing at the
-        end. geventhttpclient's own `read(n)` waits for n bytes."""
+    def _receive(self) -> bytes:
+        """What is there, at least a byte of it; nothing at the end. geventhttpclient's own
+        `read(n)` waits for n bytes."""
         raw = self._raw
-        at_s = 0.0
         while not raw._body_buffer:
             if raw.message_complete:
-                return b"", 0.0
+                return b""
             sock = raw._sock
             if sock is None:
                 raise Cut("closed")
             if self._rest is not None:
                 self._rest()
-            if self._stamped:
-                data, ancillary, _, _ = sock.recvmsg(self._bite, _ROOM_FOR_STAMP)
-                for _level, _kind, stamp in ancillary:
-                    seconds, nanoseconds = _TIMESPEC.unpack(stamp)
-                    at_s = seconds + nanoseconds / 1e9
-            else:
-                data = sock.recv(self._bite)
+            data = sock.recv(self._bite)
             if not data:
                 raise Cut("closed in the middle of a response")
             raw.feed(data)
         body = bytes(raw._body_buffer)
         raw._body_buffer.clear()
-        return body, at_s
+        return body
 
     def _parse(self, frame: bytes) -> tuple[str, dict[str, Any]] | None:
         """Of a frame its id and data; None for one that dispatches nothing."""
@@ -141,14 +128,3 @@ class Arrivals:
         if not isinstance(data, dict) or "type" not in data:
             raise Malformed(f"no event: {rest[:80]!r}")
         return head[4:].decode("latin-1"), data
-
-
-def _stamp(sock: Any) -> bool:
-    """Ask the kernel to say when what is read came in; whether it will."""
-    if sock is None or sys.platform != "linux" or isinstance(sock, ssl.SSLSocket):
-        return False
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    except OSError:
-        return False
-    return True

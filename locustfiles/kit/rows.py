@@ -20,8 +20,9 @@ class Row(NamedTuple):
     name: str
 
 
-# From posting a question to the first piece of its answer.
+# From posting a question to the first piece of its answer, in the response to it.
 FIRST_TOKEN = Row("SSE", "first token")
+# The same of a hit, whose whole text is in the document that comes back.
 FIRST_CACHED = Row("SSE", "first token, cached")
 # From one event to the next of a reader, whatever it waited for, its own absences excepted.
 GAP = Row("SSE", "gap between events")

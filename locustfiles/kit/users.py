@@ -16,7 +16,8 @@ from gevent.lock import BoundedSemaphore
 from locust import between, task
 
 from locustfiles.kit import rows
-from locustfiles.kit.asking import Asked, Asker, Manner
+from locustfiles.kit.asking import Asker
+from locustfiles.kit.reading import Asked, Manner
 from locustfiles.kit.rows import Fault
 
 # As a conversation remembers: MAX_MESSAGES, and MAX_CONTENT_LENGTH of the latest.
@@ -44,6 +45,7 @@ class StreamUser(Asker):
             count=self.pieces,
             pause_ms=random.randint(*self.pause_ms),
             width=self.width,
+            streamed=True,
         )
         if asked is not None:
             manner = Manner(
@@ -55,7 +57,7 @@ class StreamUser(Asker):
 class CachedUser(Asker):
     """Asks what others have asked: the n-th of the prompts 1/n as often as the first."""
 
-    measures = (*Asker.measures, rows.FIRST_CACHED, rows.FIRST_TOKEN)
+    measures = (*Asker.measures, rows.FIRST_CACHED)
     weight = 18
     wait_time = between(1, 3)
     prompts: ClassVar[list[str]] = [f"Question {number} of many" for number in range(200)]
@@ -94,7 +96,12 @@ class ConversationUser(Asker):
 
     def _turn(self, conversation: str, said: list[str]) -> bool:
         asked = self.ask(
-            rows.TURN, count=10, pause_ms=50, width=40, conversation_id=conversation
+            rows.TURN,
+            count=10,
+            pause_ms=50,
+            width=40,
+            streamed=True,
+            conversation_id=conversation,
         )
         if asked is None:
             return False

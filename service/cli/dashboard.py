@@ -87,7 +87,7 @@ class _Drawn:
         self._look = look
         self._now = now
         self._picture = picture
-        # The streams instance says nothing: what comes from it is not 0 but unknown.
+        # Where the store says nothing, nothing has moved that anybody knows of.
         self._is_blind = picture["runs"]["waiting"] is None
         self._lately = None if self._is_blind else picture["lately"]
 
@@ -107,7 +107,7 @@ class _Drawn:
 
     def figures(self) -> list[Line]:
         memory = self._picture["memory"]
-        total = None if self._is_blind else memory["total_bytes"]
+        total = memory["total_bytes"]
         warn = memory["warn_mb"]
         used, limit = memory["cgroup"]["used_bytes"], memory["cgroup"]["limit_bytes"]
         rows = [self._bounded("Memory", total, warn * MIB, f"{whole(mib(total))} of {warn:,}")]
@@ -165,19 +165,19 @@ class _Drawn:
             "Hit rate",
             f"{percent(hits / asked if hits is not None and asked else None)} "
             f"in {self._seconds()} s",
-            f"{percent(self._known(cache['hit_rate']))} in all",
-            f"{whole(self._known(cache['hits']))} hits",
-            f"{whole(self._known(cache['misses']))} misses",
+            f"{percent(cache['hit_rate'])} in all",
+            f"{whole(cache['hits'])} hits",
+            f"{whole(cache['misses'])} misses",
         )
 
     def _readers(self) -> Line:
         sse = self._picture["sse"]
         return _row(
             "Readers",
-            f"{whole(self._known(sse['open']))} open",
-            f"{brief(self._known(sse['events_per_s']))} events/s",
-            f"{ms(self._known(sse['lag_ms']))} lag",
-            f"{whole(self._known(sse['slow']))} slow",
+            f"{whole(sse['open'])} open",
+            f"{brief(sse['events_per_s'])} events/s",
+            f"{ms(sse['lag_ms'])} lag",
+            f"{whole(sse['slow'])} slow",
         )
 
     def _runs(self) -> Iterator[Line]:
@@ -191,28 +191,28 @@ class _Drawn:
         )
         yield _row(
             "Runs",
-            f"{whole(self._known(runs['completed']))} completed",
-            f"{whole(self._known(sum(runs['failed'].values())))} failed",
-            f"{whole(self._known(runs['cancelled']))} cancelled",
-            f"{whole(self._known(sum(runs['refused'].values())))} refused",
+            f"{whole(runs['completed'])} completed",
+            f"{whole(self._sum(runs['failed']))} failed",
+            f"{whole(runs['cancelled'])} cancelled",
+            f"{whole(self._sum(runs['refused']))} refused",
         )
         text, run = runs["first_token_ms"], runs["run_time_ms"]
         yield _row(
             "Median",
-            f"{ms(self._known(text['p50']))} to text",
-            f"95 %: {ms(self._known(text['p95']))}",
-            f"{ms(self._known(run['p50']))} a run",
-            f"95 %: {ms(self._known(run['p95']))}",
+            f"{ms(text['p50'])} to text",
+            f"95 %: {ms(text['p95'])}",
+            f"{ms(run['p50'])} a run",
+            f"95 %: {ms(run['p95'])}",
         )
 
     def _restarts(self) -> Line:
         workers = self._picture["workers"]
         return _row(
             "Restarts",
-            f"{whole(self._known(workers['workers_died']))} workers died",
-            f"{whole(self._known(workers['workers_recycled']))} renewed",
-            f"{whole(self._known(workers['runners_died']))} runners died",
-            f"{whole(self._known(workers['redis_died']))} Redis died",
+            f"{whole(workers['workers_died'])} workers died",
+            f"{whole(workers['workers_recycled'])} renewed",
+            f"{whole(workers['runners_died'])} runners died",
+            f"{whole(workers['redis_died'])} Redis died",
         )
 
     def processes(self) -> list[Line]:
@@ -258,8 +258,8 @@ class _Drawn:
         filled = round(share * width)
         return self._look.full * filled + self._look.empty * (width - filled)
 
-    def _known(self, value: Any) -> Any:
-        return None if self._is_blind else value
+    def _sum(self, by_code: dict[str, int]) -> int | None:
+        return None if self._is_blind else sum(by_code.values())
 
     def _moved(self, name: str) -> int | None:
         return None if self._lately is None else int(self._lately.get(name, 0))

@@ -38,22 +38,24 @@ export function put(node, text) {
 
 const sum = (counts) => Object.values(counts).reduce((total, n) => total + n, 0);
 
-export function prepare({memory, cache, sse, runs, workers, lately, ...rest}) {
-  if (runs.waiting === null) {
-    // The streams instance says nothing: what comes from it is not 0 but unknown.
-    const {state, items, used_bytes, max_bytes, evicted} = cache;
-    memory = {...memory, total_bytes: null};
-    cache = {state, items, used_bytes, max_bytes, evicted};
-    [sse, runs, workers, lately] = [null, null, null, null];
-    return {...rest, memory, cache, sse, runs, workers, lately};
-  }
+export function prepare({cache, runs, lately, ...rest}) {
+  // Where the store says nothing, nothing has moved that anybody knows of.
+  const isKnown = runs.waiting !== null;
   const began = (prefix) =>
     sum(Object.fromEntries(Object.entries(lately).filter(([name]) => name.startsWith(prefix))));
   const {cache_hits: hits = 0, cache_misses: misses = 0} = lately;
-  cache = {...cache, lately_rate: hits + misses ? hits / (hits + misses) : null};
-  runs = {...runs, failed_all: sum(runs.failed), refused_all: sum(runs.refused)};
-  lately = {...lately, failed: began("runs_failed_"), refused: began("runs_refused_")};
-  return {...rest, memory, cache, sse, runs, workers, lately};
+  return {
+    ...rest,
+    cache: {...cache, lately_rate: hits + misses ? hits / (hits + misses) : null},
+    runs: {
+      ...runs,
+      failed_all: isKnown ? sum(runs.failed) : null,
+      refused_all: isKnown ? sum(runs.refused) : null,
+    },
+    lately: isKnown
+      ? {...lately, failed: began("runs_failed_"), refused: began("runs_refused_")}
+      : null,
+  };
 }
 
 export function verdict(advice) {
@@ -104,7 +106,7 @@ function paintCodes(runs) {
     Object.keys(counts).length
       ? [`${title} by ${Object.entries(counts).map(([code, n]) => `${code} ${words.count(n)}`).join(", ")}`]
       : [];
-  const all = runs ? [...said("Failed", runs.failed), ...said("Refused", runs.refused)] : [];
+  const all = [...said("Failed", runs.failed), ...said("Refused", runs.refused)];
   put($("codes"), all.join(". "));
 }
 
@@ -146,7 +148,7 @@ const ORDER = ["master", "web", "runner", "redis-streams", "redis-cache"];
 
 function processes({memory, workers}) {
   const at = ({host, pid}) => `${host}:${pid}`;
-  const told = new Map((workers?.processes ?? []).map((one) => [at(one), one]));
+  const told = new Map(workers.processes.map((one) => [at(one), one]));
   const rank = ({role, host, pid}) => [host !== memory.host, ORDER.indexOf(role), host, pid];
   const compare = (a, b) => {
     const [these, those] = [rank(a), rank(b)];
@@ -245,7 +247,7 @@ export function paint(picture, nowS) {
     at: Date.now() / 1000,
     memory: memory.total_bytes === null ? null : memory.total_bytes / MIB,
     warn: memory.warn_mb,
-    readers: sse?.open ?? null,
-    events: sse?.events_per_s ?? null,
+    readers: sse.open,
+    events: sse.events_per_s,
   });
 }

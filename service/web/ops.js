@@ -124,6 +124,8 @@ async function refused(response) {
 function ask(problem, isClosed = false) {
   stop();
   remember("");
+  picture = null;
+  broken = "";
   $("figures").hidden = $("feed-line").hidden = true;
   $("gate").hidden = false;
   $("form").hidden = isClosed;
@@ -138,8 +140,17 @@ function ask(problem, isClosed = false) {
     code.textContent = problem.code;
     $("problem").replaceChildren(title, " ", code);
   }
-  $("token").toggleAttribute("aria-invalid", Boolean(problem));
+  $("token").setAttribute("aria-invalid", String(Boolean(problem)));
   $(isClosed ? "retry" : "token").focus();
+}
+
+// It comes back where the service refuses; until then the line above the figures says what happens.
+function enter() {
+  $("gate").hidden = true;
+  // What had the focus is gone.
+  $("verdict").focus();
+  follow();
+  paintFeed();
 }
 
 $("form").addEventListener("submit", (event) => {
@@ -148,9 +159,9 @@ $("form").addEventListener("submit", (event) => {
   $("token").value = "";
   // What no header can hold is refused here as the service would.
   token = /^[\x21-\x7e]+$/.test(sent) ? sent : "?";
-  follow();
+  enter();
 });
-$("retry").addEventListener("click", follow);
+$("retry").addEventListener("click", enter);
 $("forget").addEventListener("click", () => {
   remember("");
   location.reload();
@@ -171,11 +182,6 @@ function show(next) {
   came = Date.now();
   broken = "";
   $("figures").hidden = false;
-  if (!$("gate").hidden) {
-    $("gate").hidden = true;
-    // What had the focus is gone.
-    $("verdict").focus();
-  }
   paintFeed();
   return true;
 }

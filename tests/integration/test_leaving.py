@@ -117,7 +117,7 @@ def test_recycling_under_hundreds_of_streams(tmp_path: Path) -> None:
     env = {**AGENTS, "MAX_REQUESTS": "40", "MAX_REQUESTS_JITTER": "5"}
 
     async def scenario(running: Serving) -> None:
-        crowd = Crowd(running.url, words=200)
+        crowd = Crowd(running.url, words=400)
         first = set(running.pids(WORKER))
         await crowd.gather()
         with knocking(running.url):

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -318,6 +318,69 @@ def test_a_feed_that_is_silent_says_how_old_its_figures_are(
         assert "old; trying again" in page.shown("feed")
     page.until_said("feed", "Live")
     page.until_said("verdict", "wrong")
+
+
+RARE = """
+const picture = arguments[0];
+const body = new ReadableStream({start(controller) {
+  controller.enqueue(new TextEncoder().encode(`data: ${JSON.stringify(picture)}\n\n`));
+}});
+const real = fetch;
+window.fetch = () => Promise.resolve(new Response(body));
+document.getElementById("token").value = "any";
+document.getElementById("form").requestSubmit();
+"""
+
+
+def test_what_is_rare_is_shown_too(plateau: Serving, chrome: Chrome) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    picture = httpx.get(f"{plateau.url}/api/admin/metrics", headers=headers).json()
+    here = picture["memory"]["processes"]
+    there = [{**row, "host": "elsewhere"} for row in here if row["role"] == "web"]
+    picture["memory"] |= {
+        "processes": [*there, *here],
+        "cgroup": {"used_bytes": 600 * 2**20, "limit_bytes": 512 * 2**20},
+    }
+    picture["workers"]["processes"][-1] |= {"deaf": 1}
+    picture["cache"] |= {"state": "not configured", "items": None, "used_bytes": None}
+    picture["redis"]["cache"] = {"state": "not configured"}
+    picture["runs"] |= {"failed": {"other": 1, "timeout": 1234}, "oldest_waiting_s": 200_000}
+    hostile = "<img src=x onerror=alert(1)> & so on"
+    picture["advice"] = [{"rule": "x", "level": "warning", "says": hostile, "change": hostile}]
+    page = Ops(chrome, plateau.url)
+    page.until_asked()
+    emulate_phone(chrome, 360)
+    chrome.execute_script(RARE, picture)
+    page.until_said("verdict", "It works; one thing wants a look.")
+    assert "600 of 512 MiB" in page.shown("cgroup")
+    assert "over" in (by_id(chrome, "cgroup-meter").get_attribute("class") or "")
+    rows = page.rows("processes")
+    assert "nothing" in rows and any(row.startswith("elsewhere ") for row in rows)
+    # This host's first.
+    assert rows.index("master") < next(
+        at for at, row in enumerate(rows) if row.startswith("elsewhere ")
+    )
+    assert page.shown("cache-state") == page.shown("redis-cache-state") == "not configured"
+    assert page.shown("codes") == "Failed by other 1, timeout 1,234"
+    assert page.figure("runs.failed_all") == "1,235"
+    assert page.figure("runs.oldest_waiting_s") == "2 d"
+    assert page.shown("advice").count(hostile) == 2
+    assert width_of(chrome) <= 360
+
+
+def test_too_many_pages_are_told_so(chrome: Chrome, tmp_path: Path) -> None:
+    env = {"ADMIN_TOKEN": TOKEN, "WEB_CONCURRENCY": "1"}
+    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
+    with serving(tmp_path, env=env) as crowded, ExitStack() as feeds:
+        client = feeds.enter_context(httpx.Client(base_url=crowded.url, headers=headers))
+        for _ in range(20):
+            feeds.enter_context(client.stream("GET", "/api/admin/metrics"))
+        page = Ops(chrome, crowded.url)
+        page.until_asked()
+        page.enter(TOKEN)
+        page.until_said("feed", "Too many live pages are open.")
+        feeds.close()
+        page.until_said("feed", "Live")
 
 
 def test_what_is_not_known_is_no_zero(troubled: Serving, chrome: Chrome) -> None:
