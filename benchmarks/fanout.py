@@ -40,7 +40,8 @@ ONE = Shape(streams=1, readers=1000, active=1, rounds=300)
 MANY = Shape(streams=2000, readers=2000, active=2000, rounds=15, publishing=True)
 FEW = Shape(streams=50, readers=50, active=50, rounds=400)
 IDLE = Shape(streams=5000, readers=5000, active=50, rounds=400)
-PAIRS = 3
+# So often the two sides of a ratio are measured in turn, and what is heard and what is not.
+PAIRS, TURNS = 3, 5
 
 
 class Cost(NamedTuple):
@@ -63,21 +64,23 @@ async def deliver(stage: Stage, shape: Shape) -> Cost:
     try:
         streams = await stage.start(shape.streams)
         each = shape.readers // shape.streams
-        publishing = (0.0, 0.0)
-        if shape.publishing:
-            unheard = await stage.start(shape.active)
-            before = spent(stage)
-            for _ in range(shape.rounds):
-                await stage.publish(unheard)
-            publishing = minus(spent(stage), before)
+        unheard = await stage.start(shape.active) if shape.publishing else []
         await crowd.open([stage.target(name) for name in streams for _ in range(each)])
-        already, before = crowd.delivered, spent(stage)
-        for done in range(1, shape.rounds + 1):
-            await stage.publish(streams[: shape.active])
-            # The readers keep pace: nobody is measured falling behind.
-            await crowd.until_delivered(already + shape.active * each * done)
-        web, redis = minus(minus(spent(stage), before), publishing)
-        deliveries = shape.active * each * shape.rounds
+        publishing = delivering = (0.0, 0.0)
+        rounds = shape.rounds // TURNS
+        for _ in range(TURNS):
+            before = spent(stage)
+            for _ in range(rounds if unheard else 0):
+                await stage.publish(unheard)
+            between, already = spent(stage), crowd.delivered
+            for done in range(1, rounds + 1):
+                await stage.publish(streams[: shape.active])
+                # The readers keep pace: nobody is measured falling behind.
+                await crowd.until_delivered(already + shape.active * each * done)
+            publishing = plus(publishing, minus(between, before))
+            delivering = plus(delivering, minus(spent(stage), between))
+        web, redis = minus(delivering, publishing)
+        deliveries = shape.active * each * rounds * TURNS
         return Cost(web / deliveries * 1e6, redis / deliveries * 1e6)
     finally:
         crowd.leave()
@@ -86,6 +89,10 @@ async def deliver(stage: Stage, shape: Shape) -> Cost:
 
 def spent(stage: Stage) -> tuple[float, float]:
     return cpu_s(stage.web()), cpu_s(stage.redis())
+
+
+def plus(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def minus(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
