@@ -71,17 +71,21 @@ async def held(stage: Stage, readers: int, streams: int, rounds: int = 5) -> dic
         await stage.close()
 
 
+async def bursts(stage: Stage, visits: int) -> None:
+    """So many opened and closed, `VISITS_AT_ONCE` at once."""
+    for _ in range(visits // VISITS_AT_ONCE):
+        await visit(stage, VISITS_AT_ONCE, 10)
+
+
 async def growth_mib() -> tuple[float, float]:
     """Of the workers, over `VISITS` opened and closed responses: of PSS, and of what they
     share with nobody, which other processes of the same Python do not move."""
     # No worker is replaced meanwhile: what it keeps stays with it.
     with plateau({"MAX_REQUESTS": "0"}) as stage:
         try:
-            for _ in range(VISITS_BEFORE // VISITS_AT_ONCE):
-                await visit(stage, VISITS_AT_ONCE, 10)
+            await bursts(stage, VISITS_BEFORE)
             before, private = pss_kib(stage.web()), private_kib(stage.web())
-            for _ in range(VISITS // VISITS_AT_ONCE):
-                await visit(stage, VISITS_AT_ONCE, 10)
+            await bursts(stage, VISITS)
             after, still_private = pss_kib(stage.web()), private_kib(stage.web())
             return (after - before) / 1024, (still_private - private) / 1024
         finally:
@@ -177,10 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_files_most()
     rows = measure()
     in_mib = [(row.what, row.measured or 0, row.bound) for row in rows if row.unit == "MiB"]
-    kept = sum(row.bound is not None and not row.missed for row in rows)
-    bounds = sum(row.bound is not None for row in rows)
+    bounded = [row for row in rows if row.unit == "MiB" and row.bound is not None]
+    kept = sum(not row.missed for row in bounded)
     largest = next(row.measured for row in rows if row.what == LARGEST)
-    finding = f"{largest:.0f} MiB for {LARGEST}: {kept} of {bounds} bounds kept"
+    finding = f"{largest:.0f} MiB for {LARGEST}: {kept} of {len(bounded)} bounds kept"
     return report("memory", rows, lambda path: plots.memory(in_mib, finding, path))
 
 

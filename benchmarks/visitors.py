@@ -101,19 +101,20 @@ class Visitors:
         await self._client.aclose()
 
     async def _at_rate(self, rate: float, work: Callable[[], Awaitable[None]]) -> None:
-        """Start one each 1/rate s. Who is late does not make the next one late."""
+        """Start one each 1/rate s; where this process was kept from it, all that are due."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         number = 0
         while True:
             await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
-            number += 1
-            if len(self._tasks) >= MOST_OPEN:
-                self.tally.turned_away += 1
-                continue
-            task = loop.create_task(self._guarded(work()))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            while number <= (loop.time() - began) * rate:
+                number += 1
+                if len(self._tasks) >= MOST_OPEN:
+                    self.tally.turned_away += 1
+                    continue
+                task = loop.create_task(self._guarded(work()))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:

@@ -98,7 +98,7 @@ def test_a_short_soak_loses_nothing(soaked: tuple[list[Sample], Tally, Path]) ->
     last = samples[-1]
     assert 30 < last.workers < last.all_but_redis < 200
     assert 0 < last.cache < 10 and 0 < last.streams < 10
-    found = {row.what: row for row in soak.rows(samples, tally, tracebacks=2)}
+    found = {row.what: row for row in soak.rows(samples, tally, rate=20, tracebacks=2)}
     assert found["soak, lost events"].measured == 0
     assert found["soak, errors"].missed
 
