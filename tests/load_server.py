@@ -27,6 +27,8 @@ WAIT_S = 10.0
 # Of a thousand events, each of the five hundredth is the faulty one.
 ONE_IN, FAULTY = 1000, 500
 LATE_S = 1.0
+# Of its clock.
+AHEAD_S = 5.0
 
 Entry = tuple[str, dict[str, Any]]
 Sequence = list[Entry]
@@ -88,7 +90,8 @@ class LoadServer:
     def create(self, count: int) -> str:
         run_id = f"run{len(self.runs)}"
         began_s = time.time()
-        texts = [piece(index, began_s + index * PAUSE_S, 0) for index in range(count)]
+        ahead_s = AHEAD_S if self.fault == "ahead" else 0.0
+        texts = [piece(i, began_s + i * PAUSE_S + ahead_s, 0) for i in range(count)]
         events: list[dict[str, Any]] = [{"type": "run.started", "run": run_id, "attempt": 1}]
         events += [{"type": "message.delta", "text": text} for text in texts]
         events.append({"type": "run.completed", "usage": None, "cached": False})
@@ -134,7 +137,9 @@ class LoadServer:
         for number in range(start, len(told.entries)):
             event_id, event = told.entries[number]
             said_s = told.began_s + max(0, number - 1) * PAUSE_S + late_s
-            await asyncio.sleep(max(0.0, said_s - time.time()))
+            # A loop sleeps by another clock than the one that stamps.
+            while (left_s := said_s - time.time()) > 0:
+                await asyncio.sleep(left_s)
             frame = f"id: {event_id}\ndata: {json.dumps(event)}\n\n".encode()
             yield frame.replace(b"\n", b"\r\n") if self.fault == "crlf" else frame
 

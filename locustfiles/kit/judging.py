@@ -46,7 +46,7 @@ def _keep(environment: Environment, found: list[thresholds.Judged], folder: Path
     content = {
         "shape": getattr(environment.shape_class, "name", ""),
         "host": environment.host,
-        "limits": [asdict(one) for one in found],
+        "limits": [{**asdict(one), "said": one.said} for one in found],
         "rows": [_row(environment, row) for row in (*MEASURED, AGAIN, *ANSWERS)],
         "requests": [
             _row(environment, Row(method, name))

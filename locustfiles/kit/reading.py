@@ -31,6 +31,8 @@ log = logging.getLogger("load")
 # What a browser waits where the server has said nothing.
 RETRY_S = 1.0
 SILENT_MOST = 3
+# By which one clock may be put right in between.
+CLOCK_S = 0.002
 RUNS = "/v1/runs"
 RUN = "/v1/runs/[id]"
 EVENTS = "/v1/runs/[id]/events"
@@ -158,9 +160,7 @@ class Reading:
             raise Fault("malformed") from None
         except (Cut, OSError) as error:
             if self._timed:
-                rows.failed(
-                    self._environment, self._manner.row, f"broken off: {kind_of(error)}"
-                )
+                rows.failed(self._environment, rows.BROKEN, f"broken off: {kind_of(error)}")
             return RETRY_S if arrivals.retry_s is None else arrivals.retry_s
         finally:
             arrivals.close()
@@ -201,11 +201,17 @@ class Reading:
         # What was said before this response was open waited for us, not we for it.
         live = said_s is not None and said_s > self._opened_s
         if said_s is not None and live:
-            rows.note(environment, rows.LAG, (at_s - said_s) * 1000)
+            self._lag(at_s - said_s)
         if self._last_at_s is not None and (live or self._again_s is not None or not stamp):
             rows.note(environment, rows.GAP, (at_s - self._last_at_s) * 1000)
         self._last_at_s = at_s
         self._resumed(at_s, waited=not live)
+
+    def _lag(self, lag_s: float) -> None:
+        if lag_s < -(self._user.clock.sure_s or 0.0) - CLOCK_S:
+            rows.failed(self._environment, rows.ORDER, "came before it was said: other clocks")
+            return
+        rows.note(self._environment, rows.LAG, max(0.0, lag_s) * 1000)
 
     def _first_token(self, at_s: float) -> None:
         """Of whom nothing has kept: between the two requests of the others the generator may

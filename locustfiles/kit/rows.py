@@ -43,8 +43,9 @@ SHARED = Row("SSE", "whole answer, among many")
 SLOW = Row("SSE", "whole answer, read slowly")
 TURN = Row("SSE", "turn of a conversation")
 ANSWERS = (ANSWER, SHARED, SLOW, TURN)
-# One failure for each faulty event.
+# One failure for each faulty event, and for each response that was broken off.
 ORDER = Row("SSE", "events in order")
+BROKEN = Row("SSE", "connections")
 FAULTS_MOST = 100
 
 

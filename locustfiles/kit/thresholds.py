@@ -55,6 +55,12 @@ class Judged:
     missed: bool
     most: bool = True
 
+    @property
+    def said(self) -> str:
+        if self.missed:
+            return "MISSED"
+        return "ok" if self.measured is not None else "not measured"
+
 
 def judge(environment: Environment, exceptions: int) -> list[Judged]:
     """All lines; without a shape only that something was sent and that nothing failed."""
@@ -72,7 +78,8 @@ def judge(environment: Environment, exceptions: int) -> list[Judged]:
         found.append(
             Judged("asked again, of 1,000", round(again, 1), AGAIN_MOST, "", again > AGAIN_MOST)
         )
-    answers = sum(rows.found(environment, row).num_requests for row in rows.ANSWERS)
+    told = [rows.found(environment, row) for row in rows.ANSWERS]
+    answers = sum(entry.num_requests - entry.num_failures for entry in told)
     least = int(getattr(environment.shape_class, "answers_least", 1))
     found.append(Judged("whole answers", answers, least, "", answers < least, most=False))
     expected: set[Row] = set()
@@ -107,7 +114,7 @@ def lines(found: list[Judged]) -> list[str]:
         measured = "nothing" if one.measured is None else f"{one.measured:g} {one.unit}".strip()
         sign = "≤" if one.most else "≥"
         bound = "" if one.bound is None else f"{sign} {one.bound:g}"
-        cells.append((one.what, measured, bound, "MISSED" if one.missed else "ok"))
+        cells.append((one.what, measured, bound, one.said))
     widths = [max(len(row[column]) for row in cells) for column in range(4)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
