@@ -138,7 +138,7 @@ class LoadServer:
             event_id, event = told.entries[number]
             said_s = told.began_s + max(0, number - 1) * PAUSE_S + late_s
             # A loop sleeps by another clock than the one that stamps.
-            while (left_s := said_s - time.time()) > 0:
+            while (left_s := said_s - time.time()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(left_s)
             frame = f"id: {event_id}\ndata: {json.dumps(event)}\n\n".encode()
             yield frame.replace(b"\n", b"\r\n") if self.fault == "crlf" else frame
