@@ -1,4 +1,4 @@
-"""An agent that waits for its reader."""
+"""Agents that wait for their readers: a file is what a test in another process can make."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ async def steps(run: Run) -> AsyncIterator[Yielded]:
     before: what is held back on the way is held back for ever."""
     folder = Path(run.options["folder"])
     for number in range(int(run.options["count"])):
-        # A file is what a test in another process can make.
         while number and not (folder / str(number - 1)).exists():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         yield f"{number} "
+
+
+async def until(run: Run) -> AsyncIterator[Yielded]:
+    """A word each 50 ms until there is a file named `gate`."""
+    number, gate = 0, Path(run.options["gate"])
+    while not gate.exists():  # noqa: ASYNC240
+        yield f"{number} "
+        number += 1
+        await asyncio.sleep(0.05)
