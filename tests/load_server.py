@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from locustfiles.agent import piece
+from locustfiles.agent import STAMP, piece
 
 PAUSE_S = 0.01
+EARLY_S = 0.001
 WAIT_S = 10.0
 # Of a thousand events, each of the five hundredth is the faulty one.
 ONE_IN, FAULTY = 1000, 500
@@ -77,7 +78,7 @@ class Told:
 
     entries: Sequence
     output: str
-    began_s: float
+    ahead_s: float
 
 
 @dataclass
@@ -102,7 +103,7 @@ class LoadServer:
         self.events += len(entries)
         if at is not None and self.fault in FAULTS:
             entries = FAULTS[self.fault](entries, at)
-        self.runs[run_id] = Told(entries, "".join(texts), began_s)
+        self.runs[run_id] = Told(entries, "".join(texts), ahead_s)
         return run_id
 
     async def answer(
@@ -136,10 +137,10 @@ class LoadServer:
         late_s = LATE_S if self.fault == "late" else 0.0
         for number in range(start, len(told.entries)):
             event_id, event = told.entries[number]
-            said_s = told.began_s + max(0, number - 1) * PAUSE_S + late_s
+            stamp = STAMP.match(event.get("text", ""))
+            said_s = int(stamp[2]) / 1e6 - told.ahead_s if stamp else 0.0
             # A loop sleeps by another clock than the one that stamps.
-            while (left_s := said_s - time.time()) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(left_s)
+            await asyncio.sleep(max(0.0, said_s + EARLY_S + late_s - time.time()))
             frame = f"id: {event_id}\ndata: {json.dumps(event)}\n\n".encode()
             yield frame.replace(b"\n", b"\r\n") if self.fault == "crlf" else frame
 

@@ -19,21 +19,30 @@ FIGURES = ("idle", "ten users", "under load", "when all have gone", "whole answe
 LOAD = {"AGENTS": "load=locustfiles.agent:load", "ADMIN_TOKEN": "sesame-open"}
 
 
-def scripts_load(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def scripts_load(*arguments: str, **env: str) -> tuple[int, str]:
+    """Its exit code, and what it has said."""
+    load = subprocess.Popen(
         [sys.executable, "-m", "locustfiles", *arguments],
         cwd=REPOSITORY,
         env=environment({"LOCUST_HOST": "", **env}),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
     )
+    try:
+        said, _ = load.communicate(timeout=110)
+    finally:
+        # Killed, it would leave the service that it has started.
+        if load.poll() is None:
+            load.terminate()
+            load.communicate()
+    return load.returncode, said
 
 
 def test_smoke_passes_and_is_reported(tmp_path: Path) -> None:
     """50 questions of 10 users, all answered whole: what `scripts/load` does."""
-    ended = scripts_load("smoke", "--results", str(tmp_path))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    code, said = scripts_load("smoke", "--results", str(tmp_path))
+    assert code == 0, said
     verdict = msgspec.json.decode((tmp_path / "verdict.json").read_bytes())
     assert (missed(verdict), failures(verdict)) == (set(), {})
     page = (tmp_path / "report.html").read_text()
@@ -49,10 +58,10 @@ def test_every_kind_of_user_passes_elsewhere_too(tmp_path: Path) -> None:
     with serving(tmp_path / "data", env=LOAD, cwd=REPOSITORY) as plateau:
         more = ("--users", "40", "--run-time", "36s", "--processes", "2")
         results = tmp_path / "results"
-        ended = scripts_load(
+        code, said = scripts_load(
             "ramp", "--host", plateau.url, "--results", str(results), *more, **LOAD
         )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert code == 0, said
     verdict = msgspec.json.decode((results / "verdict.json").read_bytes())
     counts = {row["name"]: row["count"] for row in verdict["rows"] + verdict["requests"]}
     assert counts["SSE whole answer, among many"] and counts["SSE first token, cached"]

@@ -79,6 +79,9 @@ def test_one_faulty_event_in_a_thousand_is_a_failure(
     code, verdict = smoke(fault, tmp_path)
     assert code == 1
     found = failures(verdict)
+    if fault == "swap":
+        # Whoever broke off just then is told once more.
+        found.pop(f"{EVENTS}: repeated", None)
     # One event of a thousand, in one answer of fifty.
     assert set(found.values()) == {1} and len(found) == len(kinds), found
     assert all(any(what.startswith(kind) for what in found) for kind in kinds), found
