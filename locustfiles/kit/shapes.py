@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
-from locust import LoadTestShape, events
+from locust import LoadTestShape, events, runners
 from locust.env import Environment
 
 from locustfiles.kit import judging, options, timeline
@@ -71,6 +71,9 @@ class Staged(LoadTestShape):
         return None
 
 
+# In seconds: a generator that gets no CPU for a while is late, not gone; taken for gone, its
+# users would be made a second time.
+runners.HEARTBEAT_LIVENESS = 20
 events.init_command_line_parser.add_listener(options.add)
 events.init.add_listener(remember)
 events.init.add_listener(timeline.begin)
