@@ -21,7 +21,7 @@ from benchmarks.measuring import open_files_most
 from locustfiles.beside import plot, report, sampling
 from locustfiles.beside.report import Seen
 from locustfiles.beside.sampling import Sample, Sampler
-from tests.processes import REPOSITORY, Serving, serving
+from tests.processes import REPOSITORY, Serving, free_ports, serving
 
 SHAPES = ("smoke", "ramp", "spike", "soak")
 AGENTS = "load=locustfiles.agent:load"
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--host", default=os.environ.get("LOCUST_HOST", ""), help="else one is started here"
     )
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="of locust [one a core]"
+        "--processes", type=int, help="of locust [one a core; smoke needs no more than one]"
     )
     parser.add_argument(
         "--results", type=Path, help="a folder for report, CSV and plot [locustfiles/results/…]"
@@ -95,7 +95,13 @@ def load(
     """Run locust to its end, the samples beside it; its exit code."""
     command = [sys.executable, "-m", "locust", "-f", f"locustfiles/{options.shape}.py"]
     command += ["--headless", "--only-summary", "--host", url, "--results", str(folder)]
-    command += ["--csv", str(folder / "locust"), "--processes", str(options.processes), *more]
+    command += ["--csv", str(folder / "locust"), *more]
+    processes = options.processes or (1 if options.shape == "smoke" else os.cpu_count() or 1)
+    if processes > 1:
+        # Two loads on one machine must not meet at locust's usual port.
+        port = str(free_ports(1))
+        command += ["--master-bind-port", port, "--master-port", port]
+        command += ["--processes", str(processes)]
     with ExitStack() as started:
         if lone:
             script = [sys.executable, "-m", "locustfiles.beside.lone", url]

@@ -59,14 +59,14 @@ def read_one(address: str, file: TextIO) -> None:
             token = f"{(read_s - asked_s) * 1000:.2f}" if first else ""
             first = False
             file.write(f"{read_s:.3f},{lag_ms:.2f},{token}\n")
-        file.flush()
     finally:
         connection.close()
 
 
 def main(url: str, path: Path) -> None:
     """Until it is ended."""
-    with path.open("w") as file:
+    # A line at a time: it is ended in the middle of a stream.
+    with path.open("w", buffering=1) as file:
         file.write("at_s,lag_ms,first_token_ms\n")
         while True:
             try:
