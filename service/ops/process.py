@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
+LEAST_S = 0.2
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 # Where version 1 knows no limit it says a number near 2**63.
@@ -105,14 +106,17 @@ def _number(path: Path) -> int | None:
 
 
 class Cpu:
-    """The share of one core that this process has used since it was last asked."""
+    """The share of one core that this process has used since it was last asked; 0 where that
+    was less than `LEAST_S` ago: who has just begun is busy with that."""
 
     def __init__(self) -> None:
         self._used_s, self._at = time.process_time(), time.monotonic()
 
     def share(self) -> float:
         used_s, at = time.process_time(), time.monotonic()
-        passed_s = max(1e-6, at - self._at)
+        passed_s = at - self._at
+        if passed_s < LEAST_S:
+            return 0.0
         found = (used_s - self._used_s) / passed_s
         self._used_s, self._at = used_s, at
         return found
