@@ -63,6 +63,12 @@ def frozen(pids: list[int]) -> Iterator[None]:
 
 
 def test_once(served: Serving, tmp_path: Path) -> None:
+    def there_is_a_runner() -> bool:
+        health = httpx.get(f"{served.url}/health").json()
+        return bool(health["components"]["runner"]["alive"] == 1)
+
+    # A test before this one may have ended it.
+    wait_until(there_is_a_runner, "the one runner is back", timeout_s=30)
     for arguments in (["--once"], []):
         done = top(served, tmp_path, *arguments)
         assert (done.returncode, done.stderr) == (0, "")
