@@ -152,9 +152,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
         workers = Workers(redis, "web")
         canary = Canary(hub, streams, stats)
         watch = Watch(redis, cache_redis, queue, workers, stats, hub, canary)
-        reporter = Reporter(
-            workers, watch.figures, urgent=watch.hearing, of_a_tree=board is not None
-        )
+        reporter = Reporter(workers, watch.figures, urgent=watch.hearing, board=board)
         host = socket.gethostname()
         stack.push_async_callback(_add_up, stats)
         for keeps_on in (

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from service.errors import SettingsError
 
@@ -56,6 +57,27 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _redis_url(text: str) -> str:
+    """A URL that redis-py takes. The error quotes nothing of it: a password may be anywhere in
+    one that is wrong."""
+    # Whoever has such a URL has the library, too; nobody else needs it.
+    from redis.asyncio import ConnectionPool
+
+    url = text.strip()
+    try:
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+        parts = urlsplit(url)
+        # A `/` or `#` that is not encoded ends the password, and the rest is shown as a path.
+        if parts.scheme == "unix" or re.fullmatch(r"/?[0-9]*", parts.path + parts.fragment):
+            return url
+    except (ValueError, TypeError):
+        pass
+    raise ValueError(
+        "redis://[user:password@]host[:port][/db], rediss://… or unix://…, its password "
+        "percent-encoded"
+    )
+
+
 def _agents(text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for part in _list(text):
@@ -95,10 +117,10 @@ class Settings:
         Path("data"), Path, "where the Redis servers that we start keep their files"
     )
     redis_url: str = _setting(
-        "", str.strip, "streams, runs, conversations; unset: serve starts one", secret=True
+        "", _redis_url, "streams, runs, conversations; unset: serve starts one", secret=True
     )
     cache_redis_url: str = _setting(
-        "", str.strip, "the answer cache; unset: serve starts one", secret=True
+        "", _redis_url, "the answer cache; unset: serve starts one", secret=True
     )
     redis_server_bin: str = _setting(
         "", str.strip, "server to start instead of the bundled one"

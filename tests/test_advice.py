@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from service.ops import process
+from service.ops import cgroup
 from service.ops.advice import (
     CPU_MOST,
     EVICTIONS_STEADY,
@@ -160,7 +160,7 @@ def test_a_rule_speaks_where_it_should(case: Case) -> None:
 
 def test_the_cgroup_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     def rules(used: int | None, limit: int | None) -> dict[str, str]:
-        monkeypatch.setattr(process, "cgroup", lambda: (used, limit))
+        monkeypatch.setattr(cgroup, "memory", lambda: (used, limit))
         return {row["rule"]: row["says"] for row in picture(seen())["advice"]}
 
     assert rules(95 * MIB, 100 * MIB) == {"cgroup": "95% of the 100 MiB that this host may use"}

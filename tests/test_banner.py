@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.serve.banner import LAST_LINE, banner, page_url, redis_command
+from service.serve.banner import LAST_LINE, banner, page_url
 from service.settings import Settings
 
 
@@ -22,24 +22,20 @@ def test_the_page_is_at_an_address_that_a_browser_can_open(host: str, url: str) 
     assert page_url(Settings(host=host)) == url
 
 
-@pytest.mark.parametrize(
-    ("url", "command"),
-    [
-        ("redis://box:6380/1", "redis-cli -u redis://box:6380/1 INFO memory"),
-        ("redis://:secret@box/0", "redis-cli -u 'redis://:***@box/0' INFO memory"),
-        ("rediss://me:secret@box", "redis-cli -u 'rediss://me:***@box' INFO memory"),
-        ("unix:///run/my redis.sock", "redis-cli -s '/run/my redis.sock' INFO memory"),
-        ("redis://box/0?password=secret", "redis-cli -u redis://box/0 INFO memory"),
-    ],
-)
-def test_a_line_for_a_given_redis_shows_no_password(url: str, command: str) -> None:
-    assert redis_command(url, ours=False) == command
+def test_a_line_for_a_given_redis_can_be_pasted_and_shows_no_password() -> None:
+    settings = Settings(
+        redis_url="rediss://me:secret@box/0", cache_redis_url="redis://box/0?password=secret"
+    )
+    printed = banner(settings, frozenset())
+    assert '  redis-cli -u "$REDIS_URL" INFO memory\n' in printed
+    assert "  redis-cli -u redis://box/0 --askpass INFO memory\n" in printed
+    assert "secret" not in printed
 
 
 def test_a_line_for_ours_is_short() -> None:
-    assert redis_command("redis://127.0.0.1:8001/0", ours=True) == (
-        "redis-cli -p 8001 INFO memory"
-    )
+    settings = Settings(redis_url="redis://127.0.0.1:8001/0")
+    lines = banner(settings, frozenset({"streams"})).splitlines()
+    assert "  redis-cli -p 8001 INFO memory" in lines
 
 
 def test_the_banner_ends_with_how_to_stop() -> None:

@@ -75,10 +75,10 @@ def test_settings_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
     assert found.code == 2
     assert found.ill() == [
         "settings.port",
-        "settings.log_format",
-        "settings.api_keys",
         "settings.redis_url",
         "settings.cache_redis_url",
+        "settings.log_format",
+        "settings.api_keys",
     ]
     assert "secret" not in found.text
     assert json.loads(found.text)["status"] == "error"

@@ -20,7 +20,7 @@ from service.agents import (
     Yielded,
 )
 from service.errors import RUN_FAILURES
-from service.runs.execution import MESSAGE_CHARS, OUTPUT_BYTES, TOOL_BYTES
+from service.runs.yields import MESSAGE_CHARS, OUTPUT_BYTES, TOOL_BYTES
 from service.store.streams import Streams
 from tests.executions import Told, execute, execution_of, told_of
 from tests.store import on_streams, text_of, until

@@ -1,4 +1,4 @@
-"""What the machine and control groups allow, and what doctor makes of it."""
+"""What doctor makes of what the machine allows."""
 
 from __future__ import annotations
 
@@ -11,78 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.cli.checks import directory, limits, machine
+from service.cli.checks import directory, machine
 from service.serve.data_dir import LOCK, DataDir
 from service.settings import Settings
 from tests.processes import environment, free_ports
 
 MIB = 1024**2
-
-
-def groups(root: Path, of_process: str, files: dict[str, str]) -> Path:
-    """A file system in which process 7 is in these control groups."""
-    files = files | {"proc/7/cgroup": of_process}
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("of_process", "files", "limit"),
-    [
-        ("0::/", {"sys/fs/cgroup/memory.max": "536870912"}, 512 * MIB),
-        ("0::/", {"sys/fs/cgroup/memory.max": "max"}, None),
-        (
-            "0::/system.slice/plateau.service",
-            {
-                "sys/fs/cgroup/system.slice/memory.max": str(300 * MIB),
-                "sys/fs/cgroup/system.slice/plateau.service/memory.max": str(512 * MIB),
-            },
-            300 * MIB,
-        ),
-        (
-            "9:cpu:/\n4:memory:/docker/abc\n0::/",
-            {"sys/fs/cgroup/memory/memory.limit_in_bytes": str(256 * MIB)},
-            256 * MIB,
-        ),
-        (
-            "4:memory:/a",
-            {"sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712"},
-            None,
-        ),
-        ("", {}, None),
-    ],
-)
-def test_the_strictest_limit_of_memory_is_found(
-    tmp_path: Path, of_process: str, files: dict[str, str], limit: int | None
-) -> None:
-    assert limits.memory_limit(7, groups(tmp_path, of_process, files)) == limit
-
-
-@pytest.mark.parametrize(
-    ("of_process", "files"),
-    [
-        ("0::/a", {"sys/fs/cgroup/a/cpu.max": "50000 100000"}),
-        (
-            "2:cpu,cpuacct:/",
-            {
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-            },
-        ),
-    ],
-)
-def test_a_quota_counts_as_cores(
-    tmp_path: Path, of_process: str, files: dict[str, str]
-) -> None:
-    assert limits.cores(7, groups(tmp_path, of_process, files)) == 0.5
-
-
-def test_without_a_quota_all_cores_count(tmp_path: Path) -> None:
-    root = groups(tmp_path, "0::/", {"sys/fs/cgroup/cpu.max": "max 100000"})
-    assert limits.cores(7, root) == limits.cores(8, root) == len(os.sched_getaffinity(0))
 
 
 def test_bounds_that_do_not_fit_are_an_error_and_made_to_fit() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from service.agents import Run, Yielded
-from service.runs import runner
+from service.runs import process
 from service.runs.job import Job
 from service.settings import Settings
 from service.store import keys, queue
@@ -63,7 +63,7 @@ class Scene:
     @asynccontextmanager
     async def runner(self, name: str = "r1") -> AsyncIterator[None]:
         """A runner that is told to stop at the end, as its process would be."""
-        serving = asyncio.create_task(runner._serve(self.settings, name))
+        serving = asyncio.create_task(process._serve(self.settings, name))
         try:
 
             async def there() -> bool:

@@ -52,6 +52,32 @@ def test_the_defaults() -> None:
     assert settings.allow_anonymous is False
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "secret",
+        "http://:secret@box/0",
+        "redis://:secret/@box",
+        "redis://:secret#@box/0",
+        "redis://box:secret/0",
+        "redis://box/secret",
+        "redis://box/0?secret=1",
+    ],
+)
+def test_what_is_no_url_of_a_redis_is_refused_and_not_repeated(url: str) -> None:
+    for variable in ("REDIS_URL", "CACHE_REDIS_URL"):
+        said = refusal(**{variable: url})
+        assert said.startswith(f"{variable} must be redis://[user:password@]host[:port][/db]")
+        assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://box", "rediss://me:p%2F%23@box:1/3", "unix:///run/redis.sock?db=1"]
+)
+def test_a_url_of_a_redis_is_taken_as_it_is(url: str) -> None:
+    assert Settings.from_env({"REDIS_URL": f" {url} "}).redis_url == url
+
+
 def test_every_setting_is_read_from_its_variable() -> None:
     environ = {
         "HOST": " ::1 ",

@@ -58,6 +58,35 @@ def test_what_a_killed_process_counted_is_left_behind_once() -> None:
     assert taken(mine) == {"runs_joined": 2}
 
 
+def test_who_has_ended_is_told_once() -> None:
+    board = Board()
+    board.claim()
+    assert board.ended() == []
+    dead = [_ended_after(board) for _ in range(3)]
+    # The first two by those who took their row, who did not live to say so.
+    assert board.ended() == dead[2:]
+    assert board.ended() == []
+    last = _ended_after(board)
+    board.claim()
+    assert board.ended() == [last]
+    assert board.ended() == []
+
+
+def _ended_after(board: Board) -> int:
+    """The pid of one that has claimed a row and was killed."""
+    reading, writing = os.pipe()
+
+    def act() -> None:
+        board.claim()
+        os.write(writing, str(os.getpid()).encode())
+
+    in_child(act)
+    pid = int(os.read(reading, 100))
+    os.close(reading)
+    os.close(writing)
+    return pid
+
+
 def test_a_batch_stays_the_same_until_it_is_added() -> None:
     row = Row()
     assert row.batch() is None

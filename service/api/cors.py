@@ -12,7 +12,16 @@ from starlette.types import ASGIApp, Scope
 from service.settings import Settings
 
 ALLOWED = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
-EXPOSED = ("X-Cache", "Cache-Status", "Location", "Retry-After", "Age")
+EXPOSED = (
+    "X-Cache",
+    "Cache-Status",
+    "Location",
+    # Of an answer that is the stream itself: where it is rejoined, with its token.
+    "Content-Location",
+    "Retry-After",
+    "Age",
+    "X-Request-ID",
+)
 LOOPBACK = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 

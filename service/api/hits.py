@@ -18,9 +18,10 @@ from service.store.reading import Entry
 
 
 async def find(cache: Cache, run_id: str, *, token: str, owner: str) -> Answer:
-    """The entry behind a hit's id; Problem where it is gone, or not the caller's."""
+    """The entry behind a hit's id; Problem where it is gone, or not the caller's. Raises
+    StoreError: what is out of reach for a moment has not been evicted."""
     match = ids.HIT_ID.fullmatch(run_id)
-    answer = await cache.get(match[1]) if match else None
+    answer = await cache.read(match[1]) if match else None
     if answer is None:
         raise Problem("run_expired", "The cached answer has been evicted; ask again.")
     if owner:

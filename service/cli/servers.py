@@ -7,13 +7,11 @@ it is said what to do. Nothing that is shown of a URL is a secret.
 from __future__ import annotations
 
 import asyncio
-import re
-import shlex
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import (
@@ -24,15 +22,15 @@ from redis.exceptions import (
 )
 
 from service.cli import INTERRUPTED
-from service.errors import SettingsError, StoreError
+from service.errors import StoreError
 from service.serve.child import leave
 from service.serve.data_dir import running
+from service.serve.redis_cli import has_secret, redis_cli
 from service.serve.redis_server import Role
 from service.settings import Settings
-from service.store.connections import connect, masked, single_connection, store_errors
+from service.store.connections import connect, masked, store_errors
 
 VARIABLES: dict[Role, str] = {"streams": "REDIS_URL", "cache": "CACHE_REDIS_URL"}
-FORM = "redis://[user:password@]host[:port][/db], rediss://… or unix://…"
 # For all that is asked of one server.
 ANSWER_WITHIN_S = 3.0
 
@@ -63,36 +61,15 @@ class Server:
     @property
     def shown(self) -> str:
         """The URL for people."""
-        # A query may hold a password, too.
-        return masked(urlunsplit(urlsplit(self.url)._replace(query="")))
+        return masked(self.url)
 
     def cli(self, *words: str) -> str:
         """`redis-cli … WORDS` for a shell; a password comes from the variable that has it."""
-        return f"redis-cli {self._place()} {shlex.join(words)}"
-
-    def _place(self) -> str:
-        parts = urlsplit(self.url)
-        if self.is_ours:
-            return f"-p {parts.port}"
-        if parts.password is not None and not parts.query and parts.scheme != "unix":
-            # redis-cli takes the user before `:PASSWORD` for one without a name.
-            whole, name = f"${self.variable}", self.variable
-            named = f"${{{name}%%:*}}://default:${{{name}#*://:}}"
-            return f'-u "{whole if parts.username else named}"'
-        secret = " --askpass" if _has_secret(parts) else ""
-        if parts.scheme == "unix":
-            return f"-s {shlex.quote(parts.path)}{secret}"
-        user = f" --user {shlex.quote(parts.username)}" if parts.username else ""
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")
-        return f"-u {shlex.quote(urlunsplit(bare))}{user}{secret}"
-
-
-def _has_secret(parts: SplitResult) -> bool:
-    return parts.password is not None or "password" in parts.query
+        return redis_cli(self.url, self.variable, *words, ours=self.is_ours)
 
 
 def find(settings: Settings) -> tuple[Server, Server]:
-    """That of the streams and that of the cache. SettingsError where a URL is none."""
+    """That of the streams and that of the cache."""
     return (
         _find("streams", settings.redis_url, settings),
         _find("cache", settings.cache_redis_url, settings),
@@ -102,7 +79,6 @@ def find(settings: Settings) -> tuple[Server, Server]:
 def _find(role: Role, url: str, settings: Settings) -> Server:
     variable, place = VARIABLES[role], f"DATA_DIR={settings.data_dir}"
     if url:
-        _check(url, variable)
         return Server(role, url)
     try:
         serve = running(settings.data_dir)
@@ -121,19 +97,6 @@ def _find(role: Role, url: str, settings: Settings) -> Server:
     else:
         return Server(role, serve.urls[role], is_ours=True)
     return Server(role, "", unknown=unknown)
-
-
-def _check(url: str, variable: str) -> None:
-    """SettingsError, which quotes nothing: a password may be in any part of a wrong URL."""
-    try:
-        single_connection(url, "plateau")
-        parts = urlsplit(url)
-        # A `/` or `#` that is not encoded ends the password, and the rest is shown as a path.
-        if parts.scheme == "unix" or re.fullmatch(r"/?[0-9]*", parts.path + parts.fragment):
-            return
-    except (ValueError, TypeError):
-        pass
-    raise SettingsError(f"{variable} must be {FORM}, its password percent-encoded.")
 
 
 @asynccontextmanager
@@ -180,7 +143,7 @@ def _refusal(server: Server, parts: SplitResult, said: str) -> Trouble:
     form = f"{server.variable}={parts.scheme}://"
     if "without any password configured" in said:
         return Trouble(f"{server.shown} has no password", f"{form}{place}")
-    wrong = "refuses this password" if _has_secret(parts) else "asks for a password"
+    wrong = "refuses this password" if has_secret(parts) else "asks for a password"
     return Trouble(f"{server.shown} {wrong}", f"{form}{parts.username or ''}:PASSWORD@{place}")
 
 

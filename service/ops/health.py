@@ -77,6 +77,9 @@ class Health:
             causes = [cause for cause in found if cause]
             if causes and components[name]["status"] == "up":
                 components[name] |= {"status": "degraded", "cause": "; ".join(causes)}
+        if "evictions" in said and components["cache"]["status"] == "up":
+            # Told, and no fault: a full cache that evicts does what it is for.
+            components["cache"]["cause"] = said["evictions"]
         if ready["status"] == "down":
             components["web"]["cause"] = ready["cause"]
         if components["streams"]["status"] == "down":
@@ -111,7 +114,6 @@ def _causes(picture: Picture, said: dict[str, str]) -> dict[str, list[str | None
     """What makes which component less than well, though it answers."""
     return {
         "streams": [said.get("full")],
-        "cache": [said.get("evictions")],
         "runner": [silent(picture, "runner"), died(picture, {"runners_died": "runner"})],
         "queue": [said.get("queue")],
         "memory": [said.get("memory"), said.get("cgroup")],

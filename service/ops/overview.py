@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service.ops import process
+from service.ops import cgroup, process
 from service.ops.advice import advise
 from service.ops.watch import Seen
 from service.settings import Settings
@@ -69,7 +69,7 @@ def _memory(seen: Seen, settings: Settings, host: str) -> Section:
             row = {"role": f"redis-{role}", "host": host, "pid": pid}
             rows.append({**row, "pss_bytes": pss, "rss_bytes": rss})
     here = [row for row in rows if row["host"] == host]
-    used, limit = process.cgroup()
+    used, limit = cgroup.memory()
     # Without those who say what they use it would be the sum of the rest.
     total = sum(row["pss_bytes"] for row in here) if seen.workers else None
     return {

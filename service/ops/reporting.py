@@ -15,6 +15,7 @@ from contextlib import suppress
 from service.errors import StoreError
 from service.ops import process
 from service.ops.damper import tell_held
+from service.store.tally import Board
 from service.store.workers import REPORT_S, Figures, Workers
 
 log = logging.getLogger("plateau.ops")
@@ -24,7 +25,8 @@ LOOK_S = 0.5
 
 class Reporter:
     """`more` gives what only this kind of process knows, `urgent` what of it others are to hear
-    of when it changes. One `of_a_tree` tells of its master, too, which has no connection."""
+    of when it changes. One with the `board` of a tree tells of its master, too, which has no
+    connection, and makes those of the tree forgotten that have died."""
 
     def __init__(
         self,
@@ -32,12 +34,13 @@ class Reporter:
         more: Callable[[], Figures],
         *,
         urgent: Callable[[], object] = lambda: None,
-        of_a_tree: bool = False,
+        board: Board | None = None,
     ) -> None:
         self._workers = workers
         self._more = more
         self._urgent = urgent
-        self._of_a_tree = of_a_tree
+        self._board = board
+        self._dead: list[int] = []
         self._cpu = process.Cpu()
         self._started = int(time.time())
 
@@ -48,6 +51,7 @@ class Reporter:
                 told = self._urgent()
                 try:
                     await self._workers.report(self._figures())
+                    await self._bury()
                 except StoreError as error:
                     log.info("nobody is told of this process: %s", error)
                 tell_held()
@@ -55,6 +59,13 @@ class Reporter:
         finally:
             with suppress(StoreError):
                 await self._workers.leave()
+
+    async def _bury(self) -> None:
+        if self._board is not None:
+            self._dead += self._board.ended()
+        while self._dead:
+            await self._workers.forget(self._dead[-1])
+            self._dead.pop()
 
     async def _wait(self, told: object) -> None:
         """Until the next report is due."""
@@ -71,7 +82,7 @@ class Reporter:
             "rss": rss,
             "cpu": round(self._cpu.share(), 4),
         }
-        if self._of_a_tree:
+        if self._board is not None:
             master = os.getppid()
             pss, rss = process.memory(master)
             figures |= {"master": master, "master_pss": pss, "master_rss": rss}

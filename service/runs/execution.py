@@ -16,36 +16,18 @@ from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
-import msgspec
-
-from service.agents import (
-    AgentError,
-    Message,
-    Output,
-    Progress,
-    Run,
-    ToolCall,
-    ToolResult,
-    Usage,
-    Yielded,
-)
+from service.agents import AgentError, Message, Run, Yielded
 from service.agents.registry import RegisteredAgent
 from service.errors import StoreError
 from service.runs.job import Job
 from service.runs.keeper import Keeper
 from service.runs.writer import Refused, Writer
+from service.runs.yields import TooLarge, Yields, short
 from service.store import cache, events
 from service.store.streams import Claimed, Streams
 
 log = logging.getLogger("plateau.runner")
 
-# The longest answer: what a reader may have to be sent in one snapshot.
-OUTPUT_BYTES = 256 * 1024
-# A tool's arguments or output beyond this are cut: they are shown, not processed.
-TOOL_BYTES = 16 * 1024
-# As much of them is kept for the cache as a snapshot holds.
-TOOLS_BYTES = 32 * 1024
-MESSAGE_CHARS = 500
 # An agent that does not end when it is cancelled is left behind after two seconds.
 STOP_TRIES, STOP_AGAIN_S = 10, 0.2
 
@@ -77,12 +59,7 @@ class Execution:
         self._writer = Writer(streams, run_id, claimed.attempt, claimed.seq)
         self._job = Job.decode(claimed.request)
         self._started = time.monotonic()
-        self._text: list[str] = []
-        self._bytes = 0
-        self._output: str | None = None
-        self._usage: dict[str, int] | None = None
-        self._tools: list[bytes] = []
-        self._tools_bytes = 0
+        self._yields = Yields(claimed.agent)
         self._driving: asyncio.Task[None] | None = None
         self._cancel_reason = claimed.cancel
         self._over = False
@@ -114,8 +91,8 @@ class Execution:
         """Returns when the run has ended; Refused where it is no longer ours."""
         try:
             last = await self._outcome()
-            usage = self._usage
-            output = self._output if last.arg == "completed" else None
+            usage = self._yields.usage
+            output = self._yields.output if last.arg == "completed" else None
             if last.arg == "completed":
                 await self._remember()
             await self._writer.finish(last, usage=usage, output=output)
@@ -146,14 +123,17 @@ class Execution:
         except AgentError as error:
             if self.cancelled:
                 return self._failure(error)
-            message = _short(error.message)
+            message = short(error.message)
             return events.failed(error.code, message, retryable=error.retryable)
         except (Refused, StoreError):
             raise
         except Exception as error:
             return self._failure(error)
         return events.completed(
-            self._usage, cached=False, duration_ms=self.elapsed_ms, output=self._output
+            self._yields.usage,
+            cached=False,
+            duration_ms=self.elapsed_ms,
+            output=self._yields.output,
         )
 
     async def _stop_driving(self) -> None:
@@ -270,55 +250,18 @@ class Execution:
         """One thing that the agent yielded."""
         if self._over:
             raise asyncio.CancelledError
-        if isinstance(item, str):
-            await self._take_text(item)
-        elif isinstance(item, Progress):
-            await self._writer.event(_progress(item))
-        elif isinstance(item, ToolCall):
-            call_id, name = _short(item.id), _short(item.name)
-            await self._take_tool(events.tool_call(call_id, name, _bounded(item.arguments)))
-        elif isinstance(item, ToolResult):
-            await self._take_tool(events.tool_result(_short(item.id), _bounded(item.output)))
-        elif isinstance(item, Usage):
-            self._usage = {
-                "input_tokens": _count(item.input_tokens),
-                "output_tokens": _count(item.output_tokens),
-            }
-        elif isinstance(item, Output):
-            output = _plain(item.text)
-            self._grow(output)
-            self._output = output
-        else:
-            raise AgentError(
-                "agent_invalid_output",
-                f"Agent {self._claimed.agent!r} yielded {type(item).__name__}, "
-                "which is neither text nor an event.",
-            )
-
-    async def _take_text(self, piece: str) -> None:
-        if not piece:
-            return
-        piece = _plain(piece)
-        self._grow(piece)
-        self._text.append(piece)
-        await self._writer.text(piece)
-        if self.first_text_s is None and self._job.asked_ms:
-            self.first_text_s = max(0.0, time.time() - self._job.asked_ms / 1000)
-
-    async def _take_tool(self, event: events.Event) -> None:
-        if self._tools_bytes + len(event.data) <= TOOLS_BYTES:
-            self._tools_bytes += len(event.data)
-            self._tools.append(event.data)
-        await self._writer.event(event)
-
-    def _grow(self, piece: str) -> None:
-        self._bytes += len(piece.encode())
-        if self._bytes > OUTPUT_BYTES:
+        try:
+            said = self._yields.take(item)
+        except TooLarge:
             self._count("outputs_too_large")
             log.info("run %s: its answer is too large", self.run_id)
-            raise AgentError(
-                "output_too_large", f"The answer passed {OUTPUT_BYTES // 1024} KiB."
-            )
+            raise
+        if isinstance(said, str):
+            await self._writer.text(said)
+            if self.first_text_s is None and self._job.asked_ms:
+                self.first_text_s = max(0.0, time.time() - self._job.asked_ms / 1000)
+        elif said is not None:
+            await self._writer.event(said)
 
     async def _remember(self) -> None:
         """Keep the answer before the end is announced: who asks then gets a hit."""
@@ -326,60 +269,13 @@ class Execution:
         answer = cache.answer_of(
             agent=agent.name,
             owner=self._claimed.owner,
-            text="".join(self._text),
-            output=self._output,
-            usage=self._usage,
-            tools=self._tools,
+            text=self._yields.text,
+            output=self._yields.output,
+            usage=self._yields.usage,
+            tools=self._yields.tools,
             duration_ms=self.elapsed_ms,
         )
         attempt = self._claimed.attempt
         await self._keeper.keep(
             self._job, self.run_id, answer, version=agent.version, attempt=attempt
         )
-
-
-def _plain(text: str) -> str:
-    """Lone surrogates, which no UTF-8 can carry, become question marks."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
-
-
-def _short(value: object) -> str:
-    return _plain(str(value)[:MESSAGE_CHARS])
-
-
-def _count(value: int) -> int:
-    """Within what every reader's JSON can count."""
-    return max(0, min(int(value), 2**53 - 1))
-
-
-def _progress(item: Progress) -> events.Event:
-    share = 100 * item.step / item.total_steps if item.total_steps else 0
-    percentage = share if item.percentage is None else item.percentage
-    return events.progress(
-        _count(item.step),
-        _count(item.total_steps),
-        _short(item.current_agent),
-        _short(item.message),
-        round(min(100.0, max(0.0, float(percentage))), 1),
-    )
-
-
-def _bounded(value: Any) -> Any:
-    """A JSON value as it is, if it is one and small; else its text, cut."""
-    if not isinstance(value, str):
-        try:
-            encoded = msgspec.json.encode(value)
-        except (TypeError, ValueError, RecursionError):
-            value = str(value)
-        else:
-            if len(encoded) <= TOOL_BYTES:
-                return value
-            value = encoded.decode()
-    text = value.encode(errors="replace")
-    if len(text) <= TOOL_BYTES:
-        return text.decode()
-    return text[:TOOL_BYTES].decode(errors="ignore") + " …"

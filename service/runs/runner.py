@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from functools import partial
 
-import uvloop
-
 from service import tasks
-from service.agents.registry import RegisteredAgent, load_agents
-from service.errors import SettingsError, StoreError, StoreFull
+from service.agents.registry import RegisteredAgent
+from service.errors import StoreError, StoreFull
 from service.ops.reporting import Reporter
 from service.runs.counting import count_end
 from service.runs.execution import Execution
@@ -31,11 +28,6 @@ from service.runs.writer import Refused
 from service.settings import Settings
 from service.store import events
 from service.store.appending import Appended, BlockingStreams
-from service.store.cache import Cache
-from service.store.connections import COMMAND_CONNECTIONS, connect, connect_blocking
-from service.store.conversations import Conversations, limits_of
-from service.store.fullness import Fullness
-from service.store.inflight import Inflight
 from service.store.queue import Leases, Queue, Ticket
 from service.store.stats import Stats
 from service.store.streams import Claimed, Streams
@@ -71,6 +63,7 @@ class Runner:
         stats: Stats,
         workers: Workers,
         blocking: BlockingStreams,
+        board: Board | None = None,
     ) -> None:
         self._name = name
         self._settings = settings
@@ -79,8 +72,8 @@ class Runner:
         self._queue = queue
         self._keeper = keeper
         self._stats = stats
-        self._workers = workers
         self._blocking = blocking
+        self._reporter = Reporter(workers, self._figures, board=board)
         self._loop = asyncio.get_running_loop()
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
         self._threads = ThreadPoolExecutor(settings.runner_concurrency, "agent")
@@ -101,8 +94,7 @@ class Runner:
         taking = asyncio.create_task(self._take_runs())
         cancelling = asyncio.create_task(self._watch_cancels())
         counting = asyncio.create_task(self._stats.keep_flushing())
-        reporter = Reporter(self._workers, self._figures)
-        reporting = asyncio.create_task(reporter.keep_reporting())
+        reporting = asyncio.create_task(self._reporter.keep_reporting())
         try:
             await stopping.wait()
             await tasks.end(taking)
@@ -315,67 +307,3 @@ class Runner:
         if attempt:
             self._stats.count("runs_restarted")
         return claimed
-
-
-async def _serve(settings: Settings, name: str, board: Board | None = None) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    agents = load_agents(settings)
-    async with AsyncExitStack() as stack:
-        # A run sends a batch each 30 ms, which takes one of them: four runs share a connection.
-        # One more is for the command that blocks, another for the rest of the runner.
-        connections = min(-(-settings.runner_concurrency // 4), COMMAND_CONNECTIONS) + 2
-        redis = connect(settings.redis_url, "plateau-runner", connections=connections)
-        stack.push_async_callback(redis.aclose)
-        cache_redis = None
-        if settings.cache_redis_url:
-            url = settings.cache_redis_url
-            cache_redis = connect(url, "plateau-runner", connections=2, timeout_s=2.0)
-            stack.push_async_callback(cache_redis.aclose)
-        blocking = connect_blocking(settings.redis_url, "plateau-leases")
-        stack.callback(blocking.close)
-        fullness = Fullness(redis, settings.stream_max_memory)
-        streams = Streams(
-            redis,
-            alive_s=settings.silence_s,
-            record_s=settings.stream_ttl_s,
-            share=fullness.share,
-        )
-        stats = Stats(redis, board)
-        answers = Cache(
-            cache_redis,
-            ttl_s=settings.cache_ttl_s,
-            max_bytes=settings.cache_max_memory,
-            count=stats.count,
-        )
-        keeper = Keeper(
-            answers,
-            Conversations(redis, limits_of(settings), fullness.bound, stats.count),
-            Inflight(redis, life_s=settings.run_life_s),
-        )
-        runner = Runner(
-            name,
-            settings,
-            agents,
-            streams,
-            Queue(redis),
-            keeper,
-            Leases(blocking),
-            stats,
-            Workers(redis, "runner"),
-            BlockingStreams(blocking, record_s=settings.stream_ttl_s),
-        )
-        log.info("runner %s has %s", name, ", ".join(sorted(agents)))
-        await runner.serve(stopping)
-
-
-def run(settings: Settings, name: str, board: Board | None = None) -> int:
-    """Run until SIGTERM or SIGINT; the exit code."""
-    try:
-        uvloop.run(_serve(settings, name, board))
-    except SettingsError as error:
-        log.error("%s", error)
-        return 2
-    return 0

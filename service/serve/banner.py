@@ -7,10 +7,9 @@ executed; each `redis-cli` line can be pasted into a shell as it stands.
 from __future__ import annotations
 
 import json
-import shlex
 import socket
-from urllib.parse import urlsplit, urlunsplit
 
+from service.serve.redis_cli import redis_cli
 from service.settings import Settings
 
 LAST_LINE = "Ctrl+C stops it."
@@ -50,30 +49,16 @@ def answers(settings: Settings, *, runner: bool) -> bool:
         return False
 
 
-def redis_command(url: str, *, ours: bool) -> str:
-    """`redis-cli … INFO memory`; `ours` are on this machine's loopback and have no password."""
-    parts = urlsplit(url)
-    if ours:
-        return f"redis-cli -p {parts.port} INFO memory"
-    if parts.scheme == "unix":
-        return f"redis-cli -s {shlex.quote(parts.path)} INFO memory"
-    if parts.password is not None:
-        place = parts.netloc.rpartition("@")[2]
-        parts = parts._replace(netloc=f"{parts.username or ''}:***@{place}")
-    # A query may hold a password, too, and means nothing to redis-cli.
-    shown = urlunsplit(parts._replace(query=""))
-    return f"redis-cli -u {shlex.quote(shown)} INFO memory"
-
-
 def banner(settings: Settings, started: frozenset[str]) -> str:
     """`started` names the roles whose servers are ours: `streams`, `cache`."""
     lines = [f"Plateau is up: {page_url(settings)}"]
-    for role, url in (("streams", settings.redis_url), ("cache", settings.cache_redis_url)):
+    for role, variable, url in (
+        ("streams", "REDIS_URL", settings.redis_url),
+        ("cache", "CACHE_REDIS_URL", settings.cache_redis_url),
+    ):
         if url:
-            lines += [
-                f"Memory of the {role}:",
-                f"  {redis_command(url, ours=role in started)}",
-            ]
+            command = redis_cli(url, variable, "INFO", "memory", ours=role in started)
+            lines += [f"Memory of the {role}:", f"  {command}"]
         else:
             lines.append("There is no cache: CACHE_REDIS_URL is not set.")
     return "\n".join([*lines, LAST_LINE])

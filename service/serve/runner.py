@@ -39,6 +39,6 @@ class Runner(Child):
     def _main(self) -> int:
         self.release()
         set_title("plateau: runner")
-        from service.runs import runner
+        from service.runs.process import run
 
-        return runner.run(self._settings, self._consumer, self.board)
+        return run(self._settings, self._consumer, self.board)

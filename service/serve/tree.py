@@ -63,7 +63,7 @@ def runner(settings: Settings) -> NoReturn:
     configure(settings.log_format)
     _require_redis(settings, "runner")
     set_title("plateau: runner")
-    from service.runs.runner import run
+    from service.runs.process import run
 
     # A blocking agent's thread must not keep the process from ending.
     leave(run(settings, f"{socket.gethostname()}:{os.getpid()}"))

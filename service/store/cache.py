@@ -1,7 +1,7 @@
 """The answer cache: finished, successful answers, compressed, in a bounded Redis.
 
-Invariant: a cache that is down, full or damaged is a miss, never an error; what comes out is
-byte for byte what went in.
+Invariant: to whoever asks a question, a cache that is down, full or damaged is a miss, never an
+error; what comes out is byte for byte what went in.
 """
 
 from __future__ import annotations
@@ -81,6 +81,13 @@ class Cache:
 
     async def get(self, key: str) -> Answer | None:
         """The answer, or None: absent, evicted, unreadable or out of reach."""
+        try:
+            return await self.read(key)
+        except StoreError:
+            return None
+
+    async def read(self, key: str) -> Answer | None:
+        """As `get`, for who must know whether it is gone: raises StoreError out of reach."""
         if self._redis is None:
             return None
         try:
@@ -88,7 +95,7 @@ class Cache:
                 packed: bytes | None = await self._lookups.get(keys.cache(key))
         except StoreError as error:
             self._note(error)
-            return None
+            raise
         self._note(None)
         return None if packed is None else unpack(packed)
 

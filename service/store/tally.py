@@ -78,8 +78,8 @@ _CELL_BYTES = 8
 
 # 64 workers, each of which may be recycled at the time, the runner and the master.
 ROWS = 160
-# The latest stamp, then what was counted, sent, and added by the store, ever.
-_ROW_CELLS = 1 + 3 * len(NAMES)
+# The latest stamp and who counts, then what was counted, sent, and added by the store, ever.
+_ROW_CELLS = 2 + 3 * len(NAMES)
 # The row that the master counts in and the others send.
 _MASTERS = 0
 
@@ -98,14 +98,25 @@ class Row:
         if cells is None:
             cells = memoryview(bytearray(_ROW_CELLS * _CELL_BYTES)).cast("Q")
         self.name = name or secrets.token_hex(8)
-        self._stamp = cells[:1]
+        self._stamp, self._pid = cells[:1], cells[1:2]
         self._counted, self._sent, self._added = (
-            cells[1 + part * len(NAMES) : 1 + (part + 1) * len(NAMES)] for part in range(3)
+            cells[2 + part * len(NAMES) : 2 + (part + 1) * len(NAMES)] for part in range(3)
         )
 
     def open(self) -> None:
         """From now on it is looked at: no row has a stamp before it is used."""
         self._stamp[0] = max(1, self._stamp[0])
+
+    def hand_over(self, pid: int) -> int:
+        """To another process, or to none (0); gives the one that had it."""
+        before: int = self._pid[0]
+        self._pid[0] = pid
+        return before
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process has it, be it alive or dead."""
+        return bool(self._pid[0])
 
     def add(self, name: str, by: int = 1) -> None:
         self._counted[_CELL[name]] += by
@@ -159,6 +170,7 @@ class Board:
         self._cells = memoryview(mmap.mmap(self._fd, size)).cast("Q")
         self._name = secrets.token_hex(8)
         self._mine: set[int] = set()
+        self._ended: list[int] = []
         self._masters = self._row(_MASTERS)
         self._masters.open()
 
@@ -173,8 +185,24 @@ class Board:
                 self._mine.add(number)
                 row = self._row(number)
                 row.open()
+                before = row.hand_over(os.getpid())
+                if before:
+                    self._ended.append(before)
                 return row
         return Row()
+
+    def ended(self) -> list[int]:
+        """The pids of those that had a row and have ended, each told to one caller."""
+        for number in range(ROWS):
+            row = self._row(number)
+            if number not in self._mine and row.is_held:
+                with self._held(number) as held:
+                    # Looked at again: another may just have been told.
+                    pid = row.hand_over(0) if held else 0
+                    if pid:
+                        self._ended.append(pid)
+        ended, self._ended = self._ended, []
+        return ended
 
     def left_behind(self) -> Iterator[Row]:
         """Each row that nobody else sends and that has something to be sent, held while it is

@@ -1,7 +1,8 @@
 """What each process says of itself, where every other can read it.
 
 Invariant: figures have an age, by the store's own clock: who has not said anything for
-`SILENT_S` is frozen, cut off or dead, and after `LIFE_S` forgotten.
+`SILENT_S` is frozen, cut off or dead, and after `LIFE_S` forgotten; a dead one of a tree as
+soon as another of it reports.
 """
 
 from __future__ import annotations
@@ -48,10 +49,15 @@ class Workers:
 
     async def leave(self) -> None:
         """In good order: nobody need wonder. Raises StoreError."""
+        await self.forget(int(self._who["pid"]))
+
+    async def forget(self, pid: int) -> None:
+        """One of this host has ended, and is known to have. Raises StoreError."""
+        name = f"{self._who['host']}:{pid}"
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.delete(keys.worker(self._name))
-                pipe.zrem(keys.WORKERS, self._name)
+                pipe.delete(keys.worker(name))
+                pipe.zrem(keys.WORKERS, name)
                 await pipe.execute()
 
     async def all(self) -> list[Figures]:

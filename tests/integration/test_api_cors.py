@@ -12,7 +12,15 @@ from tests.processes import Serving
 
 PAGE = "https://app.example"
 ALLOWED = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-EXPOSED = {"X-Cache", "Cache-Status", "Location", "Retry-After", "Age"}
+EXPOSED = {
+    "X-Cache",
+    "Cache-Status",
+    "Location",
+    "Content-Location",
+    "Retry-After",
+    "Age",
+    "X-Request-ID",
+}
 KEY = "a-key-of-this-test"
 ORIGINS = {"ALLOWED_ORIGINS": f"{PAGE}, https://other.example:8443"}
 RUN = "0" * 31 + "1"

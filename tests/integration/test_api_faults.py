@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from redis import Redis
@@ -26,7 +27,7 @@ from tests.integration.api_client import (
     unique,
     wait_for_status,
 )
-from tests.processes import Serving
+from tests.processes import Serving, wait_until
 
 PAGE = {"Origin": "http://localhost:3000"}
 
@@ -112,11 +113,43 @@ def test_while_the_cache_is_away(tmp_path: Path) -> None:
 
         again = finish(client, "echo", text)
         assert (again["cached"], again["output"]) == (False, found["output"])
-        assert_problem(client.get(f"/v1/runs/{found['id']}"), 410, "run_expired")
+        _told_to_come_back(client, found)
         assert client.get("/health/ready").status_code == 200
         whole = client.get("/health")
         assert (whole.status_code, whole.json()["status"]) == (200, "degraded")
         assert whole.json()["components"]["cache"]["status"] == "down"
+
+
+def test_a_hit_whose_cache_only_hangs_has_not_been_evicted(tmp_path: Path) -> None:
+    with (
+        server_of_its_own(tmp_path / "cache") as server,
+        api_serving(tmp_path, {"CACHE_REDIS_URL": server.url}) as running,
+        client_of(running) as client,
+    ):
+        text = unique()
+        run, found = finish(client, "echo", text), ask(client, "echo", text)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            _told_to_come_back(client, found)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        wait_until(
+            lambda: client.get(f"/v1/runs/{found['id']}").status_code == 200, "it is found"
+        )
+        assert text_of(follow(client, found["events_url"])) == run["output"]
+
+
+def _told_to_come_back(client: httpx.Client, found: dict[str, Any]) -> None:
+    """About a hit whose entry is out of reach."""
+    events = client.get(found["events_url"], headers=PAGE)
+    assert events.status_code == 200
+    assert events.headers["access-control-allow-origin"] == PAGE["Origin"]
+    assert events.text.startswith("retry: ") and "data:" not in events.text
+    for response in (
+        client.get(f"/v1/runs/{found['id']}"),
+        client.post(found["cancel_url"]),
+    ):
+        assert_problem(response, 503, "store_unavailable")
 
 
 def test_while_the_streams_are_full(tmp_path: Path) -> None:

@@ -194,6 +194,21 @@ def test_a_strange_request(plateau: Serving, name: str) -> None:
     assert status == PROBLEMS[code][0]
 
 
+def test_who_sends_too_much_is_told_so_before_the_connection_ends(plateau: Serving) -> None:
+    """Some clients, and proxies, read nothing before they have sent everything: reset in the
+    middle, they would not know why."""
+    size = 24 * 1024 * 1024
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", plateau.port), timeout=10) as peer:
+            peer.sendall(post().replace(b"Content-Length: 1", b"Content-Length: %d" % size))
+            peer.sendall(b"x" * (size - 1))
+            response = http.client.HTTPResponse(peer)
+            response.begin()
+            assert response.status == 413
+            assert json.loads(response.read())["code"] == "too_large"
+            assert peer.recv(1) == b"", "in good order, not by a reset"
+
+
 NOT_HTTP = {
     "an unknown method": get(b"/v1/runs", method=b"FOO"),
     "a method in small letters": get(b"/v1/runs", method=b"get"),

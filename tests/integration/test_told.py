@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 
 from tests.conftest import Server, end_server, start_server
-from tests.integration.told import HURRIED, TOKEN, Told, hurried
+from tests.integration.told import HURRIED, TOKEN, WITHIN_S, Told, hurried
 from tests.processes import Serving, serving, wait_until
 from tests.proxy import MessageDropper, dropping_messages
 
@@ -67,7 +67,7 @@ class Site:
         self.runner.send(signal.SIGKILL)
         self.told.within("runner", NO_RUNNER, "no_runner")
         with hurried(self.folder / "another", "runner", self.env):
-            # It is remembered for a while as one who has fallen silent.
+            # It had no master, so nobody knows more of it than that it has fallen silent.
             self.told.no_more("runner", "no_runner")
             self.told.no_more("runner", "silent")
             assert self.told.health()["components"]["runner"]["alive"] == 1
@@ -134,6 +134,8 @@ class Whole:
         for number in range(150):
             self.cache.set(f"answer{number}", os.urandom(100_000), ex=60)
         self.told.within("cache", "answers were evicted in the last minute", "evictions")
+        # Which a full cache may do for ever.
+        assert self.told.health()["components"]["cache"]["status"] == "up"
         self.told.no_more("cache", "evictions")
 
     def fill_the_streams(self) -> None:
@@ -150,8 +152,11 @@ class Whole:
         os.kill(runner, signal.SIGKILL)
         says = "died and were started again in the last minute: 1 runner"
         self.told.within("runner", says, "died")
+        wait_until(
+            lambda: runner not in _pids(self.told), "it is forgotten", timeout_s=WITHIN_S
+        )
+        assert "silent" not in {advice["rule"] for advice in self.told.metrics()["advice"]}
         self.told.no_more("runner", "died")
-        self.told.no_more("runner", "silent")
         assert self.running.pids(RUNNER) not in ([], [runner])
 
 
@@ -188,6 +193,13 @@ def test_what_breaks_is_told_and_no_more_once_it_is_mended(site: Site, whole: Wh
     for told in (site.told, whole.told):
         wait_until(told.is_well, "all is well again")
         assert told.metrics()["advice"] == []
+
+
+def _pids(told: Told) -> set[int]:
+    """Of those whose memory is in the picture, or who are shown."""
+    picture = told.metrics()
+    rows = [*picture["memory"]["processes"], *picture["workers"]["processes"]]
+    return {row["pid"] for row in rows}
 
 
 def _age_of_the_web_s(told: Told) -> float:

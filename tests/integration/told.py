@@ -116,11 +116,10 @@ class Told:
         for each that says nothing."""
         report = self.health()
         part = report["components"][component]
-        cause = "" if part["status"] == "up" else part["cause"]
-        if cause:
+        if part["status"] != "up":
             assert part["status"] in ("degraded", "down")
             assert report["status"] != "up"
-        return cause, _says(self.metrics(), rule), _says(self.picture, rule)
+        return part.get("cause", ""), _says(self.metrics(), rule), _says(self.picture, rule)
 
     def within(
         self,

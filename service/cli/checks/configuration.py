@@ -7,8 +7,8 @@ from math import ceil
 from urllib.parse import urlsplit
 
 from service.cli.checks import Finding, ok, warning
-from service.cli.checks.limits import cores
 from service.cli.servers import Server
+from service.ops.cgroup import cores
 from service.serve.banner import page_url
 from service.settings import Settings, is_loopback
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from service.cli.checks import Finding, error, ok, warning
-from service.cli.checks.limits import memory_limit
 from service.cli.servers import size
+from service.ops import cgroup
 from service.serve.data_dir import running
 from service.settings import Settings
 from service.store.tally import SHARED_MEMORY
@@ -34,7 +34,7 @@ OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 def check(settings: Settings) -> Iterator[Finding]:
     pid, whose = _whose(settings)
     yield _open_files(pid, whose)
-    limit = memory_limit(pid) or psutil.virtual_memory().total
+    limit = cgroup.memory(pid)[1] or psutil.virtual_memory().total
     yield _bounds(settings, limit)
     yield _memory_warn(settings, limit)
     if sys.platform == "linux":

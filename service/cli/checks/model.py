@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -88,7 +88,7 @@ async def _list(settings: Settings) -> Finding:
 
 def _shown(base: str) -> str:
     """Without what may hold a key."""
-    return masked(urlunsplit(urlsplit(base)._replace(query="", fragment="")))
+    return masked(base)
 
 
 def _form(base: str) -> str:
