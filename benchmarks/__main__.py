@@ -19,6 +19,7 @@ from benchmarks import (
     lost,
     memory,
     overshoot,
+    profile,
     resume,
     rows,
     smoke,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "fanout": fanout.main,
     "cached": cached.main,
     "ttft": ttft.main,
+    "profile": profile.main,
     "capacity": capacity.main,
     "hit_rate": hit_rate.main,
     "overshoot": overshoot.main,
@@ -54,6 +56,7 @@ USAGE = """usage: scripts/bench [NAME] [options]
   fanout     CPU a delivered event, beside nchan and sse-starlette
   cached     cached answers a CPU-second, beside LiteLLM's proxy
   ttft       time to the first token, cold and cached, beside the bare upstream
+  profile    where a web worker's CPU goes, by py-spy's samples
   capacity   how many answers the 10 MB cache holds
   hit_rate   the cache under a Zipf load, beside an ideal LRU
   overshoot  by how much a full cache passes its bound

@@ -20,7 +20,7 @@ from benchmarks.measuring import cpu_s, open_files_most, pss_kib
 from benchmarks.peers import Absent
 from benchmarks.peers.litellm import MODELS, litellm
 from benchmarks.rows import Row, report
-from benchmarks.stages import plateau
+from benchmarks.stages import PlateauStage, plateau
 from tests.fake_model import fake_model
 from tests.processes import wait_until
 
@@ -98,17 +98,22 @@ async def _answer(reader: asyncio.StreamReader) -> bool:
     return b"connection: close" in head
 
 
+def prepared(stage: PlateauStage) -> dict[str, Any]:
+    """The question, once its answer is cached; the stage's model is the fake one."""
+    body = {"agent": "openai", "input": QUESTION, "options": {"model": "normal"}}
+    url = f"http://127.0.0.1:{stage.port}/v1/runs"
+
+    def cached() -> bool:
+        answer = httpx.post(url, json=body, headers={"Prefer": "wait=20"}, timeout=30)
+        return answer.headers["x-cache"] == "hit"
+
+    wait_until(cached, "the answer is cached")
+    return body
+
+
 def ours() -> Rate:
     with fake_model(TEXT) as model, plateau({"OPENAI_BASE_URL": model.base_url}) as stage:
-        body = {"agent": "openai", "input": QUESTION, "options": {"model": "normal"}}
-        url = f"http://127.0.0.1:{stage.port}/v1/runs"
-
-        def cached() -> bool:
-            answer = httpx.post(url, json=body, headers={"Prefer": "wait=20"}, timeout=30)
-            return answer.headers["x-cache"] == "hit"
-
-        wait_until(cached, "the answer is cached")
-        sse = {"Accept": "text/event-stream"}
+        body, sse = prepared(stage), {"Accept": "text/event-stream"}
         as_json = asyncio.run(rate(stage.port, "/v1/runs", body, {}, stage.everything))
         streamed = asyncio.run(rate(stage.port, "/v1/runs", body, sse, stage.everything))
         return Rate(as_json, streamed, pss_kib(stage.everything()) / 1024)

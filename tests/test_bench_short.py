@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks import overshoot, resume, streams
+from benchmarks import overshoot, profile, resume, streams
 from benchmarks.stages import plateau
 
 LEAST_READERS = 40
@@ -32,3 +32,26 @@ def test_a_full_cache_passes_its_bound_by_one_item_at_most(cache_url: str) -> No
     assert found.most > 0.99 * found.maxmemory
     assert found.largest > 100 * 1024
     assert found.over <= found.largest
+
+
+def test_a_sample_counts_for_the_innermost_place_it_was_in() -> None:
+    asked = "MainThread;run (asyncio/runners.py:118);Direct.__call__ (service/api/events.py:68)"
+    told = "MainThread;data_received (service/store/wire.py:58)"
+    pushed = f"{told};dispatch (service/live/feed.py:66);push (service/live/subscriber.py:137)"
+    samples = f"""\
+{pushed} 20
+{pushed};UVStream_write (loop.c:110085);write (libc.so.6) 50
+{asked};Route.matches (starlette/routing.py:240);Py_INCREF (object.h:502) 10
+{asked} 10
+{told};read (libc.so.6) 5
+start_thread (libc.so.6) 5
+MainThread;uv__io_poll (linux.c:1400);epoll_pwait (libc.so.6) 900
+"""
+    assert profile.shares(samples) == {
+        "the kernel's write": 50,
+        "hub, feeds, subscribers": 20,
+        "Starlette": 10,
+        "taking on a run": 10,
+        "the kernel's read": 5,
+        "other": 5,
+    }

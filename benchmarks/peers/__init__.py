@@ -9,6 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
+
+# Each pins what it needs.
+ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".peers"
+INSTALL_S = 900
 
 
 class Absent(Exception):
@@ -30,3 +36,22 @@ def need(package: str, *found: str) -> None:
     )
     if done.returncode:
         raise Absent(f"apt-get could not install {package}: {done.stderr.strip()[-200:]}")
+
+
+def environment_of(name: str, package: str) -> Path:
+    """Where the programs of an environment of its own are, which has that package from PyPI;
+    made on first use. Raises Absent."""
+    folder = ENVIRONMENTS / name
+    programs = folder / "bin"
+    if (programs / name).exists():
+        return programs
+    folder.parent.mkdir(exist_ok=True)
+    for step in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(programs / "pip"), "install", "--quiet", package],
+    ):
+        sys.stderr.write(f"installing {package}: {' '.join(step[-3:])}\n")
+        done = subprocess.run(step, capture_output=True, text=True, timeout=INSTALL_S)
+        if done.returncode:
+            raise Absent(f"{package} could not be installed: {done.stderr.strip()[-200:]}")
+    return programs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +11,11 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.peers import Absent
+from benchmarks.peers import Absent, environment_of
 from tests.conftest import Server, end_server, start_server
-from tests.processes import REPOSITORY, environment, free_ports, wait_until
+from tests.processes import environment, free_ports, wait_until
 
-# An environment of its own: it pins what it needs.
-FOLDER = REPOSITORY / ".peers" / "litellm"
-INSTALL_S, START_S = 900, 120
+START_S = 120
 # No look-ups elsewhere; and it is for this machine alone, as ours is without keys.
 ENV = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -56,9 +53,7 @@ class Proxy:
 @contextmanager
 def litellm(base_url: str) -> Iterator[Proxy]:
     """Before the model at `base_url`; installed on first use. Raises Absent."""
-    program = FOLDER / "bin" / "litellm"
-    if not program.exists():
-        _install()
+    program = environment_of("litellm", "litellm[proxy]") / "litellm"
     with tempfile.TemporaryDirectory() as name:
         server = start_server("cache", Path(name) / "redis")
         port = free_ports(1)
@@ -87,19 +82,6 @@ def litellm(base_url: str) -> Iterator[Proxy]:
                 process.kill()
                 process.wait(20)
             end_server(server)
-
-
-def _install() -> None:
-    FOLDER.parent.mkdir(exist_ok=True)
-    steps = (
-        [sys.executable, "-m", "venv", str(FOLDER)],
-        [str(FOLDER / "bin" / "pip"), "install", "--quiet", "litellm[proxy]"],
-    )
-    for step in steps:
-        sys.stderr.write(f"installing LiteLLM's proxy: {' '.join(step[-3:])}\n")
-        done = subprocess.run(step, capture_output=True, text=True, timeout=INSTALL_S)
-        if done.returncode:
-            raise Absent(f"LiteLLM could not be installed: {done.stderr.strip()[-200:]}")
 
 
 def _answers(port: int) -> bool:
