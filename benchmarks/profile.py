@@ -30,8 +30,8 @@ SAMPLES_A_S, SECONDS = 300, 15
 WAITING = re.compile(r"epoll_p?wait\b")
 # Of a frame, as py-spy writes it: `function (file:line)`.
 PLACES = {
-    "the kernel's write": re.compile(r"(write|writev|send|sendmsg) \(lib"),
-    "the kernel's read": re.compile(r"(read|recv|recvmsg) \(lib"),
+    "the kernel's write": re.compile(r"^_*(libc_)?(writev?|send(msg)?) \(lib"),
+    "the kernel's read": re.compile(r"^_*(libc_)?(read|recv(msg)?) \(lib"),
     "hub, feeds, subscribers": re.compile(r"service/live/(hub|feed|subscriber|response)"),
     "frames": re.compile(r"service/live/sse"),
     "Redis' replies": re.compile(r"service/(live/subscription|store/wire)|hiredis|reader\.c"),
