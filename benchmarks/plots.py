@@ -67,11 +67,12 @@ def soak(samples: Sequence[Sample], trend: Trend, warm_s: float, path: Path) -> 
         _label_ends(above, labels)
         above.axvspan(0, warm_s / 60, color="#F2F2F2", zorder=0)
         above.text(0.01, 0.95, "warm-up", transform=above.transAxes, color=GREY, va="top")
-        sure = f"{trend.slope * 60:+.1f} ± {trend.margin * 60:.1f} MiB an hour"
+        slope, growth = _signed(trend.slope * 60), _signed(trend.growth)
+        sure = f"{slope} ± {trend.margin * 60:.1f} MiB an hour"
         _title(
             figure,
             f"{samples[-1].visits:,} readers come and go: over {trend.span:.0f} minutes the "
-            f"workers' memory changes by {trend.growth:+.1f} MiB",
+            f"workers' memory changes by {growth} MiB",
             f"PSS; used_memory of Redis. Dashed: the line through the workers, {sure} (95 %).",
         )
         below.fill_between(minutes, [one.open for one in shown], color=BLUE, alpha=0.25, lw=0)
@@ -112,6 +113,11 @@ def memory(rows: Sequence[tuple[str, float, float | None]], finding: str, path: 
         axes.set(xlabel="MiB (PSS)")
         axes.set_xlim(0, max(max(value, bound or 0) for _, value, bound in rows) * 1.15)
         _title(figure, finding, "Bars are measured, marks are bounds.")
+
+
+def _signed(value: float) -> str:
+    """A nought has no sign."""
+    return f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
 
 
 def compared(

@@ -27,11 +27,13 @@ WAIT_S = 10.0
 
 @dataclass(slots=True)
 class Request:
-    """One request that came in. `gone` is set when its client closes before the answer ends."""
+    """One request that came in, over the connection of that number. `gone` is set when its
+    client closes before the answer ends."""
 
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    connection: int = 0
     gone: threading.Event = field(default_factory=threading.Event)
 
     async def wait_gone(self, timeout_s: float = WAIT_S) -> bool:
@@ -45,6 +47,7 @@ class FakeModel:
     base_url: str
     text: str = TEXT
     requests: list[Request] = field(default_factory=list)
+    connections: int = 0
 
 
 Mode = Callable[[asyncio.StreamWriter, FakeModel], Awaitable[None]]
@@ -66,10 +69,14 @@ def _event(chunk: Any) -> bytes:
 
 
 async def _head(
-    writer: asyncio.StreamWriter, status: str = "200 OK", kind: str = "text/event-stream"
+    writer: asyncio.StreamWriter,
+    status: str = "200 OK",
+    kind: str = "text/event-stream",
+    *,
+    keep: bool = False,
 ) -> None:
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n"
-    writer.write(f"{head}Connection: close\r\n\r\n".encode())
+    writer.write(f"{head}Connection: {'keep-alive' if keep else 'close'}\r\n\r\n".encode())
     await writer.drain()
 
 
@@ -88,7 +95,8 @@ def _words(text: str) -> list[str]:
 
 
 async def _normal(writer: asyncio.StreamWriter, model: FakeModel) -> None:
-    await _head(writer)
+    """And the connection stays open for the next request."""
+    await _head(writer, keep=True)
     await _send(writer, b": a comment first\n\n" + _event(delta(role="assistant", content="")))
     for word in _words(model.text):
         await _send(writer, _event(delta(content=word)))
@@ -210,6 +218,8 @@ def _status(status: str, body: str) -> Mode:
 MODES: dict[str, Mode] = {
     "normal": _normal,
     "slow": _slow,
+    # The second request over a connection finds it closed.
+    "stale": _normal,
     "bytewise": _bytewise,
     "tools": _tools,
     "plain": _plain,
@@ -244,10 +254,21 @@ async def _read_request(reader: asyncio.StreamReader) -> Request:
 async def _serve(
     model: FakeModel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
+    model.connections += 1
+    number, served = model.connections, 0
     with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-        request = await _read_request(reader)
-        model.requests.append(request)
-        mode = MODES.get(str(request.body.get("model")), _normal)
+        while True:
+            request = await _read_request(reader)
+            request.connection = number
+            model.requests.append(request)
+            mode = MODES.get(str(request.body.get("model")), _normal)
+            if mode is not _normal:
+                break
+            if served and request.body["model"] == "stale":
+                writer.transport.abort()
+                return
+            await mode(writer, model)
+            served += 1
         answer = asyncio.ensure_future(mode(writer, model))
         # A client sends nothing more: the next thing to be read is its end.
         end = asyncio.ensure_future(reader.read(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, cast
 
@@ -164,6 +165,60 @@ def test_cancelling_the_task_hangs_up_on_the_upstream(model: FakeModel) -> None:
         return await model.requests[before].wait_gone()
 
     assert asyncio.run(main())
+
+
+def kept(model: FakeModel, mode: str, runs: int) -> list[int]:
+    """Of runs of one agent, each after the other, over which connections they went; each gets
+    its answer whole."""
+    before = len(model.requests)
+    settings = Settings(openai_base_url=model.base_url, openai_model=mode)
+    agent = make_openai(settings, silence_s=5)
+
+    async def main() -> None:
+        for _ in range(runs):
+            run = Run("r1", "openai", "Hi", [Message("user", "Hi")], {})
+            parts = cast("AsyncGenerator[Yielded, None]", agent(run))
+            assert text_of(await collect(parts)) == TEXT
+
+    asyncio.run(main())
+    # A loop that is not the first: nothing of the one before is used in it.
+    asyncio.run(main())
+    return [request.connection for request in model.requests[before:]]
+
+
+def test_runs_go_over_a_connection_that_is_kept(model: FakeModel) -> None:
+    first, again, *later = kept(model, "normal", 2)
+    assert again == first
+    assert later == [first + 1] * 2
+
+
+def test_a_kept_connection_that_was_closed_costs_no_run(model: FakeModel) -> None:
+    """The one that found it closed was sent once more, over a new one."""
+    numbers = kept(model, "stale", 3)
+    first = numbers[0]
+    assert numbers == [first + n for n in (0, 0, 1, 1, 2, 3, 3, 4, 4, 5)]
+
+
+def test_a_request_that_fails_over_a_new_connection_is_not_sent_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        accepted: list[socket.socket] = []
+
+        def hang_up() -> None:
+            peer, _ = server.accept()
+            accepted.append(peer)
+            peer.recv(65536)
+            peer.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        error = failure(f"http://127.0.0.1:{server.getsockname()[1]}/v1", "normal")
+        thread.join()
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert (error.code, error.retryable) == ("upstream_broken_stream", True)
+    assert len(accepted) == 1
 
 
 STREAM = (

@@ -9,8 +9,9 @@ The API key is in the request's header and nowhere else: it is cut out of what u
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -21,12 +22,13 @@ from service.eventsource import EventReader, TooLong
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
+    from service.agents.upstream import Upstream
+
 SILENCE_S = 30.0
-CONNECT_S = 10.0
+# For what follows the end of an answer: nothing but the end of its body.
+REST_S = 0.05
 MAX_ERROR_BODY = 64 * 1024
 MAX_JSON_BODY = 4 * 1024 * 1024
 
@@ -39,24 +41,23 @@ OPTIONS = frozenset(
 
 def make_openai(settings: Settings, *, silence_s: float = SILENCE_S) -> Agent:
     """The agent for `settings`. `silence_s`: how long the upstream may send no byte at all."""
-    # Reading the certificates takes 20 ms and a megabyte: once, and only for https.
-    certificates = cache(_certificates)
+    url = settings.openai_base_url.rstrip("/") + "/chat/completions"
+
+    @cache
+    def upstream() -> Upstream:
+        # httpx is imported on the first run, and in no other process.
+        from service.agents.upstream import Upstream
+
+        return Upstream(url, silence_s)
 
     async def openai(run: Run) -> AsyncGenerator[Yielded, None]:
         # Escaped to ASCII: half a surrogate pair in the input is then still valid JSON.
         body = json.dumps(_payload(run, settings)).encode()
-        url = settings.openai_base_url.rstrip("/") + "/chat/completions"
-        async with aclosing(_complete(url, body, settings, silence_s, certificates)) as parts:
+        async with aclosing(_complete(upstream(), body, settings.openai_api_key)) as parts:
             async for part in parts:
                 yield part
 
     return openai
-
-
-def _certificates() -> ssl.SSLContext:
-    import httpx
-
-    return httpx.create_ssl_context(trust_env=False)
 
 
 def _payload(run: Run, settings: Settings) -> dict[str, Any]:
@@ -85,26 +86,13 @@ def _payload(run: Run, settings: Settings) -> dict[str, Any]:
     }
 
 
-async def _complete(
-    url: str,
-    body: bytes,
-    settings: Settings,
-    silence_s: float,
-    certificates: Callable[[], ssl.SSLContext],
-) -> AsyncGenerator[Yielded, None]:
+async def _complete(upstream: Upstream, body: bytes, key: str) -> AsyncGenerator[Yielded, None]:
     import httpx
 
     answer = Answer()
-    key = settings.openai_api_key
     try:
         async with (
-            httpx.AsyncClient(
-                timeout=httpx.Timeout(silence_s, connect=min(CONNECT_S, silence_s)),
-                verify=certificates() if url.lower().startswith("https:") else False,
-                follow_redirects=False,
-                trust_env=False,
-            ) as client,
-            client.stream("POST", url, content=body, headers=_headers(key)) as response,
+            upstream.post(body, _headers(key)) as response,
             aclosing(_read_answer(response, answer)) as parts,
         ):
             async for part in parts:
@@ -155,10 +143,19 @@ async def _read_events(
                 for part in answer.take(message.data):
                     yield part
                 if answer.is_done:
+                    await _read_rest(chunks)
                     return
     for message in reader.finish():
         for part in answer.take(message.data):
             yield part
+
+
+async def _read_rest(chunks: AsyncGenerator[bytes, None]) -> None:
+    """So that the connection can be kept."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REST_S):
+            async for _ in chunks:
+                pass
 
 
 async def _read_json(response: httpx.Response, answer: Answer) -> AsyncGenerator[Yielded, None]:
