@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+
 import pytest
 
 from service.errors import RUN_FAILURES
@@ -115,3 +118,15 @@ def test_servers_are_told_apart() -> None:
 @pytest.mark.parametrize("by_host", [{}, {HOST: {}}, {HOST: ALL, "other": ALL}])
 def test_promtool_has_nothing_to_complain_of(by_host: dict[str, dict[str, int]]) -> None:
     check_with_promtool(text_of(seen(by_host=by_host)))
+
+
+def test_a_scrape_leaves_nothing_behind() -> None:
+    """Counted in blocks of the interpreter, each time another figure."""
+    held = []
+    for scrapes in range(10):
+        for number in range(50):
+            text_of(seen(by_host={HOST: {name: 10**6 * scrapes + number for name in NAMES}}))
+        gc.collect()
+        held.append(sys.getallocatedblocks())
+    # The first rounds fill caches. One block a scrape would be 100 in the last two.
+    assert held[-1] - held[-3] < 50, held

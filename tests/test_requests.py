@@ -116,12 +116,13 @@ def test_what_is_said_of_a_long_name_is_short() -> None:
     assert len(json.dumps(problem.document())) < 1000
 
 
-@pytest.mark.parametrize("levels", [1000, BODY_BYTES // 4])
-def test_nesting_that_no_parser_follows_is_refused_by_name(levels: int) -> None:
-    for opening in (b"[", b'{"a":'):
-        body = b'{"agent":"notes","input":"x","options":{"a":' + opening * levels
+@pytest.mark.parametrize("levels", [1000, BODY_BYTES // 8])
+def test_nesting_too_deep_is_refused_by_name(levels: int) -> None:
+    """Whether the parser can still follow it is another matter with each release of Python."""
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        nested = opening * levels + b"1" + closing * levels
         with pytest.raises(Problem) as caught:
-            parse_run(body)
+            parse_run(b'{"agent":"notes","input":"x","options":{"a":%b}}' % nested)
         assert caught.value.document()["field"] == "options"
 
 
