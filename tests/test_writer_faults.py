@@ -213,11 +213,17 @@ def test_a_producer_cancelled_while_it_waits_loses_nothing(streams_url: str) -> 
 
     async def scenario(flaky: FlakyRedis, streams: Streams, run_id: str, redis: Any) -> None:
         writer = Writer(streams, run_id, 1, 1)
+        first, second = "x" * PENDING_CHARS, "y" * (PENDING_CHARS + 1)
         flaky.hold_replies()
-        producing = asyncio.create_task(writer.text("x" * (PENDING_CHARS + 1)))
+
+        async def produce() -> None:
+            await writer.text(first)
+            await writer.text(second)
+
+        producing = asyncio.create_task(produce())
 
         async def on_its_way() -> bool:
-            return len(await text_of(redis, run_id)) > PENDING_CHARS
+            return await text_of(redis, run_id) == first
 
         await until(on_its_way, "the batch is in the stream")
         assert not producing.done()
@@ -225,7 +231,7 @@ def test_a_producer_cancelled_while_it_waits_loses_nothing(streams_url: str) -> 
         await asyncio.gather(producing, return_exceptions=True)
         flaky.go_on()
         await writer.finish(events.cancelled("asked"))
-        await assert_whole(redis, run_id, "x" * (PENDING_CHARS + 1))
+        await assert_whole(redis, run_id, first + second)
         record = await streams.record(run_id)
         assert record is not None and record.status == "cancelled"
 

@@ -112,6 +112,8 @@ class Writer:
             # What the script refused ends the agent.
             await self._settle()
             self._flushing = asyncio.create_task(self._flush())
+            # On its way before the agent goes on, which may have a whole burst at hand.
+            await asyncio.sleep(0)
         if self._chars > PENDING_CHARS or len(self._pending) > PENDING_EVENTS:
             await self._settle()
 
@@ -123,7 +125,9 @@ class Writer:
 
     async def _flush(self) -> None:
         while self._text or self._pending:
-            await asyncio.sleep(max(0.0, self._sent_at + COALESCE_S - time.monotonic()))
+            wait_s = self._sent_at + COALESCE_S - time.monotonic()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
             self._close_text()
             await self._send_pending(self._append)
 
