@@ -64,11 +64,11 @@ class Upstream:
     async def _opened(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            self._loop = loop
             # Whoever ends a loop in good order closes the asynchronous generators that are left
             # in it: so an agent needs no end of its own.
             self._holding = self._held()
             self._client = await anext(self._holding)
+            self._loop = loop
         return self._client
 
     async def _held(self) -> AsyncGenerator[httpx.AsyncClient, None]:
