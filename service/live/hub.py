@@ -68,6 +68,8 @@ class Hub:
         # Of those who wait for an end without a stream: set when this worker goes.
         self.waiting: set[asyncio.Event] = set()
         self.draining = False
+        # Readers in the middle of a long snapshot.
+        self.sending_long = 0
         # Since this hub began. One object a second: each reader keeps the one it came with.
         self.second = 0
 

@@ -253,7 +253,11 @@ class Subscriber:
             if self._pushes and len(snapshot.data) > LONG_BYTES:
                 long = LongSnapshot(snapshot, named=self._named)
                 del snapshot, entries
-                await self._send_long(long)
+                self._hub.sending_long += 1
+                try:
+                    await self._send_long(long)
+                finally:
+                    self._hub.sending_long -= 1
                 return False
             entries = [snapshot, *entries]
         if ended and not entries:
