@@ -113,11 +113,6 @@ class Row:
         self._pid[0] = pid
         return before
 
-    @property
-    def is_held(self) -> bool:
-        """Whether a process has it, be it alive or dead."""
-        return bool(self._pid[0])
-
     def add(self, name: str, by: int = 1) -> None:
         self._counted[_CELL[name]] += by
 
@@ -194,11 +189,10 @@ class Board:
     def ended(self) -> list[int]:
         """The pids of those that had a row and have ended, each told to one caller."""
         for number in range(ROWS):
-            row = self._row(number)
-            if number not in self._mine and row.is_held:
+            if number not in self._mine and self._cells[number * _ROW_CELLS + 1]:
                 with self._held(number) as held:
                     # Looked at again: another may just have been told.
-                    pid = row.hand_over(0) if held else 0
+                    pid = self._row(number).hand_over(0) if held else 0
                     if pid:
                         self._ended.append(pid)
         ended, self._ended = self._ended, []
