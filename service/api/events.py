@@ -54,11 +54,16 @@ class Direct:
         self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
         response = await self._respond(scope, receive)
         if isinstance(response, LiveResponse) and scope["method"] != "HEAD":
             # This frame stays for as long as the reader does; the response need not.
             subscriber = await response.begin(send)
             del response
+            # Nor what it was made of: a browser's headers are a kilobyte, in a list of
+            # uvicorn's and one of Starlette's.
+            for used in (headers, scope["headers"], scope["state"]):
+                used.clear()
             await subscriber.run(receive)
         else:
             await response(scope, receive, send)

@@ -157,6 +157,8 @@ class PlateauWorker(UvicornWorker):  # type: ignore[misc]
         "interface": "asgi3",
         "access_log": False,
         "server_header": False,
+        # Nothing reads what they would change: the client's address, the scheme.
+        "proxy_headers": False,
         "log_level": "warning",
         # uvicorn's own count would recycle a young worker, and all of them at once.
         "limit_max_requests": None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -255,3 +256,22 @@ def test_a_head_without_an_end_is_refused(plateau: Serving) -> None:
         with pytest.raises(ConnectionError):
             for number in range(400):
                 peer.sendall(b"X-%d: " % number + b"a" * 50_000 + b"\r\n")
+
+
+def test_requests_that_do_not_wait_for_answers_get_them_in_order(
+    plateau: Serving, run: dict[str, Any]
+) -> None:
+    stream = b"/v1/runs/%b/events" % run["id"].encode()
+    asked = [
+        get(stream),
+        get(RUN_PATH),
+        post(b"{"),
+        get(stream),
+        get(b"/health/live", b"Connection: close"),
+    ]
+    with socket.create_connection(("127.0.0.1", plateau.port), timeout=10) as peer:
+        peer.sendall(b"".join(asked))
+        answers = peer.makefile("rb").read()
+    statuses = re.findall(rb"HTTP/1\.1 (\d+)", answers)
+    assert statuses == [b"200", b"404", b"400", b"200", b"200"]
+    assert answers.count(b"run.completed") == 2
