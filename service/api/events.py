@@ -20,7 +20,12 @@ from service.api.runs import absent, create, take, taken_headers
 from service.api.state import State, state_of
 from service.errors import Problem, StoreError
 from service.live import sse
-from service.live.response import LiveResponse, WholeResponse, come_back_later
+from service.live.response import (
+    LiveResponse,
+    WholeResponse,
+    come_back_later,
+    send_at_once,
+)
 from service.store import ids
 from service.store.packing import Answer
 from service.store.shares import Denied
@@ -65,8 +70,10 @@ class Direct:
             for used in (headers, scope["headers"], scope["state"]):
                 used.clear()
             await subscriber.run(receive)
-        else:
+        elif isinstance(response, problems.LingeringResponse):
             await response(scope, receive, send)
+        else:
+            await send_at_once(response, scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         headers = self._cors.headers_for(scope)

@@ -6,9 +6,12 @@ Invariant: a live response is one task, parked in `receive()`: the hub pushes th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from sse_starlette import EventSourceResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.live import sse
@@ -95,6 +98,48 @@ class WholeResponse(EventSourceResponse):
             return
         await send(start(self))
         await send(sse.body(self._content, last=True))
+
+
+class _Gathered:
+    """In place of a transport: what uvicorn would write to it."""
+
+    __slots__ = ("_closes", "_parts", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+        self._closes = False
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._closes = True
+
+    def is_closing(self) -> bool:
+        return self._closes or self._transport.is_closing()
+
+    def flush(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+        if self._closes:
+            self._transport.close()
+
+
+async def send_at_once(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a response that is there already in one write, head and body; each of uvicorn's two
+    is a tenth of what a hit costs. Under another server it is sent as usual."""
+    connection: Any = getattr(send, "__self__", None)
+    transport = getattr(connection, "transport", None)
+    if transport is None:
+        await response(scope, receive, send)
+        return
+    gathered = connection.transport = _Gathered(transport)
+    try:
+        await response(scope, receive, send)
+    finally:
+        connection.transport = transport
+        gathered.flush()
 
 
 def start(response: EventSourceResponse) -> sse.Message:

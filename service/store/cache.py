@@ -10,6 +10,7 @@ import logging
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ def key_of(question: Question) -> str:
     return agent_tag(question.agent) + _base64(blake2b(canonical, digest_size=16).digest())
 
 
+@lru_cache(maxsize=64)
 def agent_tag(agent: str) -> str:
     return _base64(blake2b(agent.encode(), digest_size=2).digest())[:AGENT_CHARS]
 

@@ -6,8 +6,7 @@ burst waits for one of the pool, it does not open another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.resources import files
 from urllib.parse import urlsplit, urlunsplit
 
@@ -85,17 +84,27 @@ def connect_blocking(url: str, name: str) -> BlockingRedis:
     )
 
 
-@contextmanager
-def store_errors() -> Iterator[None]:
+class _StoreErrors:
+    """Without a state, so one is enough; a generator would be a fiftieth of a hit."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OutOfMemoryError):
+            raise StoreFull(str(error)) from error
+        if isinstance(error, (*_UNAVAILABLE, OSError)):
+            raise StoreUnavailable(str(error)) from error
+        if isinstance(error, RedisError):
+            raise StoreError(str(error)) from error
+
+
+_STORE_ERRORS = _StoreErrors()
+
+
+def store_errors() -> AbstractContextManager[None]:
     """Turn what redis-py raises into StoreUnavailable, StoreFull or StoreError."""
-    try:
-        yield
-    except OutOfMemoryError as error:
-        raise StoreFull(str(error)) from error
-    except (*_UNAVAILABLE, OSError) as error:
-        raise StoreUnavailable(str(error)) from error
-    except RedisError as error:
-        raise StoreError(str(error)) from error
+    return _STORE_ERRORS
 
 
 def masked(url: str) -> str:

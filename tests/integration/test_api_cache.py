@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,22 @@ def hit(client: httpx.Client, agent: str = "echo", **more: Any) -> dict[str, Any
 
 def key_of(found: dict[str, Any]) -> str:
     return f"cache:{found['id'].removeprefix('hit-')}"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_a_hit_is_one_write(client: httpx.Client, plateau: Serving, accept: str) -> None:
+    """Of two, a reader as quick as this one would see the first alone."""
+    body = {"agent": "echo", "input": unique()}
+    finish(client, body["agent"], body["input"])
+    content = json.dumps(body).encode()
+    head = f"POST /v1/runs HTTP/1.1\r\nHost: plateau\r\nAccept: {accept}\r\n"
+    request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    with socket.create_connection(("127.0.0.1", plateau.port), timeout=10) as peer:
+        for _ in range(20):
+            peer.sendall(request)
+            answer = peer.recv(65536)
+            assert b"x-cache: hit" in answer
+            assert body["input"].encode() in answer.partition(b"\r\n\r\n")[2]
 
 
 def test_an_equal_request_is_answered_from_the_cache(
