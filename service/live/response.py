@@ -120,7 +120,7 @@ class _Gathered:
         return self._closes or self._transport.is_closing()
 
     def flush(self) -> None:
-        if self._parts:
+        if self._parts and not self._transport.is_closing():
             self._transport.write(b"".join(self._parts))
         if self._closes:
             self._transport.close()
