@@ -208,7 +208,7 @@ def request_id_of(scope: Scope) -> str:
     found: str | None = scope.get("plateau.request_id")
     if found is None:
         found = next((v.decode("latin-1") for n, v in scope["headers"] if n == _ID_HEADER), "")
-        if not found or not _REQUEST_ID.fullmatch(found):
+        if not _REQUEST_ID.fullmatch(found):
             # To be told apart, not to be secret: the kernel's randomness costs a hit 6 %.
             found = f"{random.getrandbits(64):016x}"
         scope["plateau.request_id"] = found
