@@ -79,6 +79,7 @@ _CELL_BYTES = 8
 # 64 workers, each of which may be recycled at the time, the runner and the master.
 ROWS = 160
 # The latest stamp and who counts, then what was counted, sent, and added by the store, ever.
+_STAMP, _PID = 0, 1
 _ROW_CELLS = 2 + 3 * len(NAMES)
 # The row that the master counts in and the others send.
 _MASTERS = 0
@@ -189,7 +190,7 @@ class Board:
     def ended(self) -> list[int]:
         """The pids of those that had a row and have ended, each told to one caller."""
         for number in range(ROWS):
-            if number not in self._mine and self._cells[number * _ROW_CELLS + 1]:
+            if number not in self._mine and self._cells[number * _ROW_CELLS + _PID]:
                 with self._held(number) as held:
                     # Looked at again: another may just have been told.
                     pid = self._row(number).hand_over(0) if held else 0
@@ -202,7 +203,7 @@ class Board:
         """Each row that nobody else sends and that has something to be sent, held while it is
         looked at."""
         for number in range(ROWS):
-            if number in self._mine or not self._cells[number * _ROW_CELLS]:
+            if number in self._mine or not self._cells[number * _ROW_CELLS + _STAMP]:
                 continue
             row = self._row(number)
             if not row.is_sent:
