@@ -31,7 +31,7 @@ USER 10001:10001
 EXPOSE 8000
 # Of `serve` and `web`; docker-compose.yml has one for a runner, which has no port.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
-  CMD ["python", "-m", "service.serve.healthcheck", "/health/live"]
+  CMD ["python", "-m", "plateau_sse.serve.healthcheck", "/health/live"]
 # The service is process 1: gunicorn's master reaps whatever is left to it, and ends on SIGTERM.
 ENTRYPOINT ["/usr/local/bin/entrypoint"]
 CMD ["serve"]

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import httpx
+from tests.fake_model import fake_model
+from tests.processes import wait_until
 
 from benchmarks import corpus, plots
 from benchmarks.measuring import cpu_s, open_files_most, pss_kib
@@ -21,8 +23,6 @@ from benchmarks.peers import Absent
 from benchmarks.peers.litellm import MODELS, litellm
 from benchmarks.rows import Row, report
 from benchmarks.stages import PlateauStage, plateau
-from tests.fake_model import fake_model
-from tests.processes import wait_until
 
 JSON_BOUND, STREAM_BOUND = 30, 450
 CONNECTIONS = 8

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.conftest import end_server, start_server
 
 from benchmarks import corpus, plots
 from benchmarks.rows import Row, report
-from service.store import keys
-from service.store.cache import Question, answer_of, key_of
-from service.store.connections import connect
-from service.store.packing import Answer, pack
-from tests.conftest import end_server, start_server
+from plateau_sse.store import keys
+from plateau_sse.store.cache import Question, answer_of, key_of
+from plateau_sse.store.connections import connect
+from plateau_sse.store.packing import Answer, pack
 
 # On Redis 7; on Valkey 9 more fit, since it spends less on a key.
 BOUND = 8000

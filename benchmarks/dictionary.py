@@ -1,4 +1,4 @@
-"""Makes `service/store/prose.dict`, what English answers have in common, from half the corpus.
+"""Makes `prose.dict`, what English answers have in common, from half the corpus.
 
 zstd's own trainer chooses; the same corpus and version of the library give the same bytes. What
 is printed is measured on the other half.
@@ -15,9 +15,9 @@ from pathlib import Path
 import zstandard
 
 from benchmarks import corpus
-from service.store.packing import compressor
+from plateau_sse.store.packing import compressor
 
-PATH = Path(__file__).parent.parent / "service" / "store" / "prose.dict"
+PATH = Path(__file__).parent.parent / "service" / "plateau_sse" / "store" / "prose.dict"
 # A little more than zstd advises; twice as much gains nothing with this corpus.
 SIZE = 160 * 1024
 

@@ -19,12 +19,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.conftest import end_server, start_server
+
 from benchmarks import corpus
 from benchmarks.rows import Row, report
-from service.store.cache import Cache, Question, answer_of, key_of
-from service.store.connections import connect
-from service.store.packing import Answer, pack
-from tests.conftest import end_server, start_server
+from plateau_sse.store.cache import Cache, Question, answer_of, key_of
+from plateau_sse.store.connections import connect
+from plateau_sse.store.packing import Answer, pack
 
 BOUND_POINTS = 3.0
 TIMES_MORE = 10

@@ -19,15 +19,15 @@ from pathlib import Path
 from statistics import median
 
 import httpx
-
-from benchmarks import plots
-from benchmarks.measuring import open_files_most
-from benchmarks.rows import Row, report
-from service import tasks
 from tests.conftest import end_server, start_server
 from tests.deployment import AGENTS, deployed
 from tests.processes import serving
 from tests.readers import Reader
+
+from benchmarks import plots
+from benchmarks.measuring import open_files_most
+from benchmarks.rows import Row, report
+from plateau_sse import tasks
 
 BOUND_S = 15
 RUNS, READERS = 30, 300

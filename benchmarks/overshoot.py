@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.conftest import end_server, start_server
+
 from benchmarks import hit_rate
 from benchmarks.rows import Row, report
-from service.store import keys
-from service.store.cache import LARGEST_SHARE, answer_of
-from service.store.connections import connect
-from service.store.packing import pack
-from tests.conftest import end_server, start_server
+from plateau_sse.store import keys
+from plateau_sse.store.cache import LARGEST_SHARE, answer_of
+from plateau_sse.store.connections import connect
+from plateau_sse.store.packing import pack
 
 BOUND_MIB = 10
 TIMES_OVER = 10

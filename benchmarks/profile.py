@@ -17,6 +17,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.fake_model import fake_model
+
 from benchmarks import cached, plots
 from benchmarks.fanout import MANY, ONE, Shape
 from benchmarks.measuring import open_files_most
@@ -24,7 +26,6 @@ from benchmarks.peers import Absent, environment_of
 from benchmarks.readers import Crowd
 from benchmarks.rows import Row, report
 from benchmarks.stages import PlateauStage, plateau
-from tests.fake_model import fake_model
 
 SAMPLES_A_S, SECONDS = 300, 15
 WAITING = re.compile(r"epoll_p?wait\b")
@@ -32,13 +33,17 @@ WAITING = re.compile(r"epoll_p?wait\b")
 PLACES = {
     "the kernel's write": re.compile(r"^_*(libc_)?(writev?|send(msg)?) \(lib"),
     "the kernel's read": re.compile(r"^_*(libc_)?(read|recv(msg)?) \(lib"),
-    "hub, feeds, subscribers": re.compile(r"service/live/(hub|feed|subscriber|response)"),
-    "frames": re.compile(r"service/live/sse"),
-    "Redis' replies": re.compile(r"service/(live/subscription|store/wire)|hiredis|reader\.c"),
-    "lookups in the cache": re.compile(r"service/store/(lookups|cache|packing)|zstd"),
-    "taking on a run": re.compile(r"service/(api|runs)/"),
-    "counting and watching": re.compile(r"service/(ops/|store/(stats|tally|workers|servers))"),
-    "uvicorn": re.compile(r"uvicorn/|httptools|service/live/protocol"),
+    "hub, feeds, subscribers": re.compile(r"plateau_sse/live/(hub|feed|subscriber|response)"),
+    "frames": re.compile(r"plateau_sse/live/sse"),
+    "Redis' replies": re.compile(
+        r"plateau_sse/(live/subscription|store/wire)|hiredis|reader\.c"
+    ),
+    "lookups in the cache": re.compile(r"plateau_sse/store/(lookups|cache|packing)|zstd"),
+    "taking on a run": re.compile(r"plateau_sse/(api|runs)/"),
+    "counting and watching": re.compile(
+        r"plateau_sse/(ops/|store/(stats|tally|workers|servers))"
+    ),
+    "uvicorn": re.compile(r"uvicorn/|httptools|plateau_sse/live/protocol"),
     "Starlette": re.compile(r"starlette/"),
     "redis-py": re.compile(r"redis/"),
     "uvloop and asyncio": re.compile(r"loop\.c|uv_|uv__|asyncio/|_asynciomodule"),

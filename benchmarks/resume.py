@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import psutil
+from tests.readers import Reader
 
 from benchmarks import plots
 from benchmarks.measuring import open_files_most
 from benchmarks.rows import Row, report
 from benchmarks.stages import TEXT, PlateauStage, plateau
 from benchmarks.visitors import Tally
-from service import tasks
-from tests.readers import Reader
+from plateau_sse import tasks
 
 READERS, MOST_READERS = 1000, 4000
 RUNS = 100

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from statistics import quantiles
 
 import httpx
+from tests.readers import Reader
 
 from benchmarks import corpus
 from benchmarks.rows import Row, report
 from benchmarks.stages import plateau
-from tests.readers import Reader
 
 REQUESTS, USERS = 50, 10
 BOUND = 100.0

@@ -30,9 +30,9 @@ from benchmarks.sampling import Sample, Sampler
 from benchmarks.stages import PlateauStage, plateau
 from benchmarks.trend import Trend, trend_of
 from benchmarks.visitors import AGENTS, Tally, Visitors
-from service import tasks
-from service.store.connections import connect
-from service.store.packing import pack
+from plateau_sse import tasks
+from plateau_sse.store.connections import connect
+from plateau_sse.store.packing import pack
 
 GROWTH_MIB = 2
 WARM_UP_SHARE = 1 / 3

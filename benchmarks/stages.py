@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from service.store import events, ids
-from service.store.connections import connect
-from service.store.streams import Streams
 from tests.processes import Serving, serving
+
+from plateau_sse.store import events, ids
+from plateau_sse.store.connections import connect
+from plateau_sse.store.streams import Streams
 
 # About what a model says in 30 ms.
 TEXT = "some words of an answer "

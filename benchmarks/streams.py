@@ -22,9 +22,9 @@ from benchmarks.rows import Row, report
 from benchmarks.stages import TEXT, PlateauStage, plateau
 from benchmarks.trend import mean
 from benchmarks.visitors import AGENTS
-from service import tasks
-from service.store import keys
-from service.store.connections import connect
+from plateau_sse import tasks
+from plateau_sse.store import keys
+from plateau_sse.store.connections import connect
 
 CAP = 100
 GROWTH_MIB = 0.5

@@ -23,13 +23,14 @@ from statistics import median, quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.fake_model import fake_model
+from tests.processes import wait_until
+
 from benchmarks import corpus, plots
 from benchmarks.peers import Absent
 from benchmarks.peers.litellm import MODELS, litellm
 from benchmarks.rows import Row, report
 from benchmarks.stages import plateau
-from tests.fake_model import fake_model
-from tests.processes import wait_until
 
 ROUNDS, WARM_UP = 100, 20
 ANSWERS_WITHIN_S = 30

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
+from tests.readers import OutOfLine, Reader
 
 from benchmarks.chaos.crowd import Asked
-from tests.readers import OutOfLine, Reader
 
 # whole: from where the run is to its end. leaving: some events, then gone for good. dropping:
 # breaks off again and again, and resumes. late: joins a run that has ended. cached: asks what

@@ -18,10 +18,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.measuring import open_files_most
+from tests.processes import REPOSITORY, Serving, free_ports, serving
+
 from locustfiles.beside import plot, report, sampling
 from locustfiles.beside.report import Seen
 from locustfiles.beside.sampling import Sample, Sampler
-from tests.processes import REPOSITORY, Serving, free_ports, serving
 
 SHAPES = ("smoke", "ramp", "spike", "soak")
 AGENTS = "load=locustfiles.agent:load"

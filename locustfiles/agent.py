@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 
-from service.agents import Run, Usage, Yielded
+from plateau_sse.agents import Run, Usage, Yielded
 
 # `<number>@<microseconds since the epoch>`, by the clock of the machine that the agent is on.
 STAMP = re.compile(r"(\d+)@(\d{16}) ")

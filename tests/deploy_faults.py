@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from service.api import health
-from service.serve.redis_server import STOP_WITHIN_S, Role, options
-from service.settings import Settings, is_loopback, parse_size
-from service.store import servers
+from plateau_sse.api import health
+from plateau_sse.serve.redis_server import STOP_WITHIN_S, Role, options
+from plateau_sse.settings import Settings, is_loopback, parse_size
+from plateau_sse.store import servers
 from tests.deploy_files import (
     BLUEPRINTS,
     DeployFiles,
@@ -126,7 +126,7 @@ def _ports(files: DeployFiles) -> Iterator[str]:
 
 def _health(files: DeployFiles) -> Iterator[str]:
     paths = {route.path for route in health.routes}
-    module = ["python", "-m", "service.serve.healthcheck"]
+    module = ["python", "-m", "plateau_sse.serve.healthcheck"]
     of_image = files.health_of_image()
     if of_image != [*module, LIVE] or LIVE not in paths:
         yield f"Dockerfile: HEALTHCHECK is {of_image}"

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from ruamel.yaml import YAML
 
-from service.errors import SettingsError
-from service.settings import Settings
+from plateau_sse.errors import SettingsError
+from plateau_sse.settings import Settings
 from tests.processes import REPOSITORY
 
 FILES = (

@@ -5,6 +5,7 @@ Invariant: what it starts it ends, by id, when the `with` block ends.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,17 @@ import httpx
 from tests.processes import REPOSITORY, environment, free_ports, wait_until
 
 AGENTS = "words=tests.sample_agents:words"
+
+
+def package_of(code: Path) -> str:
+    """What the package is called in this checkout: up to 0.1.0 it was `service` itself."""
+    return "plateau_sse" if (code / "service" / "plateau_sse").is_dir() else "service"
+
+
+def path_of(code: Path) -> str:
+    """The PYTHONPATH with which this checkout's package and `tests` are the ones imported."""
+    package = code / "service" if package_of(code) == "plateau_sse" else code
+    return os.pathsep.join(map(str, dict.fromkeys((package, code))))
 
 
 @dataclass
@@ -52,17 +64,18 @@ def deployed(
     result = Deployment()
     with ExitStack() as stack:
         for index in range(runners):
-            overrides = common | {"REDIS_URL": streams_url, "PYTHONPATH": str(runner_code)}
-            result.runners.append(_start(stack, folder, f"runner{index}", "runner", overrides))
+            overrides = common | {"REDIS_URL": streams_url}
+            name = f"runner{index}"
+            result.runners.append(_start(stack, folder, name, runner_code, "runner", overrides))
         for index in range(webs):
             port = free_ports(1)
             overrides = common | {
                 "REDIS_URL": web_streams_url or streams_url,
                 "PORT": str(port),
                 "WEB_CONCURRENCY": "1",
-                "PYTHONPATH": str(web_code),
             }
-            result.webs.append(_start(stack, folder, f"web{index}", "web", overrides))
+            name = f"web{index}"
+            result.webs.append(_start(stack, folder, name, web_code, "web", overrides))
             result.urls.append(f"http://127.0.0.1:{port}")
         for url in result.urls:
             wait_until(partial(_is_up, url, bool(runners)), f"{url} is up", timeout_s=30)
@@ -70,12 +83,19 @@ def deployed(
 
 
 def _start(
-    stack: ExitStack, folder: Path, name: str, command: str, overrides: Mapping[str, str]
+    stack: ExitStack,
+    folder: Path,
+    name: str,
+    code: Path,
+    command: str,
+    overrides: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     log = stack.enter_context((folder / f"{name}.log").open("wb"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", command],
-        env=environment({"DATA_DIR": str(folder / name), **overrides}),
+        [sys.executable, "-m", package_of(code), command],
+        env=environment(
+            {"DATA_DIR": str(folder / name), "PYTHONPATH": path_of(code), **overrides}
+        ),
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=log,

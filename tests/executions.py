@@ -13,18 +13,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.agents.registry import RegisteredAgent
-from service.runs.execution import Execution
-from service.runs.job import Job
-from service.runs.keeper import Keeper
-from service.store.cache import Cache
-from service.store.connections import connect
-from service.store.conversations import Conversations, Limits
-from service.store.fullness import Fullness
-from service.store.inflight import Inflight
-from service.store.packing import FORMAT
-from service.store.records import Record
-from service.store.streams import Streams
+from plateau_sse.agents.registry import RegisteredAgent
+from plateau_sse.runs.execution import Execution
+from plateau_sse.runs.job import Job
+from plateau_sse.runs.keeper import Keeper
+from plateau_sse.store.cache import Cache
+from plateau_sse.store.connections import connect
+from plateau_sse.store.conversations import Conversations, Limits
+from plateau_sse.store.fullness import Fullness
+from plateau_sse.store.inflight import Inflight
+from plateau_sse.store.packing import FORMAT
+from plateau_sse.store.records import Record
+from plateau_sse.store.streams import Streams
 from tests.store import claim, decoded, on_streams, queued, stream_of
 
 VERSION = "v1"

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from service.agents import Run, Yielded
+from plateau_sse.agents import Run, Yielded
 
 
 def _note(run: Run, word: str) -> None:

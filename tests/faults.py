@@ -22,9 +22,9 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.serve.redis_server import Role, options, server_binary
-from service.settings import Settings
-from service.store import keys
+from plateau_sse.serve.redis_server import Role, options, server_binary
+from plateau_sse.settings import Settings
+from plateau_sse.store import keys
 from tests.processes import free_ports, wait_until
 
 # The least that Linux takes; it doubles it.

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from service.agents import AgentError, Run, Yielded
+from plateau_sse.agents import AgentError, Run, Yielded
 
 GATE_S = 30
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from service.ops.overview import overview
-from service.ops.watch import Seen
-from service.settings import Settings
-from service.store.queue import Depth
-from service.store.servers import SHOWN
-from service.store.workers import Figures
+from plateau_sse.ops.overview import overview
+from plateau_sse.ops.watch import Seen
+from plateau_sse.settings import Settings
+from plateau_sse.store.queue import Depth
+from plateau_sse.store.servers import SHOWN
+from plateau_sse.store.workers import Figures
 
 HOST = "box"
 MIB = 1024**2

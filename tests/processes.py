@@ -27,7 +27,7 @@ import httpx
 import psutil
 from redis import Redis
 
-from service.settings import Settings
+from plateau_sse.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BANNER = re.compile(r"^Plateau is up: (\S+?)/?$", re.MULTILINE)
@@ -91,7 +91,7 @@ def plateau(
 ) -> subprocess.CompletedProcess[str]:
     """Run `plateau …` to its end, which is expected to come by itself."""
     return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
+        [sys.executable, "-m", "plateau_sse", *arguments],
         env=environment(env),
         cwd=cwd,
         text=True,
@@ -193,7 +193,7 @@ def _title(process: psutil.Process) -> str | None:
 def launch(
     data_dir: Path,
     *,
-    arguments: Sequence[str] = ("-m", "service", "serve"),
+    arguments: Sequence[str] = ("-m", "plateau_sse", "serve"),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     new_group: bool = False,
@@ -246,7 +246,7 @@ def await_banner(started: Serving, *, timeout_s: float = 30) -> None:
 def serving(
     data_dir: Path,
     *,
-    arguments: Sequence[str] = ("-m", "service", "serve"),
+    arguments: Sequence[str] = ("-m", "plateau_sse", "serve"),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     new_group: bool = False,

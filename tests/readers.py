@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from service.eventsource import EventReader
-from service.store import ids
+from plateau_sse.eventsource import EventReader
+from plateau_sse.store import ids
 
 TERMINAL = ("run.completed", "run.failed", "run.cancelled")
 # The kernel doubles it: so little that a response is soon stuck where its reader is slow.

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
-from service.agents import Progress, Run, Usage, Yielded
+from plateau_sse.agents import Progress, Run, Usage, Yielded
 
 WORDS = "stream plateau memory event reader naïve 雪 🌊 resume worker".split()
 

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import msgspec
 from redis import Redis
 
-from service.store import events, ids, keys
-from service.store.connections import connect
-from service.store.events import Event
-from service.store.packing import Answer
-from service.store.reading import Entry
-from service.store.streams import Claimed, Streams
+from plateau_sse.store import events, ids, keys
+from plateau_sse.store.connections import connect
+from plateau_sse.store.events import Event
+from plateau_sse.store.packing import Answer
+from plateau_sse.store.reading import Entry
+from plateau_sse.store.streams import Claimed, Streams
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """A terminal for tests: what a program draws on it, and what is typed into it.
 
-    with terminal(["-m", "service", "top"], env={}) as shown:
+    with terminal(["-m", "plateau_sse", "top"], env={}) as shown:
         wait_until(lambda: "All is well." in shown.text, "it is drawn")
 
 Invariant: when a `with` block ends, however it ends, the program is gone.

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from service.ops import cgroup
-from service.ops.advice import (
+from plateau_sse.ops import cgroup
+from plateau_sse.ops.advice import (
     CPU_MOST,
     EVICTIONS_STEADY,
     LOOKUPS_LEAST,
@@ -18,9 +18,9 @@ from service.ops.advice import (
     advise,
     silent,
 )
-from service.ops.watch import Seen
-from service.settings import Settings
-from service.store.queue import Depth
+from plateau_sse.ops.watch import Seen
+from plateau_sse.settings import Settings
+from plateau_sse.store.queue import Depth
 from tests.pictures import MIB, picture, seen, server, worker
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.cli import ask, main
-from service.cli.follow import Client, Unreachable
-from service.cli.screen import Screen
+from plateau_sse.cli import ask, main
+from plateau_sse.cli.follow import Client, Unreachable
+from plateau_sse.cli.screen import Screen
 
 WAIT_S = 10.0
 Event = dict[str, Any]
@@ -308,7 +308,11 @@ def test_a_connection_that_only_opens_is_no_progress() -> None:
             list(Client(plateau.url, http, retry_for_s=0.1).follow("/events"))
 
 
-COMMAND = (sys.executable, "-c", "import sys; from service.cli import main; sys.exit(main())")
+COMMAND = (
+    sys.executable,
+    "-c",
+    "import sys; from plateau_sse.cli import main; sys.exit(main())",
+)
 
 
 def test_ctrl_c_cancels_the_run() -> None:
@@ -344,7 +348,7 @@ def test_a_reader_that_has_had_enough_is_no_fault() -> None:
 
 
 AGENTS = """
-from service.agents import AgentError, Output, Progress, ToolCall, ToolResult, Usage
+from plateau_sse.agents import AgentError, Output, Progress, ToolCall, ToolResult, Usage
 
 async def notes(run):
     yield Progress(1, 2, "reading\\x1b[2J", "reader")

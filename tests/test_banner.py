@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.serve.banner import LAST_LINE, banner, page_url
-from service.settings import Settings
+from plateau_sse.serve.banner import LAST_LINE, banner, page_url
+from plateau_sse.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,12 @@ def test_a_full_cache_passes_its_bound_by_one_item_at_most(cache_url: str) -> No
 
 
 def test_a_sample_counts_for_the_innermost_place_it_was_in() -> None:
-    asked = "MainThread;run (asyncio/runners.py:118);Direct.__call__ (service/api/events.py:68)"
-    told = "MainThread;data_received (service/store/wire.py:58)"
-    pushed = f"{told};dispatch (service/live/feed.py:66);push (service/live/subscriber.py:137)"
+    asked = (
+        "MainThread;run (asyncio/runners.py:118);Direct.__call__ (plateau_sse/api/events.py:68)"
+    )
+    told = "MainThread;data_received (plateau_sse/store/wire.py:58)"
+    pushed = f"{told};dispatch (plateau_sse/live/feed.py:66)"
+    pushed += ";push (plateau_sse/live/subscriber.py:137)"
     samples = f"""\
 {pushed} 20
 {pushed};UVStream_write (loop.c:110085);write (libc.so.6) 50

@@ -8,13 +8,13 @@ import random
 from pathlib import Path
 
 import pytest
-
 from benchmarks import plots, sampling, soak
 from benchmarks.sampling import Sample
 from benchmarks.stages import plateau
 from benchmarks.trend import BLOCKS, Trend, trend_of
 from benchmarks.visitors import AGENTS, SHARES, Tally, Visitors
-from service.store import ids
+
+from plateau_sse.store import ids
 from tests.readers import OutOfLine, Reader
 
 SAMPLES = 360

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-
 from benchmarks import __main__ as bench
 from benchmarks import rows
 from benchmarks.rows import Row

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.store import keys
-from service.store.cache import Cache
-from service.store.connections import connect
-from service.store.lookups import Lookups
-from service.store.packing import pack
+from plateau_sse.store import keys
+from plateau_sse.store.cache import Cache
+from plateau_sse.store.connections import connect
+from plateau_sse.store.lookups import Lookups
+from plateau_sse.store.packing import pack
 from tests.conftest import end_server, start_server
 from tests.store import answer
 

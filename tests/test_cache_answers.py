@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.store import ids, keys
-from service.store.cache import Question, agent_tag, answer_of, key_of
-from service.store.packing import Answer, pack, unpack
+from plateau_sse.store import ids, keys
+from plateau_sse.store.cache import Question, agent_tag, answer_of, key_of
+from plateau_sse.store.packing import Answer, pack, unpack
 from tests.store import ANSWER_TOKEN, answer
 
 

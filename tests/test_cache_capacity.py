@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks import capacity, corpus, dictionary, hit_rate
-from service.store.packing import DICTIONARY, pack, unpack
+
+from plateau_sse.store.packing import DICTIONARY, pack, unpack
 
 
 def test_8000_english_answers_of_2_kb_fit(cache_url: str) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from service import tasks
-from service.errors import StoreError
-from service.live import hub as hub_module
-from service.live import subscription
-from service.live.hub import Hub
-from service.ops import canary as canary_module
-from service.ops.canary import Canary
-from service.store import keys
-from service.store.connections import connect
-from service.store.stats import Stats
-from service.store.streams import Streams
+from plateau_sse import tasks
+from plateau_sse.errors import StoreError
+from plateau_sse.live import hub as hub_module
+from plateau_sse.live import subscription
+from plateau_sse.live.hub import Hub
+from plateau_sse.ops import canary as canary_module
+from plateau_sse.ops.canary import Canary
+from plateau_sse.store import keys
+from plateau_sse.store.connections import connect
+from plateau_sse.store.stats import Stats
+from plateau_sse.store.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.processes import free_ports
 from tests.proxy import dropping_messages

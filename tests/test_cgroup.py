@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.ops import cgroup
+from plateau_sse.ops import cgroup
 
 OWN_1 = "9:name=systemd:/\n5:cpu,cpuacct:/x\n4:memory:/docker/0123\n0::/"
 

@@ -18,10 +18,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from selenium.webdriver import Chrome
 
-import service.web
+import plateau_sse.web
 from tests.browser import await_true, browser
 
-WEB = Path(service.web.__file__).parent
+WEB = Path(plateau_sse.web.__file__).parent
 Event = dict[str, Any]
 
 

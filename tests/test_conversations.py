@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.store import ids, keys
-from service.store.conversations import (
+from plateau_sse.store import ids, keys
+from plateau_sse.store.conversations import (
     LIFE_S,
     Conversations,
     Limits,
@@ -18,9 +18,9 @@ from service.store.conversations import (
     asked,
     place_of,
 )
-from service.store.fullness import Fullness
-from service.store.stats import Stats
-from service.store.streams import Streams
+from plateau_sse.store.fullness import Fullness
+from plateau_sse.store.stats import Stats
+from plateau_sse.store.streams import Streams
 from tests.executions import LIMITS
 from tests.store import full, on_streams
 

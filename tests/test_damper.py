@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.ops import damper
-from service.ops.damper import BURST, KINDS_MOST, WINDOW_S, Damper, tell_held
-from service.serve.logs import JsonFormatter, TextFormatter
+from plateau_sse.ops import damper
+from plateau_sse.ops.damper import BURST, KINDS_MOST, WINDOW_S, Damper, tell_held
+from plateau_sse.serve.logs import JsonFormatter, TextFormatter
 
 log = logging.getLogger("plateau.damped")
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.cli import dashboard, units
-from service.cli.dashboard import Look
-from service.ops.overview import overview
-from service.ops.watch import Seen
-from service.settings import Settings
-from service.store.queue import Depth
+from plateau_sse.cli import dashboard, units
+from plateau_sse.cli.dashboard import Look
+from plateau_sse.ops.overview import overview
+from plateau_sse.ops.watch import Seen
+from plateau_sse.settings import Settings
+from plateau_sse.store.queue import Depth
 
 MIB = 1024**2
 NOW = 1_800_000_000.0

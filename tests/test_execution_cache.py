@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.agents import AgentError, Output, Run, ToolResult, Usage, Yielded
-from service.store import keys
-from service.store.cache import Cache
-from service.store.connections import connect
-from service.store.conversations import Conversations, answered, asked
-from service.store.fullness import Fullness
-from service.store.streams import Streams
+from plateau_sse.agents import AgentError, Output, Run, ToolResult, Usage, Yielded
+from plateau_sse.store import keys
+from plateau_sse.store.cache import Cache
+from plateau_sse.store.connections import connect
+from plateau_sse.store.conversations import Conversations, answered, asked
+from plateau_sse.store.fullness import Fullness
+from plateau_sse.store.streams import Streams
 from tests.executions import LIMITS, VERSION, Told, execute, execution_of, told_of
 from tests.store import on_streams, until
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from service.agents import Run, Yielded
-from service.errors import StoreError
-from service.runs.writer import Refused
-from service.store import events, keys
-from service.store.streams import Streams
+from plateau_sse.agents import Run, Yielded
+from plateau_sse.errors import StoreError
+from plateau_sse.runs.writer import Refused
+from plateau_sse.store import events, keys
+from plateau_sse.store.streams import Streams
 from tests.executions import Told, execution_of, told_of
 from tests.store import (
     claim,

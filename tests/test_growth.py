@@ -25,12 +25,12 @@ import uvicorn
 import uvloop
 from redis import Redis
 
-from service.app import create_app
-from service.serve.worker import PlateauWorker
-from service.settings import Settings
-from service.store import events, ids
-from service.store.connections import connect
-from service.store.streams import Streams
+from plateau_sse.app import create_app
+from plateau_sse.serve.worker import PlateauWorker
+from plateau_sse.settings import Settings
+from plateau_sse.store import events, ids
+from plateau_sse.store.connections import connect
+from plateau_sse.store.streams import Streams
 from tests.processes import wait_until
 
 TOKEN = "token"

@@ -10,13 +10,13 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from service.live.feed import Feed
-from service.live.hub import Hub
-from service.live.sse import Frame
-from service.live.waiting import until_ended
-from service.store import events, ids, keys
-from service.store.connections import connect
-from service.store.streams import Streams
+from plateau_sse.live.feed import Feed
+from plateau_sse.live.hub import Hub
+from plateau_sse.live.sse import Frame
+from plateau_sse.live.waiting import until_ended
+from plateau_sse.store import events, ids, keys
+from plateau_sse.store.connections import connect
+from plateau_sse.store.streams import Streams
 
 
 @dataclass(eq=False)

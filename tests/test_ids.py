@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.store import ids, keys
+from plateau_sse.store import ids, keys
 
 NUMBERS = st.tuples(st.integers(1, 999_999_999), st.integers(1, 999_999_999))
 

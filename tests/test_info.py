@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from service.cli.info import MEANINGS, reading
-from service.cli.servers import Server, find, size
-from service.serve.data_dir import LOCK, DataDir
-from service.serve.redis_server import Role
-from service.settings import Settings
+from plateau_sse.cli.info import MEANINGS, reading
+from plateau_sse.cli.servers import Server, find, size
+from plateau_sse.serve.data_dir import LOCK, DataDir
+from plateau_sse.serve.redis_server import Role
+from plateau_sse.settings import Settings
 from tests.conftest import end_server, start_server
 from tests.processes import environment, plateau
 
@@ -53,7 +53,7 @@ def stable(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("role", ["streams", "cache"])
 def test_raw_is_what_the_server_says(both: dict[str, str], role: str, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "service", "info", "--raw", "--role", role]
+    arguments = [sys.executable, "-m", "plateau_sse", "info", "--raw", "--role", role]
     shown = subprocess.run(arguments, env=environment(both), cwd=tmp_path, capture_output=True)
     lines = shown.stdout.decode().splitlines(keepends=True)
     said = said_by(both["REDIS_URL" if role == "streams" else "CACHE_REDIS_URL"])
@@ -273,9 +273,9 @@ def test_a_size_for_people(number: int, text: str) -> None:
 def test_it_brings_only_what_it_needs() -> None:
     code = (
         "import sys\n"
-        "from service.cli import info\n"
-        "unwanted = {'httpx', 'gunicorn', 'uvicorn', 'starlette', 'psutil', 'service.cli.ask',"
-        " 'service.app', 'service.agents'}\n"
+        "from plateau_sse.cli import info\n"
+        "unwanted = {'httpx', 'gunicorn', 'uvicorn', 'starlette', 'psutil',"
+        " 'plateau_sse.cli.ask', 'plateau_sse.app', 'plateau_sse.agents'}\n"
         "print(sorted(unwanted & set(sys.modules)))\n"
     )
     shown = subprocess.run(

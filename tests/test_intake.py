@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.errors import Problem
-from service.runs.ask import Ask
-from service.store.streams import Streams
+from plateau_sse.errors import Problem
+from plateau_sse.runs.ask import Ask
+from plateau_sse.store.streams import Streams
 from tests.intakes import KEYED, QUESTION, Desk, at_desk
 
 

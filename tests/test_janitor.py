@@ -7,14 +7,14 @@ import logging
 
 import pytest
 
-from service.runs.janitor import Janitor
-from service.store import events, ids, keys, leftovers
-from service.store.connections import connect
-from service.store.external import External
-from service.store.leftovers import Leftovers
-from service.store.queue import Queue
-from service.store.stats import Stats
-from service.store.streams import Streams
+from plateau_sse.runs.janitor import Janitor
+from plateau_sse.store import events, ids, keys, leftovers
+from plateau_sse.store.connections import connect
+from plateau_sse.store.external import External
+from plateau_sse.store.leftovers import Leftovers
+from plateau_sse.store.queue import Queue
+from plateau_sse.store.stats import Stats
+from plateau_sse.store.streams import Streams
 
 
 def test_it_sweeps_what_nobody_uses_and_nothing_else(

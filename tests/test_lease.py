@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.runs import lease
-from service.runs.lease import LeaseKeeper
-from service.store import keys
-from service.store.connections import connect_blocking
-from service.store.queue import Leases, Queue, Ticket
+from plateau_sse.runs import lease
+from plateau_sse.runs.lease import LeaseKeeper
+from plateau_sse.store import keys
+from plateau_sse.store.connections import connect_blocking
+from plateau_sse.store.queue import Leases, Queue, Ticket
 from tests.processes import wait_until
 from tests.queues import enqueue, on_queue
 

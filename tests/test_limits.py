@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.cli.checks import directory, machine
-from service.serve.data_dir import LOCK, DataDir
-from service.settings import Settings
+from plateau_sse.cli.checks import directory, machine
+from plateau_sse.serve.data_dir import LOCK, DataDir
+from plateau_sse.settings import Settings
 from tests.processes import environment, free_ports
 
 MIB = 1024**2
@@ -66,7 +66,7 @@ def test_a_place_for_heartbeats_that_cannot_be_written_is_told(
 def test_few_open_files_are_few_readers(
     tmp_path: Path, soft: int, hard: int, mend: str | None
 ) -> None:
-    command = f"ulimit -Sn {soft} && ulimit -Hn {hard} && exec {sys.executable} -m service"
+    command = f"ulimit -Sn {soft} && ulimit -Hn {hard} && exec {sys.executable} -m plateau_sse"
     env = environment({"DATA_DIR": str(tmp_path / "d"), "PORT": str(free_ports())})
     shown = subprocess.run(
         ["bash", "-c", f"{command} doctor --json"],

@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import pytest
-
 from locustfiles.agent import numbers_of, piece
 from locustfiles.kit.clock import Exchange, is_here, offset
 from locustfiles.kit.ledger import (
@@ -20,6 +19,7 @@ from locustfiles.kit.ledger import (
     Ledger,
     parse_id,
 )
+
 from tests.processes import REPOSITORY, environment
 
 Entry = tuple[str, dict[str, Any]]
@@ -122,7 +122,7 @@ def test_only_this_machine_has_this_clock() -> None:
 
 IMPORTS = """
 import sys
-import service.app, service.cli
+import plateau_sse.app, plateau_sse.cli
 import locustfiles.agent, locustfiles.__main__, locustfiles.beside.lone
 found = {name.partition(".")[0] for name in sys.modules} & {"locust", "gevent"}
 assert not found, found

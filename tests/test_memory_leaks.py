@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from benchmarks.measuring import private_kib
 from redis import Redis
 
-from benchmarks.measuring import private_kib
-from service.store import keys
+from plateau_sse.store import keys
 from tests.integration.api_client import api_serving, finish, follow, unique
 from tests.processes import Serving, wait_until
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from service.agents import AgentError, Message, Run, ToolCall, Usage, Yielded
-from service.agents.openai import make_openai
-from service.errors import RUN_FAILURES
-from service.eventsource import EventReader, ServerSentMessage, TooLong
-from service.settings import Settings
+from plateau_sse.agents import AgentError, Message, Run, ToolCall, Usage, Yielded
+from plateau_sse.agents.openai import make_openai
+from plateau_sse.errors import RUN_FAILURES
+from plateau_sse.eventsource import EventReader, ServerSentMessage, TooLong
+from plateau_sse.settings import Settings
 from tests.fake_model import TEXT, FakeModel, fake_model
 
 KEY = "sk-secret-key"

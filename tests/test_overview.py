@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from service.ops import process
-from service.ops.overview import quantiles
-from service.store.connections import connect
-from service.store.tally import BUCKETS, Row
-from service.store.workers import Workers
+from plateau_sse.ops import process
+from plateau_sse.ops.overview import quantiles
+from plateau_sse.store.connections import connect
+from plateau_sse.store.tally import BUCKETS, Row
+from plateau_sse.store.workers import Workers
 from tests.pictures import HOST, MIB, picture, seen, server, worker
 
 
@@ -85,7 +85,7 @@ def test_of_a_master_the_latest_word_counts() -> None:
 
 
 def test_one_server_for_both_roles_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.ops.overview._is_server", lambda pid: True)
+    monkeypatch.setattr("plateau_sse.ops.overview._is_server", lambda pid: True)
     both = server("noeviction", process_id=os.getpid())
     memory = picture(seen(streams=both, cache=both))["memory"]
     rows = [row for row in memory["processes"] if row["role"].startswith("redis")]

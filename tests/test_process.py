@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from service.ops import process
+from plateau_sse.ops import process
 
 
 def test_memory_of_this_process() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.store import pulse
-from service.store.pulse import Pulse
+from plateau_sse.store import pulse
+from plateau_sse.store.pulse import Pulse
 
 
 class Clock:

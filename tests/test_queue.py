@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from service.store import keys, queue
-from service.store.queue import AGENTS_LIFE_S, Depth, Queue, Ticket
+from plateau_sse.store import keys, queue
+from plateau_sse.store.queue import AGENTS_LIFE_S, Depth, Queue, Ticket
 from tests.queues import (
     LIMIT,
     enqueue,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.errors import StoreFull
-from service.store import keys
-from service.store.connections import connect_blocking
-from service.store.queue import Depth, Leases, Queue
+from plateau_sse.errors import StoreFull
+from plateau_sse.store import keys
+from plateau_sse.store.connections import connect_blocking
+from plateau_sse.store.queue import Depth, Leases, Queue
 from tests.queues import (
     FRESH_MS,
     LATE_MS,

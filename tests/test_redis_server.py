@@ -16,11 +16,11 @@ import psutil
 import pytest
 from redis import Redis
 
-from service.errors import SettingsError, StoreUnavailable
-from service.serve.child import Backoff
-from service.serve.data_dir import DataDir
-from service.serve.redis_server import LOG_BYTES, RedisServer, Role, server_binary
-from service.settings import Settings
+from plateau_sse.errors import SettingsError, StoreUnavailable
+from plateau_sse.serve.child import Backoff
+from plateau_sse.serve.data_dir import DataDir
+from plateau_sse.serve.redis_server import LOG_BYTES, RedisServer, Role, server_binary
+from plateau_sse.settings import Settings
 from tests.processes import environment, free_ports, is_on_disk, wait_until
 
 Start = Callable[[Role], RedisServer]
@@ -228,9 +228,9 @@ def test_a_server_that_does_not_exist_is_a_wrong_setting() -> None:
 STARTER = """
 import os, signal, sys
 from pathlib import Path
-from service.serve.data_dir import DataDir
-from service.serve.redis_server import RedisServer
-from service.settings import Settings
+from plateau_sse.serve.data_dir import DataDir
+from plateau_sse.serve.redis_server import RedisServer
+from plateau_sse.settings import Settings
 
 server = RedisServer("streams", Settings.from_env(), DataDir(Path(os.environ["DATA_DIR"])))
 server.start()

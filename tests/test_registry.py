@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.agents.registry import load_agent, load_agents
-from service.agents.study import study
-from service.errors import SettingsError
-from service.settings import Settings
+from plateau_sse.agents.registry import load_agent, load_agents
+from plateau_sse.agents.study import study
+from plateau_sse.errors import SettingsError
+from plateau_sse.settings import Settings
 
 MODULE = "notes_for_registry"
 SOURCE = """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.api.requests import (
+from plateau_sse.api.requests import (
     BODY_BYTES,
     MESSAGES_MOST,
     OPTIONS_DEPTH,
@@ -20,8 +20,8 @@ from service.api.requests import (
     position_of,
     wait_of,
 )
-from service.errors import Problem
-from service.store import ids
+from plateau_sse.errors import Problem
+from plateau_sse.store import ids
 
 USER = {"role": "user", "content": "Hi"}
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from service.errors import Problem
-from service.runs.ask import Ask
-from service.store import keys
-from service.store.conversations import Conversations, Message, asked
+from plateau_sse.errors import Problem
+from plateau_sse.runs.ask import Ask
+from plateau_sse.store import keys
+from plateau_sse.store.conversations import Conversations, Message, asked
 from tests.executions import LIMITS
 from tests.intakes import PLACE, QUESTION, SAID, Desk, at_desk
 

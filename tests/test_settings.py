@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import SettingsError
-from service.settings import Settings, help_text, is_loopback, parse_size
+from plateau_sse.errors import SettingsError
+from plateau_sse.settings import Settings, help_text, is_loopback, parse_size
 
 MIB = 1024 * 1024
 NUMBERS = [

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from service.errors import Problem
-from service.runs.ask import Taken
-from service.store import events
-from service.store.cache import Cache
-from service.store.inflight import Inflight
-from service.store.packing import Answer
-from service.store.queue import Queue
-from service.store.shares import TOKENS_MOST
+from plateau_sse.errors import Problem
+from plateau_sse.runs.ask import Taken
+from plateau_sse.store import events
+from plateau_sse.store.cache import Cache
+from plateau_sse.store.inflight import Inflight
+from plateau_sse.store.packing import Answer
+from plateau_sse.store.queue import Queue
+from plateau_sse.store.shares import TOKENS_MOST
 from tests.intakes import KEYED, QUESTION, Desk, at_desk
 from tests.store import forget
 
@@ -60,7 +60,7 @@ def test_100_at_once_over_two_workers_are_one_run(
     streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No leader is taken for dead, however slow the machine.
-    monkeypatch.setattr("service.store.shares.PLACING_S", 3600.0)
+    monkeypatch.setattr("plateau_sse.store.shares.PLACING_S", 3600.0)
 
     async def scenario(desk: Desk) -> None:
         workers = [desk.intake(), desk.intake()]
@@ -180,7 +180,7 @@ def test_who_is_refused_with_its_leader_is_told_so(
     streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # And at once: not when the leader could be taken for dead.
-    monkeypatch.setattr("service.store.shares.PLACING_S", 3600.0)
+    monkeypatch.setattr("plateau_sse.store.shares.PLACING_S", 3600.0)
 
     async def scenario(desk: Desk) -> None:
         class Refusing(Queue):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.store import events, ids, keys
-from service.store.streams import Claimed, Streams
+from plateau_sse.store import events, ids, keys
+from plateau_sse.store.streams import Claimed, Streams
 from tests.store import (
     TOKEN,
     claim,

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.errors import StoreFull
-from service.store import events, ids, keys
-from service.store.connections import single_connection
-from service.store.events import Event
-from service.store.shares import Shares
-from service.store.streams import Streams
+from plateau_sse.errors import StoreFull
+from plateau_sse.store import events, ids, keys
+from plateau_sse.store.connections import single_connection
+from plateau_sse.store.events import Event
+from plateau_sse.store.shares import Shares
+from plateau_sse.store.streams import Streams
 from tests.store import (
     ALIVE_S,
     RECORD_S,

@@ -18,11 +18,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.store import events, ids, keys
-from service.store.connections import connect
-from service.store.events import Event
-from service.store.reading import Reading
-from service.store.streams import Claimed, Streams
+from plateau_sse.store import events, ids, keys
+from plateau_sse.store.connections import connect
+from plateau_sse.store.events import Event
+from plateau_sse.store.reading import Reading
+from plateau_sse.store.streams import Claimed, Streams
 from tests.store import forget, queued
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from service.store import events, ids, keys
-from service.store.reading import Reading
-from service.store.shares import Denied
-from service.store.streams import Streams
+from plateau_sse.store import events, ids, keys
+from plateau_sse.store.reading import Reading
+from plateau_sse.store.shares import Denied
+from plateau_sse.store.streams import Streams
 from tests.store import (
     TOKEN,
     claim,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from service.agents import AgentError, Progress, Run, Usage, Yielded
-from service.agents.ranking import choose, rank, read
-from service.agents.sentences import HEADING, MAX_SENTENCE, split
-from service.agents.study import pieces, study
+from plateau_sse.agents import AgentError, Progress, Run, Usage, Yielded
+from plateau_sse.agents.ranking import choose, rank, read
+from plateau_sse.agents.sentences import HEADING, MAX_SENTENCE, split
+from plateau_sse.agents.study import pieces, study
 
 TEXTS = Path(__file__).parent / "texts"
 PHOTOSYNTHESIS = (TEXTS / "photosynthesis.txt").read_text()

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from service.errors import StoreError
-from service.store import keys
-from service.store.connections import connect
-from service.store.stats import HOSTS_MOST, Stats
-from service.store.tally import NAMES, ROWS, Batch, Board, Row
-from service.store.workers import Workers
+from plateau_sse.errors import StoreError
+from plateau_sse.store import keys
+from plateau_sse.store.connections import connect
+from plateau_sse.store.stats import HOSTS_MOST, Stats
+from plateau_sse.store.tally import NAMES, ROWS, Batch, Board, Row
+from plateau_sse.store.workers import Workers
 from tests.flaky_redis import FlakyRedis
 from tests.store import full, until
 

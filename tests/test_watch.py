@@ -11,16 +11,16 @@ from typing import Any, cast
 
 import pytest
 
-from service import tasks
-from service.live.hub import Hub
-from service.ops import watch as watch_module
-from service.ops.canary import Canary
-from service.ops.watch import Watch
-from service.store.connections import connect
-from service.store.queue import Queue
-from service.store.stats import Stats
-from service.store.streams import Streams
-from service.store.workers import Workers
+from plateau_sse import tasks
+from plateau_sse.live.hub import Hub
+from plateau_sse.ops import watch as watch_module
+from plateau_sse.ops.canary import Canary
+from plateau_sse.ops.watch import Watch
+from plateau_sse.store.connections import connect
+from plateau_sse.store.queue import Queue
+from plateau_sse.store.stats import Stats
+from plateau_sse.store.streams import Streams
+from plateau_sse.store.workers import Workers
 from tests.flaky_redis import FlakyRedis
 from tests.store import until
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.runs import watchdog
-from service.runs.watchdog import EXIT_CODE, Watchdog
+from plateau_sse.runs import watchdog
+from plateau_sse.runs.watchdog import EXIT_CODE, Watchdog
 from tests.processes import serving, wait_until
 
 

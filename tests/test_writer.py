@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from service.runs.writer import (
+from plateau_sse.runs.writer import (
     COALESCE_S,
     PENDING_CHARS,
     PENDING_EVENTS,
     Refused,
     Writer,
 )
-from service.store import events, keys
-from service.store.events import Event
-from service.store.streams import Streams
+from plateau_sse.store import events, keys
+from plateau_sse.store.events import Event
+from plateau_sse.store.streams import Streams
 from tests.store import (
     claim,
     decoded,

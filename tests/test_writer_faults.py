@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from service.runs.writer import PENDING_CHARS, PENDING_EVENTS, RING, Refused, Writer
-from service.store import events, ids, keys
-from service.store.connections import connect
-from service.store.streams import Streams
+from plateau_sse.runs.writer import PENDING_CHARS, PENDING_EVENTS, RING, Refused, Writer
+from plateau_sse.store import events, ids, keys
+from plateau_sse.store.connections import connect
+from plateau_sse.store.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.store import (
     claim,

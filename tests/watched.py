@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from service.eventsource import EventReader
-from service.store import ids
+from plateau_sse.eventsource import EventReader
+from plateau_sse.store import ids
 from tests.readers import TERMINAL, Reader, Visit
 
 # Between two attempts while nobody listens: a browser waits for `retry:`.

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from tests.readers import Reader
 
 from benchmarks.chaos.story import pieces_of
-from tests.readers import Reader
 
 # steady reads on; dropping and restless break off, seldom and often, and resume at the other
 # worker (restless resets its connections); slow reads a little at a time; late joins later, or

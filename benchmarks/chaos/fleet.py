@@ -21,10 +21,10 @@ import httpx
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
-
-from service.serve.redis_server import Role, options, server_binary
-from service.settings import Settings
 from tests.processes import environment, free_ports, wait_until
+
+from plateau_sse.serve.redis_server import Role, options, server_binary
+from plateau_sse.settings import Settings
 
 STORE, CACHE = "streams", "cache"
 AGENTS = "story=benchmarks.chaos.story:story"
@@ -34,7 +34,7 @@ END_WITHIN_S = 20.0
 # In the new process, which then becomes what it is to be: a death of ours is its own.
 EXECUTE = """
 import os, signal, sys
-from service.serve.child import die_with_parent
+from plateau_sse.serve.child import die_with_parent
 die_with_parent(int(sys.argv[1]), signal.SIGKILL)
 os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -173,7 +173,7 @@ def running(
 
 
 def _service(name: str, command: str, env: Mapping[str, str], folder: Path) -> Member:
-    arguments = [sys.executable, "-m", "service", command]
+    arguments = [sys.executable, "-m", "plateau_sse", command]
     settings = environment({"DATA_DIR": str(folder / name), **env})
     return Member(name, arguments, settings, folder)
 

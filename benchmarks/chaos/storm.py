@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 import httpx
 from redis.exceptions import RedisError
+from tests.readers import TERMINAL, get
 
 from benchmarks.chaos.crowd import Asked, Follower, ask, follow, plan_readers, plan_runs
 from benchmarks.chaos.faults import Fault, schedule
 from benchmarks.chaos.fleet import STORE, Fleet
-from service import tasks
-from service.ops.canary import OWNER as CANARY
-from service.store import keys
-from service.store.connections import connect
-from tests.readers import TERMINAL, get
+from plateau_sse import tasks
+from plateau_sse.ops.canary import OWNER as CANARY
+from plateau_sse.store import keys
+from plateau_sse.store.connections import connect
 
 TAIL_S = 120.0
 SETTLE_S = 20.0

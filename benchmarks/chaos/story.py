@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
-from service.agents import Progress, Run, ToolCall, ToolResult, Usage, Yielded
+from plateau_sse.agents import Progress, Run, ToolCall, ToolResult, Usage, Yielded
 
 WORDS = "stream plateau memory event reader naïve 雪 🌊 resume worker".split()
 PROGRESS_EVERY, TOOL_EVERY = 20, 25

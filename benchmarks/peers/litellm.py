@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 import psutil
-
-from benchmarks.peers import Absent, environment_of
 from tests.conftest import Server, end_server, start_server
 from tests.processes import environment, free_ports, wait_until
+
+from benchmarks.peers import Absent, environment_of
 
 START_S = 120
 # No look-ups elsewhere; and it is for this machine alone, as ours is without keys.

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import httpx
 import psutil
+from tests.conftest import Server, end_server, start_server
+from tests.processes import free_ports, wait_until
 
 from benchmarks.peers import need
 from benchmarks.stages import AT_ONCE, TEXT
-from service.store import events, ids
-from tests.conftest import Server, end_server, start_server
-from tests.processes import free_ports, wait_until
+from plateau_sse.store import events, ids
 
 MODULE = "/usr/lib/nginx/modules/ngx_nchan_module.so"
 # Two workers, and a stream of 100 as ours are.

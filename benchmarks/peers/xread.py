@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-
-from benchmarks.stages import TEXT
-from service.store import events, ids
-from service.store.connections import connect
 from tests.conftest import Server, end_server, start_server
 from tests.processes import REPOSITORY, environment, free_ports, wait_until
+
+from benchmarks.stages import TEXT
+from plateau_sse.store import events, ids
+from plateau_sse.store.connections import connect
 
 
 class XreadStage:

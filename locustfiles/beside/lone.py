@@ -21,7 +21,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from locustfiles.agent import STAMP
-from service.eventsource import EventReader
+from plateau_sse.eventsource import EventReader
 
 OPTIONS = {"count": 60, "pause_ms": 150, "width": 40}
 WAIT_S = 1.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, STYLE, VERMILION
+
 from locustfiles.beside.sampling import Sample
 
 WIDTH_IN, HEIGHT_IN = 8.0, 6.2

@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 import psutil
-
 from benchmarks.measuring import TICKS, cpu_s, pss_kib
 from tests.processes import Serving
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from service.agents import (
+from plateau_sse.agents import (
     AgentError,
     Output,
     Progress,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from service.agents import Run, Yielded
+from plateau_sse.agents import Run, Yielded
 
 
 async def steps(run: Run) -> AsyncIterator[Yielded]:

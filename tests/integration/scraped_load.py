@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.eventsource import EventReader
+from plateau_sse.eventsource import EventReader
 from tests.integration.api_client import TERMINAL, unique
 from tests.watched import until
 

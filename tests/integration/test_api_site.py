@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from service import __version__, api
+from plateau_sse import __version__, api
 from tests.integration.api_client import api_serving, assert_problem, finish
 from tests.processes import Serving
 
@@ -119,12 +119,12 @@ def test_the_client_module_may_be_imported_from_anywhere(client: httpx.Client) -
 
 
 def routes() -> set[tuple[str, str]]:
-    """Path and method of all that the modules of service.api serve."""
+    """Path and method of all that the modules of plateau_sse.api serve."""
     # Event streams are no Route: they are dispatched ahead of all others.
     found = {("/v1/runs/{run_id}/events", "GET")}
     for module in pkgutil.iter_modules(api.__path__):
         for route in getattr(
-            importlib.import_module(f"service.api.{module.name}"), "routes", []
+            importlib.import_module(f"plateau_sse.api.{module.name}"), "routes", []
         ):
             assert isinstance(route, Route)
             assert route.methods

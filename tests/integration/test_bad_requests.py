@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.errors import PROBLEMS
+from plateau_sse.errors import PROBLEMS
 from tests.integration.api_client import api_serving, assert_problem, finish, nothing_stays
 from tests.processes import Serving
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-
 from benchmarks.chaos import checks, faults, fleet, table
 from benchmarks.chaos.storm import ENV, Plan, storm
 

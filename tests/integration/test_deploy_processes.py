@@ -18,9 +18,9 @@ import psutil
 import pytest
 from redis import Redis
 
-from service.serve.redis_server import server_binary
-from service.settings import Settings
-from service.store.connections import COMMAND_CONNECTIONS
+from plateau_sse.serve.redis_server import server_binary
+from plateau_sse.settings import Settings
+from plateau_sse.store.connections import COMMAND_CONNECTIONS
 from tests.deploy_files import SECRET, DeployFiles, options_of
 from tests.deployment import AGENTS
 from tests.processes import Serving, environment, free_ports, launch, serving, wait_until
@@ -35,7 +35,7 @@ if os.geteuid():
 def check_health(part: str, env: Mapping[str, str]) -> tuple[int, str]:
     """Exit code and what it says."""
     shown = subprocess.run(
-        [sys.executable, "-m", "service.serve.healthcheck", part],
+        [sys.executable, "-m", "plateau_sse.serve.healthcheck", part],
         env=environment(env),
         capture_output=True,
         text=True,
@@ -67,7 +67,7 @@ def may_unshare() -> bool:
 def test_it_is_a_good_process_1(tmp_path: Path) -> None:
     """A container has no other that would reap what its parent has left, or ends on SIGTERM."""
     (tmp_path / "leaving.py").write_text(LEAVES_ONE_BEHIND)
-    command = [*UNSHARE, sys.executable, "-m", "service", "serve"]
+    command = [*UNSHARE, sys.executable, "-m", "plateau_sse", "serve"]
     start = f"import os; os.execvp('unshare', {command!r})"
     env = {"AGENTS": "leaves=leaving:leaves", "WEB_CONCURRENCY": "1"}
     with serving(tmp_path, arguments=["-c", start], env=env) as running:
@@ -149,7 +149,7 @@ def test_the_health_check_tells_a_living_runner_from_none(
 ) -> None:
     env = {"REDIS_URL": streams_url}
     assert check_health("runner", env)[0] == 1
-    runner = launch(tmp_path, arguments=["-m", "service", "runner"], env=env)
+    runner = launch(tmp_path, arguments=["-m", "plateau_sse", "runner"], env=env)
     try:
         wait_until(lambda: check_health("runner", env) == (0, ""), "it is well")
         # Stopped, it has a process, and is of no use to anybody.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.errors import PROBLEMS
+from plateau_sse.errors import PROBLEMS
 from tests.integration.api_client import api_serving, finish, unique
 from tests.processes import Serving
 

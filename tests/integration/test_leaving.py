@@ -31,8 +31,8 @@ READERS = 300
 WITHIN_S, MARGIN_S = 2.0, 2.0
 
 YOUNG_WORKERS = """
-from service.cli import main
-from service.serve.worker import PlateauWorker
+from plateau_sse.cli import main
+from plateau_sse.serve.worker import PlateauWorker
 
 PlateauWorker.min_age_s = 0
 raise SystemExit(main(["serve"]))

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-
 from benchmarks.measuring import cpu_s
-from service.api.ops import FEED_S
+
+from plateau_sse.api.ops import FEED_S
 from tests.integration.api_client import (
     SSE,
     api_serving,

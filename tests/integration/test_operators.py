@@ -82,7 +82,7 @@ def test_doctor_mends_a_server_of_serve_that_somebody_changed(tmp_path: Path) ->
 
 def test_doctor_sees_that_the_runner_is_missing(tmp_path: Path, streams_url: str) -> None:
     env = {"REDIS_URL": streams_url}
-    with serving(tmp_path / "data", arguments=["-m", "service", "web"], env=env) as web:
+    with serving(tmp_path / "data", arguments=["-m", "plateau_sse", "web"], env=env) as web:
         found = examine(env | {"PORT": str(web.port), "DATA_DIR": "nowhere"}, tmp_path)
         assert found.level("address") == "warning"
         assert "runner: no runner is alive" in found.said("address")

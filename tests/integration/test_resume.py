@@ -11,7 +11,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.store import ids, keys
+from plateau_sse.store import ids, keys
 from tests.deployment import Deployment, deployed
 from tests.proxy import dropping_messages
 from tests.readers import Reader

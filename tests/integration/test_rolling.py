@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.deployment import Deployment, deployed
+from tests.deployment import Deployment, deployed, package_of, path_of
 from tests.processes import REPOSITORY, environment
 from tests.readers import Reader
 
@@ -65,14 +65,17 @@ def sides(request: pytest.FixtureRequest, other: Path) -> Sides:
 
 def test_the_code_that_runs_is_the_one_that_is_meant(sides: Sides, tmp_path: Path) -> None:
     for code in sides:
+        package = package_of(code)
         found = subprocess.run(
-            [sys.executable, "-c", "import service; print(service.__file__)"],
-            env=environment({"PYTHONPATH": str(code)}),
+            [sys.executable, "-c", f"import {package}; print({package}.__file__)"],
+            env=environment({"PYTHONPATH": path_of(code)}),
             cwd=tmp_path,
             capture_output=True,
             text=True,
         )
-        assert found.stdout.strip() == str(code / "service" / "__init__.py")
+        file = Path(found.stdout.strip())
+        assert file.is_relative_to(code / "service"), found
+        assert (file.parent.name, file.name) == (package, "__init__.py")
 
 
 def test_one_s_runner_and_the_other_s_web_workers_serve_together(

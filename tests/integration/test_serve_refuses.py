@@ -67,7 +67,7 @@ def test_agents_that_are_not_there_end_it(tmp_path: Path) -> None:
 
 
 BROKEN_APP = """
-import service.app
+import plateau_sse.app
 
 class Broken:
     def __init__(self, settings, board): pass
@@ -75,8 +75,8 @@ class Broken:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no such luck"})
 
-service.app.create_app = Broken
-from service.cli import main
+plateau_sse.app.create_app = Broken
+from plateau_sse.cli import main
 raise SystemExit(main(["serve"]))
 """
 

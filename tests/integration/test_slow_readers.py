@@ -16,7 +16,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from service.store import keys
+from plateau_sse.store import keys
 from tests.deployment import Deployment, deployed
 from tests.faults import (
     append,

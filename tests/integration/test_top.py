@@ -42,7 +42,7 @@ def top(
 
 @contextmanager
 def watching(served: Serving, cwd: Path, **env: str) -> Iterator[Terminal]:
-    arguments = ["-m", "service", "top", "--url", served.url]
+    arguments = ["-m", "plateau_sse", "top", "--url", served.url]
     with terminal(arguments, env={"ADMIN_TOKEN": TOKEN, **env}, cwd=cwd) as shown:
         wait_until(lambda: "PROCESS" in shown.text, "it is drawn")
         yield shown
@@ -91,7 +91,7 @@ def test_json(served: Serving, tmp_path: Path) -> None:
 
 
 def test_whoever_reads_may_stop(served: Serving, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "service", "top", "--url", served.url, "--json"]
+    arguments = [sys.executable, "-m", "plateau_sse", "top", "--url", served.url, "--json"]
     with subprocess.Popen(
         arguments,
         env=environment({"ADMIN_TOKEN": TOKEN}),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from service import __version__
+from plateau_sse import __version__
 from tests.integration.api_client import messages
 from tests.processes import REPOSITORY, Serving, await_banner, free_ports
 
@@ -103,7 +103,7 @@ def test_nothing_of_the_checkout_is_in_its_environment(installed: Path, tmp_path
         ).stdout
 
     assert output(installed / "plateau", "--version") == f"plateau {__version__}\n"
-    code = "import service; print(service.__file__)"
+    code = "import plateau_sse; print(plateau_sse.__file__)"
     found = Path(output(installed / "python", "-c", code).strip())
     assert found.is_relative_to(installed.parent)
     names = os.listdir(found.parent.parent)
@@ -122,7 +122,7 @@ def test_wheel_and_sdist_have_all_of_the_package(release: Release) -> None:
         inside = {name for name in wheel.namelist() if not name.startswith("plateau_sse-")}
         (about,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
         metadata = Parser().parsestr(wheel.read(about).decode())
-    assert inside == set(listed)
+    assert inside == {name.removeprefix("service/") for name in listed}
     assert metadata["Version"] == __version__
     needs = [it for it in metadata.get_all("Requires-Dist", []) if "extra ==" not in it]
     assert not [it for it in needs if it.startswith(("pytest", "setuptools", "ruff"))]

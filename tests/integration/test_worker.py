@@ -17,7 +17,7 @@ import httpx
 import pytest
 import uvicorn
 
-from service.serve.worker import (
+from plateau_sse.serve.worker import (
     FAREWELL_S,
     MIN_AGE_S,
     SNAPSHOTS_S,
@@ -38,8 +38,8 @@ async def slow(run):
 """
 
 YOUNG_WORKERS = """
-from service.cli import main
-from service.serve.worker import PlateauWorker
+from plateau_sse.cli import main
+from plateau_sse.serve.worker import PlateauWorker
 
 PlateauWorker.min_age_s = 0
 raise SystemExit(main(["serve"]))
@@ -124,9 +124,9 @@ def test_a_stuck_response_is_cut_within_the_grace(tmp_path: Path) -> None:
 
 STUCK_APP = """
 import asyncio, sys
-import service.app
+import plateau_sse.app
 
-create_app = service.app.create_app
+create_app = plateau_sse.app.create_app
 
 def stuck(settings, board):
     app = create_app(settings, board)
@@ -139,17 +139,17 @@ def stuck(settings, board):
 
     return wrapped
 
-service.app.create_app = stuck
-from service.cli import main
+plateau_sse.app.create_app = stuck
+from plateau_sse.cli import main
 raise SystemExit(main(["serve"]))
 """
 
 
 UNCLOSING_APP = """
 import asyncio
-import service.app
+import plateau_sse.app
 
-create_app = service.app.create_app
+create_app = plateau_sse.app.create_app
 
 def unclosing(settings, board):
     app = create_app(settings, board)
@@ -167,8 +167,8 @@ def deaf(send):
 
     return sending
 
-service.app.create_app = unclosing
-from service.cli import main
+plateau_sse.app.create_app = unclosing
+from plateau_sse.cli import main
 raise SystemExit(main(["serve"]))
 """
 

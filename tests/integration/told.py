@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from service.eventsource import EventReader
+from plateau_sse.eventsource import EventReader
 from tests.processes import Serving, launch, wait_until
 
 TOKEN = "the-operators-own-token"
@@ -30,13 +30,13 @@ WITHIN_S = 10.0
 # As it is shipped, but that a minute is shorter, and the dead are sooner forgotten.
 HURRIED = """
 import sys
-from service.ops import watch
-from service.store import workers
+from plateau_sse.ops import watch
+from plateau_sse.store import workers
 
 watch.WINDOW_S = 5.0
 workers.LIFE_S = 12
 
-from service.cli import main
+from plateau_sse.cli import main
 raise SystemExit(main(sys.argv[1:]))
 """
 

@@ -1,0 +1,101 @@
+"""What an agent is: one generator that takes a run and yields its answer.
+
+    async def notes(run):
+        yield Progress(1, 2, "reading")
+        yield "text"
+
+A `str` is a piece of the answer; `Progress`, `ToolCall`, `ToolResult`, `Usage` and `Output`
+say the rest. A plain (synchronous) generator runs in a thread. To end a run with a code of its
+own an agent raises `AgentError`. Only the runner imports this package.
+
+Invariant: an agent sees a run and yields values; it never sees Redis or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from plateau_sse.errors import PlateauError
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the exchange; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What an agent is given. `messages` is the whole exchange, what its conversation remembers
+    included, `input` its latest user text; `attempt` counts from 1, and above 1 an earlier try
+    may have had side effects. `conversation` is the id that the client gave. Answers are cached
+    under what is asked: ask for one that depends on more with `cache.mode` off."""
+
+    id: str
+    agent: str
+    input: str
+    messages: Sequence[Message]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+    conversation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far it has come: step 1 of 3. `percentage` is 0-100, derived if not given."""
+
+    step: int
+    total_steps: int
+    message: str = ""
+    current_agent: str = ""
+    percentage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the agent is about to use; `arguments` is JSON text or a JSON value."""
+
+    id: str
+    name: str
+    arguments: Any = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the tool call of the same `id` gave."""
+
+    id: str
+    output: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens used so far; the last one yielded counts."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The final answer, where it is not the text that was streamed."""
+
+    text: str
+
+
+class AgentError(PlateauError):
+    """Ends the run as `run.failed` with a `code` of `errors.RUN_FAILURES`."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+
+
+Yielded = str | Progress | ToolCall | ToolResult | Usage | Output
+Agent = Callable[[Run], AsyncIterator[Yielded] | Iterator[Yielded]]

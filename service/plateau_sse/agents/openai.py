@@ -1,0 +1,227 @@
+"""The agent `openai`: any endpoint that speaks OpenAI's /chat/completions.
+
+Invariant: an answer is complete or an error. Whatever way the upstream breaks (refusal, cut,
+nonsense, silence) ends as an AgentError with a code of its own; and when the run is given up,
+the connection upstream is closed before the generator returns.
+
+The API key is in the request's header and nowhere else: it is cut out of what upstreams say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from plateau_sse.agents import Agent, AgentError, Run, Yielded
+from plateau_sse.agents.completion import MAX_MESSAGE, Answer, broken, message_of
+from plateau_sse.eventsource import EventReader, TooLong
+from plateau_sse.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+    from plateau_sse.agents.upstream import Upstream
+
+SILENCE_S = 30.0
+# For what follows the end of an answer: nothing but the end of its body.
+REST_S = 0.05
+MAX_ERROR_BODY = 64 * 1024
+MAX_JSON_BODY = 4 * 1024 * 1024
+
+OPTIONS = frozenset(
+    "model temperature top_p max_tokens max_completion_tokens seed stop tools tool_choice "
+    "parallel_tool_calls response_format presence_penalty frequency_penalty logit_bias "
+    "reasoning_effort verbosity service_tier".split()
+)
+
+
+def make_openai(settings: Settings, *, silence_s: float = SILENCE_S) -> Agent:
+    """The agent for `settings`. `silence_s`: how long the upstream may send no byte at all."""
+    url = settings.openai_base_url.rstrip("/") + "/chat/completions"
+
+    @cache
+    def upstream() -> Upstream:
+        # httpx is imported on the first run, and in no other process.
+        from plateau_sse.agents.upstream import Upstream
+
+        return Upstream(url, silence_s)
+
+    async def openai(run: Run) -> AsyncGenerator[Yielded, None]:
+        # Escaped to ASCII: half a surrogate pair in the input is then still valid JSON.
+        body = json.dumps(_payload(run, settings)).encode()
+        async with aclosing(_complete(upstream(), body, settings.openai_api_key)) as parts:
+            async for part in parts:
+                yield part
+
+    return openai
+
+
+def _payload(run: Run, settings: Settings) -> dict[str, Any]:
+    unknown = sorted(set(run.options) - OPTIONS)
+    if unknown:
+        raise AgentError(
+            "invalid_options",
+            f"openai has no option {unknown[0]!r}: it takes {', '.join(sorted(OPTIONS))}.",
+        )
+    model = run.options.get("model", settings.openai_model)
+    if not isinstance(model, str):
+        raise AgentError("invalid_options", "model must be a string.")
+    if not settings.openai_base_url:
+        raise AgentError("upstream_not_configured", "OPENAI_BASE_URL is not set.")
+    if not settings.openai_api_key.isascii():
+        raise AgentError("upstream_not_configured", "OPENAI_API_KEY must be plain ASCII.")
+    if not model:
+        raise AgentError("upstream_not_configured", "OPENAI_MODEL is not set: name a model.")
+    messages = [{"role": it.role, "content": it.content} for it in run.messages]
+    return {
+        **run.options,
+        "model": model,
+        "messages": messages or [{"role": "user", "content": run.input}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def _complete(upstream: Upstream, body: bytes, key: str) -> AsyncGenerator[Yielded, None]:
+    import httpx
+
+    answer = Answer()
+    try:
+        async with (
+            upstream.post(body, _headers(key)) as response,
+            aclosing(_read_answer(response, answer)) as parts,
+        ):
+            async for part in parts:
+                yield part
+    except AgentError as error:
+        raise _presentable(error, key) from None
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TooLong) as error:
+        # Broken after the model had finished: the answer is whole all the same.
+        if not answer.is_whole:
+            raise _presentable(_fault(error), key) from None
+    for part in answer.finish():
+        yield part
+
+
+def _headers(key: str) -> dict[str, str]:
+    headers = {
+        "Accept": "text/event-stream",
+        # A compressing proxy would hold pieces back until its buffer is full.
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+    }
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
+async def _read_answer(
+    response: httpx.Response, answer: Answer
+) -> AsyncGenerator[Yielded, None]:
+    if response.status_code != 200:
+        raise await _refusal(response)
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "text/event-stream", ""):
+        raise broken(f"it answered with {kind}, is OPENAI_BASE_URL right?")
+    read = _read_json if kind == "application/json" else _read_events
+    async with aclosing(read(response, answer)) as parts:
+        async for part in parts:
+            yield part
+
+
+async def _read_events(
+    response: httpx.Response, answer: Answer
+) -> AsyncGenerator[Yielded, None]:
+    reader = EventReader()
+    async with aclosing(_chunks(response)) as chunks:
+        async for chunk in chunks:
+            for message in reader.feed(chunk):
+                for part in answer.take(message.data):
+                    yield part
+                if answer.is_done:
+                    await _read_rest(chunks)
+                    return
+    for message in reader.finish():
+        for part in answer.take(message.data):
+            yield part
+
+
+async def _read_rest(chunks: AsyncGenerator[bytes, None]) -> None:
+    """So that the connection can be kept."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REST_S):
+            async for _ in chunks:
+                pass
+
+
+async def _read_json(response: httpx.Response, answer: Answer) -> AsyncGenerator[Yielded, None]:
+    """Some endpoints answer with one document although a stream was asked for."""
+    body = await _read(response, MAX_JSON_BODY + 1)
+    if len(body) > MAX_JSON_BODY:
+        raise broken("its document is too long")
+    for part in answer.take(body.decode("utf-8", "replace")):
+        yield part
+
+
+def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    # httpx promises an iterator and gives a generator, which wants to be closed.
+    return cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
+
+
+async def _read(response: httpx.Response, most: int) -> bytes:
+    body = bytearray()
+    async with aclosing(_chunks(response)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) >= most:
+                break
+    return bytes(body[:most])
+
+
+async def _refusal(response: httpx.Response) -> AgentError:
+    import httpx
+
+    status, body = response.status_code, b""
+    # The status says enough where the body breaks off.
+    with suppress(httpx.HTTPError):
+        body = await _read(response, MAX_ERROR_BODY)
+    said = message_of(body.decode("utf-8", "replace")) or response.reason_phrase
+    if status == 429:
+        return AgentError("upstream_rate_limited", said, retryable=True)
+    if status >= 500:
+        return AgentError("upstream_error", f"{status}: {said}", retryable=True)
+    if status < 400:
+        said = f"it answered {status}, and redirects are not followed: correct OPENAI_BASE_URL."
+        return AgentError("upstream_rejected", said)
+    return AgentError("upstream_rejected", f"{status}: {said}", retryable=status == 408)
+
+
+def _fault(error: Exception) -> AgentError:
+    """What an error of the connection means, without the words of libraries where they could
+    quote the request."""
+    import httpx
+
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return AgentError("upstream_not_configured", f"OPENAI_BASE_URL is no address: {error}")
+    if isinstance(error, httpx.LocalProtocolError):
+        return AgentError("upstream_not_configured", "OPENAI_API_KEY does not fit in a header.")
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return AgentError("upstream_unreachable", f"{what}.", retryable=True)
+    if isinstance(error, httpx.TimeoutException):
+        return AgentError(
+            "upstream_timeout", "The model's endpoint fell silent.", retryable=True
+        )
+    return broken(what)
+
+
+def _presentable(error: AgentError, key: str) -> AgentError:
+    """Without the key, and only then cut, so that no piece of the key is left."""
+    said = error.message.replace(key, "[key]") if key else error.message
+    if len(said) > MAX_MESSAGE:
+        said = said[: MAX_MESSAGE - 1] + "…"
+    return AgentError(error.code, said, retryable=error.retryable)

@@ -1,0 +1,47 @@
+"""What only operators may do.
+
+Invariant: without ADMIN_TOKEN all of it is closed; the token is compared in constant time and
+never logged.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from plateau_sse.api.requests import invalid
+from plateau_sse.api.state import State, state_of
+from plateau_sse.errors import Problem
+
+AGENT_CHARS = 100
+
+
+def check_admin(request: Request, state: State) -> None:
+    """A Problem for whoever has not sent ADMIN_TOKEN, as Bearer or as `admin_token`."""
+    expected = state["settings"].admin_token
+    if not expected:
+        raise Problem("admin_closed", "Set ADMIN_TOKEN to open it.")
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        sent = request.query_params.get("admin_token", "")
+    if not hmac.compare_digest(sent.strip().encode(), expected.encode()):
+        raise Problem("unauthorized", "Send ADMIN_TOKEN as 'Authorization: Bearer <token>'.")
+
+
+async def clear_cache(request: Request) -> Response:
+    """Forget all cached answers, or those of `?agent=`."""
+    state = state_of(request.scope)
+    check_admin(request, state)
+    agent = request.query_params.get("agent")
+    if agent is not None and not 0 < len(agent) <= AGENT_CHARS:
+        raise invalid("agent", f"Between 1 and {AGENT_CHARS} characters.")
+    deleted = await state["cache"].clear(agent)
+    content = msgspec.json.encode({"deleted": deleted, "agent": agent})
+    return Response(content, 200, {"Cache-Control": "no-store"}, "application/json")
+
+
+routes = [Route("/api/admin/cache", clear_cache, methods=["DELETE"])]

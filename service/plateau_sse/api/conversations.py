@@ -1,0 +1,93 @@
+"""Conversations over HTTP: what is remembered, and forgetting it.
+
+Invariant: what is shown is what an agent is given: the index, and the text of the latest as it
+is kept. The same id of another owner or `user` is another conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
+from plateau_sse.api.runs import links_of
+from plateau_sse.api.state import State, state_of
+from plateau_sse.errors import Problem
+from plateau_sse.store.conversations import Message, place_of
+
+_HEADERS = {"Cache-Control": "no-store"}
+
+
+async def show(request: Request) -> Response:
+    state = state_of(request.scope)
+    conversation_id, place = _place(request, state)
+    messages = await state["conversations"].read(place)
+    if not messages:
+        raise Problem(
+            "conversation_not_found", "Nothing has been said in it, or it has been forgotten."
+        )
+    content = {
+        "id": conversation_id,
+        "messages": [_shown(message) for message in messages],
+        "active_run": await _active_run(state, messages),
+    }
+    return Response(msgspec.json.encode(content), 200, _HEADERS, "application/json")
+
+
+async def delete(request: Request) -> Response:
+    """Repeatable: what is not there is forgotten already."""
+    state = state_of(request.scope)
+    _, place = _place(request, state)
+    await state["conversations"].delete(place, remember_s=state["settings"].run_life_s)
+    return Response(status_code=204, headers=_HEADERS)
+
+
+def _place(request: Request, state: State) -> tuple[str, str]:
+    """The conversation's id, and its name in the store."""
+    owner = state["access"].owner(request.headers)
+    conversation_id: str = request.path_params["conversation_id"]
+    check_conversation_id(conversation_id)
+    user = request.query_params.get("user", "")
+    if len(user) > USER_CHARS:
+        raise invalid("user", f"At most {USER_CHARS} characters.")
+    return conversation_id, place_of(owner, user, conversation_id)
+
+
+def _shown(message: Message) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "role": message.role,
+        "content": message.content,
+        "length": message.length,
+        "truncated": message.truncated,
+        "reply_to": message.reply_to or None,
+        "created_at": message.at_ms / 1000,
+    }
+
+
+async def _active_run(state: State, messages: Sequence[Message]) -> dict[str, Any] | None:
+    """The latest run that is still on, with the URLs that its caller was given."""
+    answered = {message.reply_to for message in messages}
+    open_ones = [
+        (message.run_id, message.token)
+        for message in reversed(messages)
+        if message.token and message.id not in answered
+    ]
+    statuses = await state["streams"].statuses([run_id for run_id, _ in open_ones])
+    for (run_id, token), status in zip(open_ones, statuses, strict=True):
+        if status in ("queued", "running"):
+            return {"id": run_id, "status": status, **links_of(run_id, token)}
+    return None
+
+
+async def serve(request: Request) -> Response:
+    # One route for both: of two, the first would name its own methods alone in `Allow`.
+    return await (delete if request.method == "DELETE" else show)(request)
+
+
+routes = [Route("/v1/conversations/{conversation_id}", serve, methods=["GET", "DELETE"])]

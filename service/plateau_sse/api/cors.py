@@ -1,0 +1,55 @@
+"""CORS, for pages on other origins.
+
+Invariant: one set of rules for all routes, errors included: as middleware for most of them, as
+plain headers for the event streams, whose `send` nothing may wrap.
+"""
+
+from __future__ import annotations
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Scope
+
+from plateau_sse.settings import Settings
+
+ALLOWED = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+EXPOSED = (
+    "X-Cache",
+    "Cache-Status",
+    "Location",
+    # Of an answer that is the stream itself: where it is rejoined, with its token.
+    "Content-Location",
+    "Retry-After",
+    "Age",
+    "X-Request-ID",
+)
+LOOPBACK = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+class Cors(CORSMiddleware):
+    """Explicit origins; loopback ones, too, where there are no keys."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(
+            app,
+            allow_origins=settings.allowed_origins,
+            allow_origin_regex=None if settings.api_keys else LOOPBACK,
+            allow_methods=("GET", "POST", "DELETE"),
+            # Prefer, Accept and Cache-Control change what a run answers; a page may send them.
+            allow_headers=(*ALLOWED, "Prefer", "Cache-Control"),
+            expose_headers=EXPOSED,
+            max_age=3600,
+        )
+
+    def headers_for(self, scope: Scope) -> dict[str, str]:
+        """What a response to this request carries; empty where the origin is not allowed."""
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origin = value.decode("latin-1")
+                if not self.is_allowed_origin(origin):
+                    return {}
+                return {
+                    "Access-Control-Allow-Origin": origin,
+                    "Access-Control-Expose-Headers": ", ".join(EXPOSED),
+                    "Vary": "Origin",
+                }
+        return {}

@@ -1,0 +1,189 @@
+"""What is dispatched ahead of all middleware: event streams, since nothing may wrap their
+`send`, and the asking for a run: routing and wrapping would be a quarter of a hit.
+
+Invariant: on `/events` only what is permanent is a status; a passing fault is 200, `retry:` and
+the end of the response, since `EventSource` never comes back from anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from plateau_sse.api import hits, problems
+from plateau_sse.api.cors import Cors
+from plateau_sse.api.requests import check_run_id, position_of, request_id_of
+from plateau_sse.api.runs import absent, create, take, taken_headers
+from plateau_sse.api.state import State, state_of
+from plateau_sse.errors import Problem, StoreError
+from plateau_sse.live import sse
+from plateau_sse.live.response import (
+    LiveResponse,
+    WholeResponse,
+    come_back_later,
+    send_at_once,
+)
+from plateau_sse.store import ids
+from plateau_sse.store.packing import Answer
+from plateau_sse.store.shares import Denied
+
+log = logging.getLogger("plateau.api")
+
+_PREFIX, _SUFFIX = "/v1/runs/", "/events"
+
+
+def wants(scope: Scope) -> bool:
+    """Whether a request is one of these; a preflight never is."""
+    path: str = scope["path"]
+    method: str = scope["method"]
+    if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
+        # To append to a run is no stream, and has a route.
+        return method not in ("OPTIONS", "POST")
+    return method == "POST" and path == "/v1/runs"
+
+
+def _accepts_events(scope: Scope) -> bool:
+    return any(
+        name == b"accept" and b"text/event-stream" in value.lower()
+        for name, value in scope["headers"]
+    )
+
+
+class Direct:
+    """The ASGI application of these routes."""
+
+    def __init__(self, cors: Cors) -> None:
+        self._cors = cors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        response = await self._respond(scope, receive)
+        if isinstance(response, LiveResponse) and scope["method"] != "HEAD":
+            # This frame stays for as long as the reader does; the response need not.
+            subscriber = await response.begin(send)
+            del response
+            # Nor what it was made of: a browser's headers are a kilobyte, in a list of
+            # uvicorn's and one of Starlette's.
+            for used in (headers, scope["headers"], scope["state"]):
+                used.clear()
+            await subscriber.run(receive)
+        elif isinstance(response, problems.LingeringResponse):
+            await response(scope, receive, send)
+        else:
+            await send_at_once(response, scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        headers = self._cors.headers_for(scope)
+        request = Request(scope, receive)
+        state = state_of(scope)
+        try:
+            if scope["path"] == "/v1/runs":
+                if _accepts_events(scope):
+                    return await _create(request, state, headers)
+                return await create(request, headers)
+            if scope["method"] not in ("GET", "HEAD"):
+                raise Problem(
+                    "method_not_allowed",
+                    "Follow it with GET, append to it with POST.",
+                    headers={"Allow": "GET, HEAD, POST"},
+                )
+            return await _resume(request, state, headers)
+        except Exception as error:
+            response = _failed(error, scope)
+            response.headers.update(headers)
+            return response
+
+
+def _failed(error: Exception, scope: Scope) -> Response:
+    if isinstance(error, StoreError):
+        logged = {"request": request_id_of(scope)}
+        log.warning("a request met a store that failed: %s", error, extra=logged)
+        if scope["method"] != "POST":
+            return come_back_later()
+    problem = problems.of(error)
+    if problem.status == 500:
+        log.exception("a request failed", extra={"request": request_id_of(scope)})
+    return problems.respond(problem, request_id_of(scope))
+
+
+async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:
+    """`POST /v1/runs` whose answer is the stream itself."""
+    taken, ask = await take(request, state)
+    headers |= taken_headers(taken, ask)
+    # The token that this stream is rejoined with.
+    headers["Content-Location"] = f"/v1/runs/{taken.run_id}/events?token={taken.token}"
+    named = _named(request)
+    if taken.answer is not None:
+        return _replay(taken.run_id, taken.answer, 0, named, headers)
+    try:
+        return await _open(state, taken.run_id, 0, taken.token, "", named, headers)
+    except StoreError as error:
+        # The run is on its way: who is told so comes back to it, and does not ask again.
+        log.warning("a stream met a store that failed: %s", error)
+        return come_back_later(headers)
+
+
+async def _resume(request: Request, state: State, headers: dict[str, str]) -> Response:
+    run_id = request.scope["path"][len(_PREFIX) : -len(_SUFFIX)]
+    check_run_id(run_id)
+    token = request.query_params.get("token", "")
+    owner = state["access"].reader(request.headers, token)
+    position = position_of(
+        request.headers.get("last-event-id"), request.query_params.get("last_event_id")
+    )
+    named = _named(request)
+    if ids.HIT_ID.fullmatch(run_id):
+        answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
+        return _replay(run_id, answer, position, named, headers)
+    return await _open(state, run_id, position, "" if owner else token, owner, named, headers)
+
+
+def _named(request: Request) -> bool:
+    return request.query_params.get("event_names") == "1"
+
+
+def _replay(
+    run_id: str, answer: Answer, position: int, named: bool, headers: dict[str, str]
+) -> Response:
+    entries = hits.entries_after(run_id, answer, position)
+    if not entries:
+        return Response(status_code=204, headers=headers)
+    content = sse.retry() + sse.encode_all(entries, named=named)
+    return WholeResponse(content, headers)
+
+
+async def _open(
+    state: State,
+    run_id: str,
+    position: int,
+    token: str,
+    owner: str,
+    named: bool,
+    headers: dict[str, str],
+) -> Response:
+    """Subscribe, then read: what the reading lacks will come as messages."""
+    hub, streams = state["hub"], state["streams"]
+    if hub.draining:
+        return come_back_later(headers)
+    feed = await hub.join(run_id)
+    try:
+        try:
+            reading = await streams.read(run_id, position, token)
+        except Denied:
+            raise Problem("invalid_token", "The token is not this run's.") from None
+        if reading is None:
+            raise absent(run_id, state)
+        if owner and reading.owner != owner:
+            raise Problem("run_not_found", "There is no such run.")
+    except BaseException:
+        hub.part(feed)
+        raise
+    if reading.ended and not reading.entries and reading.snapshot is None:
+        hub.part(feed)
+        return Response(status_code=204, headers=headers)
+    return LiveResponse(
+        hub, streams, feed, reading, position=position, named=named, headers=headers
+    )

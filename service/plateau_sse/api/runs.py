@@ -1,0 +1,206 @@
+"""Runs over HTTP: create, look up, cancel. The event streams are in events.py.
+
+Invariant: a run that a client was told of is in the queue or in the cache.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from plateau_sse.api import hits
+from plateau_sse.api.requests import (
+    cache_mode_of,
+    check_run_id,
+    idempotency_key_of,
+    parse_run,
+    read_body,
+    request_id_of,
+    run_id_of,
+    wait_of,
+)
+from plateau_sse.api.state import State, state_of
+from plateau_sse.errors import Problem, StoreError
+from plateau_sse.live.waiting import until_ended
+from plateau_sse.runs.ask import EXTERNAL, Ask, Taken
+from plateau_sse.store import ids
+from plateau_sse.store.records import Record
+from plateau_sse.store.shares import Denied
+
+CANCEL_REASON = "requested"
+
+
+async def take(request: Request, state: State) -> tuple[Taken, Ask]:
+    """Authenticate, validate and take on the run of a `POST /v1/runs`."""
+    owner = state["access"].owner(request.headers)
+    body = parse_run(await read_body(request))
+    ask = Ask(
+        agent=body.agent,
+        owner=owner,
+        user=body.user,
+        messages=body.exchange(),
+        options=body.options,
+        mode=cache_mode_of(body.cache.mode, request.headers.getlist("cache-control")),
+        ttl_s=body.cache.ttl_s,
+        idempotency_key=idempotency_key_of(request.headers.get("idempotency-key")),
+        conversation_id=body.conversation_id or "",
+        request_id=request_id_of(request.scope),
+    )
+    return await state["intake"].take(ask), ask
+
+
+def taken_headers(taken: Taken, ask: Ask) -> dict[str, str]:
+    """`X-Cache`, its RFC 9211 sibling, and where the run is."""
+    headers = {
+        "Location": f"/v1/runs/{taken.run_id}",
+        "Cache-Control": "no-store",
+        "X-Cache": taken.how,
+        "X-Request-ID": ask.request_id,
+    }
+    if taken.answer is not None:
+        headers["Cache-Status"] = "plateau; hit"
+        headers["Age"] = str(hits.age_s(taken.answer))
+    else:
+        forwarded = {"use": "miss", "refresh": "request", "off": "bypass"}[ask.mode]
+        collapsed = "; collapsed" if taken.how == "joined" else ""
+        headers["Cache-Status"] = f"plateau; fwd={forwarded}{collapsed}"
+    return headers
+
+
+def links_of(run_id: str, token: str) -> dict[str, str]:
+    """The URLs of a run that its token opens, to be resolved against the one asked at."""
+    return {
+        "events_url": f"/v1/runs/{run_id}/events?token={token}",
+        "cancel_url": f"/v1/runs/{run_id}/cancel?token={token}",
+    }
+
+
+async def create(request: Request, cors_headers: dict[str, str]) -> Response:
+    """`POST /v1/runs` whose answer is a document; dispatched ahead of the routes below."""
+    state = state_of(request.scope)
+    taken, ask = await take(request, state)
+    headers = cors_headers | taken_headers(taken, ask)
+    links = links_of(taken.run_id, taken.token)
+    if taken.answer is not None:
+        return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
+    status = taken.status
+    wait_s = wait_of(", ".join(request.headers.getlist("prefer")))
+    if wait_s is not None:
+        headers["Preference-Applied"] = f"wait={wait_s}"
+        # The run is on its way: a store that fails now ends the waiting, not the run.
+        with suppress(StoreError):
+            await until_ended(state["hub"], state["streams"], taken.run_id, timeout_s=wait_s)
+            record = await state["streams"].record(taken.run_id)
+            if record is not None and record.ended_ms is not None:
+                return _json(_shown(taken.run_id, record) | links, 200, headers)
+            status = status if record is None else record.status
+    accepted = {"id": taken.run_id, "status": status, "agent": ask.agent, "cached": False}
+    return _json(accepted | links, 202, headers)
+
+
+async def look_up(request: Request) -> Response:
+    run_id = run_id_of(request)
+    state = state_of(request.scope)
+    token = request.query_params.get("token", "")
+    owner = state["access"].reader(request.headers, token)
+    if ids.HIT_ID.fullmatch(run_id):
+        answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
+        return _json(hits.record(run_id, answer), 200, {"Cache-Control": "no-store"})
+    record = await own_record(state, run_id, token=token, owner=owner)
+    return _json(_shown(run_id, record), 200, {"Cache-Control": "no-store"})
+
+
+async def cancel(request: Request) -> Response:
+    run_id = run_id_of(request)
+    state = state_of(request.scope)
+    token = request.query_params.get("token", "")
+    owner = state["access"].reader(request.headers, token)
+    if ids.HIT_ID.fullmatch(run_id):
+        await hits.find(state["cache"], run_id, token=token, owner=owner)
+        raise Problem("run_finished", "The answer came from the cache: nothing to cancel.")
+    record = await own_record(state, run_id, token=token, owner=owner)
+    shared = 0
+    if token and not owner and record.ended_ms is None:
+        shared = await state["shares"].give_up(run_id, token, CANCEL_REASON)
+    status = record.status
+    if not shared:
+        # Otherwise it goes on for those who have not given it up.
+        status = await state["streams"].ask_to_cancel(
+            run_id, CANCEL_REASON, external=record.agent == EXTERNAL
+        )
+        if status == "cancelled" and record.ended_ms is None:
+            state["stats"].count("runs_cancelled")
+    if status == "gone":
+        raise absent(run_id, state)
+    if status in ("completed", "failed"):
+        raise Problem("run_finished", f"The run has {status} already.")
+    code = 200 if status == "cancelled" else 202
+    return _json({"id": run_id, "status": status}, code, {"Cache-Control": "no-store"})
+
+
+async def own_record(state: State, run_id: str, *, token: str, owner: str) -> Record:
+    """The run's record, for who may see it; else a Problem."""
+    try:
+        record = await state["streams"].record(run_id, "" if owner else token)
+    except Denied:
+        raise Problem("invalid_token", "The token is not this run's.") from None
+    if record is None:
+        raise absent(run_id, state)
+    if owner and record.owner != owner:
+        raise Problem("run_not_found", "There is no such run.")
+    return record
+
+
+def absent(run_id: str, state: State) -> Problem:
+    """An id as old as a record's life has expired; a younger one was never ours."""
+    check_run_id(run_id)
+    if ids.age_s(run_id) > state["settings"].stream_ttl_s:
+        life_s = state["settings"].stream_ttl_s
+        return Problem("run_expired", f"Records are kept for {life_s} s after the end.")
+    return Problem("run_not_found", "There is no such run.")
+
+
+def _shown(run_id: str, record: Record) -> dict[str, Any]:
+    """A record as clients see it: times in seconds since the epoch."""
+
+    def seconds(at_ms: int | None) -> float | None:
+        return None if at_ms is None else at_ms / 1000
+
+    duration_ms = None
+    if record.started_ms is not None and record.ended_ms is not None:
+        duration_ms = record.ended_ms - record.started_ms
+    return {
+        "id": run_id,
+        "status": record.status,
+        "agent": record.agent,
+        "attempt": record.attempt,
+        "cached": False,
+        "output": record.output,
+        "error": record.error,
+        "usage": record.usage,
+        "created_at": seconds(record.created_ms),
+        "started_at": seconds(record.started_ms),
+        "ended_at": seconds(record.ended_ms),
+        "duration_ms": duration_ms,
+    }
+
+
+def _json(content: Any, status: int, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
+
+
+async def _elsewhere(_: Request) -> Response:
+    raise AssertionError("dispatched ahead of the routes")
+
+
+routes = [
+    # Here for what other methods are told.
+    Route("/v1/runs", _elsewhere, methods=["POST"]),
+    Route("/v1/runs/{run_id}", look_up, methods=["GET"]),
+    Route("/v1/runs/{run_id}/cancel", cancel, methods=["POST"]),
+]

@@ -1,0 +1,191 @@
+"""`plateau ask`: sends a text, prints the answer as it comes.
+
+Invariant: standard output holds the answer and nothing else (or, with --json, the events);
+whatever happens on the way there, progress, reconnecting and errors, goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plateau_sse.cli.screen import Screen
+from plateau_sse.errors import SettingsError
+
+if TYPE_CHECKING:
+    from plateau_sse.cli.follow import Client
+
+URL = "http://127.0.0.1:8000"
+COMPLETED, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done as it was asked."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `ask` to the subcommands of an argparse parser."""
+    parser = subparsers.add_parser(
+        "ask",
+        help="send a text and print the answer as it comes",
+        description="Sends a text to an agent and prints the answer as it comes.",
+        epilog="exit status: 0 completed, 1 failed or cancelled, 2 usage, 3 server not reached",
+    )
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("text", nargs="*", metavar="TEXT", help="the text; else --file, else standard input")
+    add("--file", metavar="F", help="read the text from a file (- is standard input)")
+    add("--agent", default="study", help="the agent to ask [study]")
+    add("--task", choices=("summary", "flashcards", "quiz"), help="same as --option task=…")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the agent; the value is JSON, else a string; repeatable",
+    )
+    add("--conversation", metavar="ID", help="go on with this conversation, or begin it")
+    add("--url", default=URL, help=f"where the server is [{URL}]")
+    key = parser.add_mutually_exclusive_group()
+    key.add_argument(
+        "--key", default="", help="an API key (other users may see it: --key-file)"
+    )
+    key.add_argument("--key-file", metavar="F", help="a file with the API key")
+    cache = parser.add_mutually_exclusive_group()
+    cache.add_argument("--refresh", action="store_true", help="answer anew, then cache it")
+    cache.add_argument(
+        "--no-cache", action="store_true", help="neither read nor fill the cache"
+    )
+    add("--json", action="store_true", help="print the events, one a line")
+    add("--quiet", action="store_true", help="no progress")
+    add(
+        "--retry-for",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long the server may be away before giving up [60]",
+    )
+    add(
+        "--local",
+        metavar="MODULE:AGENT",
+        help="run this agent right here, without a server (or a name such as study)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does it; gives the exit status."""
+    screen = Screen(sys.stdout, sys.stderr, events=args.json, quiet=args.quiet)
+    try:
+        text, options = _text(args), _options(args)
+        if args.local:
+            if args.conversation:
+                raise UsageError("--conversation needs a server, which remembers it")
+            return _ask_here(args.local, text, options, screen)
+        return _ask_server(args, text, options, screen)
+    except (UsageError, SettingsError) as error:
+        screen.say(f"plateau ask: {error}")
+        return USAGE
+    except KeyboardInterrupt:
+        screen.say("cancelled")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the answer has had enough of it, as `| head` does.
+        screen.abandon()
+        return FAILED
+
+
+def _ask_here(target: str, text: str, options: dict[str, Any], screen: Screen) -> int:
+    from plateau_sse.cli.local import find, run_here
+
+    run_here(find(target), text, options, screen.show)
+    return COMPLETED if screen.status == "completed" else FAILED
+
+
+def _ask_server(
+    args: argparse.Namespace, text: str, options: dict[str, Any], screen: Screen
+) -> int:
+    # httpx costs 7 MiB: only what uses it loads it.
+    import httpx
+
+    from plateau_sse.cli.follow import SILENCE_S, Client, Refused, Unreachable
+
+    mode = "refresh" if args.refresh else "off" if args.no_cache else "use"
+    body = {"agent": args.agent, "input": text, "options": options, "cache": {"mode": mode}}
+    if args.conversation:
+        body["conversation_id"] = args.conversation
+    timeout = httpx.Timeout(SILENCE_S, connect=10.0)
+    try:
+        with httpx.Client(timeout=timeout, trust_env=False) as http:
+            client = Client(args.url, http, _key(args), args.retry_for, screen.notice)
+            return _follow(client, body, screen)
+    except Unreachable as error:
+        screen.say(f"plateau ask: {error}")
+        return UNREACHABLE
+    except Refused as error:
+        screen.say(f"plateau ask: {error}")
+        return FAILED
+
+
+def _follow(client: Client, body: dict[str, Any], screen: Screen) -> int:
+    created = client.create(body)
+    if isinstance(created.get("output"), str) and not screen.events:
+        screen.show_cached(created["output"])
+        return COMPLETED
+    try:
+        for event in client.follow(created["events_url"]):
+            screen.show(event)
+    except (KeyboardInterrupt, BrokenPipeError):
+        client.cancel(created)
+        raise
+    return COMPLETED if screen.status == "completed" else FAILED
+
+
+def _text(args: argparse.Namespace) -> str:
+    if args.text and args.file:
+        raise UsageError("give the text or --file, not both")
+    if args.text:
+        text = " ".join(args.text)
+    elif args.file and args.file != "-":
+        text = _contents(args.file)
+    elif args.file or not (sys.stdin is None or sys.stdin.isatty()):
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    else:
+        raise UsageError(
+            "there is no text: give it as arguments, with --file or through a pipe"
+        )
+    if not text.strip():
+        raise UsageError("the text is empty")
+    return text
+
+
+def _contents(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _key(args: argparse.Namespace) -> str:
+    return str(args.key) if not args.key_file else _contents(args.key_file).strip()
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = dict(_pairs(args.option))
+    if args.task:
+        options["task"] = args.task
+    return options
+
+
+def _pairs(given: list[str]) -> Iterator[tuple[str, Any]]:
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--option takes name=value, not {pair!r}")
+        try:
+            yield name, json.loads(value)
+        except ValueError:
+            yield name, value

@@ -1,0 +1,85 @@
+"""Both Redis servers: do they answer, and are they of the kind that their roles need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from plateau_sse.cli.checks import Finding, error, ok, warning
+from plateau_sse.cli.checks.bounds import bounds
+from plateau_sse.cli.checks.seen import Seen, look
+from plateau_sse.cli.checks.versions import REDIS, numbers
+from plateau_sse.cli.servers import Server
+from plateau_sse.settings import Settings
+
+# Each event waits for an answer of the streams, each question for one of the cache.
+SLOW_MS = 5.0
+
+
+async def check(servers: tuple[Server, ...], settings: Settings) -> list[Finding]:
+    findings: list[Finding] = []
+    ids: set[str] = set()
+    for seen in await asyncio.gather(*map(look, servers)):
+        if isinstance(seen, Finding):
+            findings.append(seen)
+        elif seen.info["run_id"] in ids:
+            # What one role needs of it is wrong for the other: of its kind no more is said.
+            findings.append(_one_server(seen.server))
+        else:
+            ids.add(seen.info["run_id"])
+            findings.extend(_judge(seen, settings))
+    return findings
+
+
+def _one_server(server: Server) -> Finding:
+    return warning(
+        f"{server.role}.one_server",
+        "it is the server of the streams, too: it evicts live runs, or the cache fills it",
+        f"unset {server.variable}; plateau serve",
+    )
+
+
+def _judge(seen: Seen, settings: Settings) -> Iterator[Finding]:
+    unfit = list(_kind(seen))
+    if unfit:
+        yield from unfit
+        return
+    yield from _speed(seen)
+    if seen.denied:
+        yield error(
+            f"{seen.server.role}.rights",
+            f"the user {seen.user} may not give {', '.join(seen.denied)}",
+            seen.server.cli("ACL", "SETUSER", seen.user, "~*", "&*", "+@all"),
+        )
+    yield from bounds(seen, settings)
+
+
+def _kind(seen: Seen) -> Iterator[Finding]:
+    """Why it cannot be used at all."""
+    info, role = seen.info, seen.server.role
+    form = f"{seen.server.variable}=redis://"
+    if numbers(info["redis_version"]) < REDIS:
+        text = f"Redis {info['redis_version']} is too old: 7.0 or newer, or Valkey"
+        yield error(f"{role}.version", text, f"unset {seen.server.variable}; plateau serve")
+    mode = info.get("redis_mode", info.get("server_mode"))
+    if info.get("cluster_enabled") or mode != "standalone":
+        text = f"it is in {mode} mode, which is not supported yet"
+        yield error(f"{role}.mode", text, f"{form}HOST  # of a server that stands alone")
+    elif info["role"] != "master":
+        text = "it is a replica, and takes no writes"
+        yield error(
+            f"{role}.replica", text, f"{form}{info['master_host']}:{info['master_port']}/0"
+        )
+
+
+def _speed(seen: Seen) -> Iterator[Finding]:
+    role, info = seen.server.role, seen.info
+    valkey = info.get("valkey_version")
+    engine = f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"
+    yield ok(role, f"{seen.server.shown} is {engine}")
+    text = f"it answers in {seen.round_trip_ms:.1f} ms"
+    if seen.round_trip_ms <= SLOW_MS:
+        yield ok(f"{role}.latency", text)
+    else:
+        measured = seen.server.cli("--latency")
+        yield warning(f"{role}.latency", f"{text}, and every event waits for it", measured)

@@ -1,0 +1,102 @@
+"""Feeds: the runs that somebody in this worker follows.
+
+Invariant: `head <= newest`; whoever is in `live` has a position of at least `head` and gets the
+next event pushed. The stream is the truth, a message only saves the read: whenever `newest` is
+ahead of `head`, a repair is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from plateau_sse.live.sse import Frame, next_turn
+
+log = logging.getLogger("plateau.hub")
+
+
+class Follower(Protocol):
+    """What a feed pushes to. `position` is the number of the last event it was given."""
+
+    position: int
+
+    def push(self, frame: Frame) -> bool:
+        """Take the frame, or answer False to leave the live path and catch up alone."""
+
+    def lag(self) -> None:
+        """Read from the stream, then come back."""
+
+    def lose(self) -> None:
+        """The run's record is gone: end, and say so."""
+
+
+class Feed:
+    """One followed run. `ready` is done once the subscription is confirmed."""
+
+    __slots__ = (
+        "followers",
+        "head",
+        "live",
+        "newest",
+        "ready",
+        "repairing",
+        "run_id",
+        "turn",
+    )
+
+    def __init__(self, run_id: str, ready: asyncio.Future[None]) -> None:
+        self.run_id = run_id
+        self.ready = ready
+        self.head = 0
+        self.newest = 0
+        self.live: set[Follower] = set()
+        self.followers = 0
+        self.repairing: asyncio.Task[None] | None = None
+        self.turn = next_turn()
+
+    def dispatch(self, frame: Frame) -> None:
+        """Push the next event in line to all who are live."""
+        number = frame.number
+        self.head = number
+        if number > self.newest:
+            self.newest = number
+        slow: list[Follower] = []
+        for follower in self.live:
+            if follower.position >= number:
+                continue
+            try:
+                if follower.push(frame):
+                    continue
+            except Exception:
+                # It takes nothing from those behind it: it reads on alone.
+                log.exception("a reader could not be given an event")
+            slow.append(follower)
+        if slow:
+            for follower in slow:
+                self.live.discard(follower)
+                follower.lag()
+        if frame.terminal:
+            self.live.clear()
+
+    def attach(self, follower: Follower) -> bool:
+        """Take a follower onto the live path, unless something newer is known already."""
+        if self.newest > follower.position:
+            return False
+        if not self.live:
+            self.head = follower.position
+        self.newest = follower.position
+        self.live.add(follower)
+        return True
+
+    def rewind(self, number: int) -> None:
+        """The stream ends before what was seen: a failover lost the rest."""
+        self.head = self.newest = number
+        everyone, self.live = self.live, set()
+        for follower in everyone:
+            follower.lag()
+
+    def lose(self) -> None:
+        everyone, self.live = self.live, set()
+        for follower in everyone:
+            follower.lose()

@@ -1,0 +1,59 @@
+"""Waiting for a run's end without reading its events.
+
+Invariant: whoever waits is told by the event that ends the run, or finds it ended on looking;
+nobody is kept waiting by a worker that goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from plateau_sse.live.hub import Hub
+from plateau_sse.live.sse import Frame
+from plateau_sse.store.streams import Streams
+
+
+class _Waiter:
+    """A follower that only looks at whether an event is the last."""
+
+    def __init__(self, hub: Hub, position: int) -> None:
+        self.position = position
+        self.woken = asyncio.Event()
+        self._count = hub.count
+
+    def push(self, frame: Frame) -> bool:
+        self.position = frame.number
+        # The hub has just counted it, and no reader has had it.
+        self._count("events_delivered", -1)
+        if frame.terminal:
+            self.woken.set()
+        return True
+
+    def lag(self) -> None:
+        self.woken.set()
+
+    def lose(self) -> None:
+        self.woken.set()
+
+
+async def until_ended(hub: Hub, streams: Streams, run_id: str, *, timeout_s: float) -> None:
+    """Return when the run has ended or is gone, after `timeout_s`, or when the worker goes."""
+    feed = await hub.join(run_id)
+    waiter = _Waiter(hub, 0)
+    hub.waiting.add(waiter.woken)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not hub.draining:
+                    waiter.woken.clear()
+                    reading = await streams.read(run_id, waiter.position)
+                    if reading is None or reading.ended:
+                        return
+                    waiter.position = reading.number
+                    if hub.attach(feed, waiter):
+                        await waiter.woken.wait()
+    finally:
+        hub.waiting.discard(waiter.woken)
+        feed.live.discard(waiter)
+        hub.part(feed)

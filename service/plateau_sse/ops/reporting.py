@@ -1,0 +1,89 @@
+"""What a process says of itself, every few seconds, and at once where others act on it.
+
+Invariant: a store that does not answer costs the process nothing but being unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from plateau_sse.errors import StoreError
+from plateau_sse.ops import process
+from plateau_sse.ops.damper import tell_held
+from plateau_sse.store.tally import Board
+from plateau_sse.store.workers import REPORT_S, Figures, Workers
+
+log = logging.getLogger("plateau.ops")
+
+LOOK_S = 0.5
+
+
+class Reporter:
+    """`more` gives what only this kind of process knows, `urgent` what of it others are to hear
+    of when it changes. One with the `board` of a tree tells of its master, too, which has no
+    connection, and makes those of the tree forgotten that have died."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        more: Callable[[], Figures],
+        *,
+        urgent: Callable[[], object] = lambda: None,
+        board: Board | None = None,
+    ) -> None:
+        self._workers = workers
+        self._more = more
+        self._urgent = urgent
+        self._board = board
+        self._dead: list[int] = []
+        self._cpu = process.Cpu()
+        self._started = int(time.time())
+
+    async def keep_reporting(self) -> None:
+        """For ever; then it takes its leave."""
+        try:
+            while True:
+                told = self._urgent()
+                try:
+                    await self._workers.report(self._figures())
+                    await self._bury()
+                except StoreError as error:
+                    log.info("nobody is told of this process: %s", error)
+                tell_held()
+                await self._wait(told)
+        finally:
+            with suppress(StoreError):
+                await self._workers.leave()
+
+    async def _bury(self) -> None:
+        if self._board is not None:
+            self._dead += self._board.ended()
+        while self._dead:
+            await self._workers.forget(self._dead[-1])
+            self._dead.pop()
+
+    async def _wait(self, told: object) -> None:
+        """Until the next report is due."""
+        for _ in range(int(REPORT_S / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
+            if self._urgent() != told:
+                return
+
+    def _figures(self) -> Figures:
+        pss, rss = process.memory()
+        figures: Figures = {
+            "started": self._started,
+            "pss": pss,
+            "rss": rss,
+            "cpu": round(self._cpu.share(), 4),
+        }
+        if self._board is not None:
+            master = os.getppid()
+            pss, rss = process.memory(master)
+            figures |= {"master": master, "master_pss": pss, "master_rss": rss}
+        return figures | self._more()

@@ -1,0 +1,66 @@
+"""Is this container's part well: `python -m plateau_sse.serve.healthcheck PATH`, or `runner`.
+
+Invariant: it needs nothing that an image of the service has not got, says why not in one line,
+and exits with 1 then, within `WITHIN_S` or little more.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import sys
+from typing import Any
+
+from plateau_sse.serve.banner import local_host
+from plateau_sse.settings import Settings
+
+WITHIN_S = 3.0
+
+
+def fault_of_web(settings: Settings, path: str) -> str:
+    """What is wrong with the web workers of this machine; '' where nothing is."""
+    connection = http.client.HTTPConnection(
+        local_host(settings), settings.port, timeout=WITHIN_S
+    )
+    try:
+        connection.request("GET", path)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{path}: {error!r}"
+    finally:
+        connection.close()
+    return "" if status == 200 else f"{path}: status {status}"
+
+
+def fault_of_runner(settings: Settings) -> str:
+    """The same of a `plateau runner` of this machine: no port answers for it, but Redis knows
+    when it last looked for work."""
+    from redis.exceptions import RedisError
+
+    from plateau_sse.store import keys
+    from plateau_sse.store.connections import connect_blocking
+    from plateau_sse.store.queue import RUNNER_DEAD_S
+
+    ours = f"{socket.gethostname()}:".encode()
+    try:
+        with connect_blocking(settings.redis_url, "plateau-healthcheck") as client:
+            consumers: list[dict[str, Any]] = client.xinfo_consumers(keys.QUEUE, keys.GROUP)
+    except RedisError as error:
+        return f"the streams instance: {error}"
+    if any(
+        one["name"].startswith(ours) and one["idle"] < RUNNER_DEAD_S * 1000 for one in consumers
+    ):
+        return ""
+    return f"no runner of this machine has looked for work for {RUNNER_DEAD_S:g} s"
+
+
+def main(part: str) -> int:
+    settings = Settings.from_env()
+    fault = fault_of_runner(settings) if part == "runner" else fault_of_web(settings, part)
+    if fault:
+        sys.stdout.write(fault + "\n")
+    return int(bool(fault))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

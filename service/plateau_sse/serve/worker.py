@@ -1,0 +1,201 @@
+"""A web worker: gunicorn's process, uvicorn's server, our way of leaving.
+
+Invariant: a worker that leaves breaks off no response within its grace: the hub ends each live
+one with a `retry:`, and keep-alive connections are told to close before they are closed. Only
+what has not ended by then is cut. Recycling takes one worker at a time and none before its age.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any, ClassVar
+
+import uvicorn
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from plateau_sse.serve.child import FROM_TERMINAL, HANDLED, die_with_parent, leave
+
+log = logging.getLogger("plateau.worker")
+
+# At a thousand cached answers a second every worker would be recycled each second.
+MIN_AGE_S = 60.0
+# Long enough for clients that keep a connection busy to hear `Connection: close` on it.
+FAREWELL_S = 2.0
+# Who is in the middle of a long snapshot would begin it anew at another worker, and read it as
+# slowly there: it is waited for, though not for ever.
+SNAPSHOTS_S = 300.0
+# Kept of the grace, so that a worker has gone before its master loses patience.
+RESERVE_S = 3.0
+QUICK_S = 1.0
+# For the application to close what it opened, once no response is left.
+CLOSE_S = 2.0
+
+
+class WorkerServer(uvicorn.Server):
+    """uvicorn's server, with recycling and an orderly end. `patience_s` bounds the end."""
+
+    def __init__(self, config: uvicorn.Config, worker: PlateauWorker) -> None:
+        super().__init__(config)
+        self._worker = worker
+        self._born_at = time.monotonic()
+        self._due_at: float | None = None
+        self._leave_at: float | None = None
+        self._patience_s = max(1.0, worker.cfg.graceful_timeout - RESERVE_S)
+        self._ending: asyncio.Timeout | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        # Bound methods: sse-starlette finds the server, and its should_exit, through them.
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, self.handle_exit)
+        await self._serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: leave in an orderly way. SIGQUIT: the same within QUICK_S."""
+        self.should_exit = True
+        if sig == signal.SIGQUIT:
+            self._patience_s = QUICK_S
+            if self._ending is not None:
+                self._ending.reschedule(asyncio.get_running_loop().time() + QUICK_S)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._worker.has_booted()
+
+    async def on_tick(self, counter: int) -> bool:
+        if await super().on_tick(counter):
+            return True
+        if counter % 10 == 0:
+            self._recycle_when_due(time.monotonic())
+            # Where the kernel does not end us with the master.
+            self.should_exit |= os.getppid() != self._worker.ppid
+        return False
+
+    def _recycle_when_due(self, now: float) -> None:
+        if self._leave_at is not None:
+            self.should_exit |= now >= self._leave_at
+            return
+        responses = self.server_state.total_requests
+        if responses < self._worker.max_requests or not self._is_old(now):
+            return
+        if self._due_at is None:
+            self._due_at = now
+        if self.lifespan.state["hub"].sending_long and now < self._due_at + SNAPSHOTS_S:
+            return
+        if self._worker.takes_turn():
+            log.info("Worker recycled after %d responses.", responses)
+            self._leave_at = now + FAREWELL_S
+            self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        """On every response from now on: none will be followed by another."""
+        farewell = (b"connection", b"close")
+        if farewell not in self.config.encoded_headers:
+            self.config.encoded_headers.append(farewell)
+            self.server_state.default_headers = [
+                *self.server_state.default_headers,
+                farewell,
+            ]
+
+    def _is_old(self, now: float) -> bool:
+        return now - self._born_at >= self._worker.min_age_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Nothing new may come in behind the hub's back.
+        for server in self.servers:
+            server.close()
+        self._say_farewell()
+        try:
+            async with asyncio.timeout(self._patience_s) as self._ending:
+                await self.lifespan.state["hub"].drain()
+                await super().shutdown(sockets)
+        except TimeoutError:
+            await self._cut()
+
+    async def _wait_tasks_to_complete(self) -> None:
+        await super()._wait_tasks_to_complete()
+        # What is left of the grace was for responses, and there are none any more.
+        if self._ending is not None:
+            self._ending.reschedule(asyncio.get_running_loop().time() + CLOSE_S)
+
+    async def _cut(self) -> None:
+        """Break off what is still open; the application still gets to close its connections."""
+        connections = list(self.server_state.connections)
+        if not connections:
+            log.warning("The application did not close within %g s.", CLOSE_S)
+            return
+        log.warning(
+            "%d connections did not end within %g s and are cut.",
+            len(connections),
+            self._patience_s,
+        )
+        for connection in connections:
+            connection.transport.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.lifespan.shutdown()
+
+
+class PlateauWorker(UvicornWorker):  # type: ignore[misc]
+    """Constructed in the master, runs in the child."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": "plateau_sse.live.protocol:LiveProtocol",
+        "ws": "none",
+        "lifespan": "on",
+        "interface": "asgi3",
+        "access_log": False,
+        "server_header": False,
+        # Nothing reads what they would change: the client's address, the scheme.
+        "proxy_headers": False,
+        "log_level": "warning",
+        # uvicorn's own count would recycle a young worker, and all of them at once.
+        "limit_max_requests": None,
+    }
+    min_age_s: ClassVar[float] = MIN_AGE_S
+
+    def init_process(self) -> None:
+        die_with_parent(self.ppid, signal.SIGKILL)
+        random.seed()
+        super().init_process()
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        for number in FROM_TERMINAL:
+            signal.signal(number, signal.SIG_IGN)
+        # Held back since before the fork.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HANDLED, *FROM_TERMINAL})
+
+    def has_booted(self) -> None:
+        with suppress(OSError):
+            os.write(self.app.booted, b".")
+
+    def takes_turn(self) -> bool:
+        """True for one worker at a time, until it has gone: the kernel then lets go of it."""
+        try:
+            # Unlike flock's, these locks are a process' own though all have the file by fork.
+            fcntl.lockf(self.app.turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = WorkerServer(self.config, self)
+        # The sockets themselves: uvloop detaches them; gunicorn's wrappers it closes twice.
+        await server.serve(sockets=[listener.sock for listener in self.sockets])
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        # Closing the loop would wait for threads, and log each response that was cut.
+        leave(0)
