@@ -22,10 +22,10 @@ from tests.conftest import end_server, start_server
 
 from benchmarks import corpus, plots
 from benchmarks.rows import Row, report
-from plateau_sse.store import keys
-from plateau_sse.store.cache import Question, answer_of, key_of
-from plateau_sse.store.connections import connect
-from plateau_sse.store.packing import Answer, pack
+from plateau_sse.store.answers.cache import Question, answer_of, key_of
+from plateau_sse.store.answers.packing import Answer, pack
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 
 # On Redis 7; on Valkey 9 more fit, since it spends less on a key.
 BOUND = 8000

@@ -15,9 +15,10 @@ from pathlib import Path
 import zstandard
 
 from benchmarks import corpus
-from plateau_sse.store.packing import compressor
+from plateau_sse.store.answers import packing
+from plateau_sse.store.answers.packing import compressor
 
-PATH = Path(__file__).parent.parent / "service" / "plateau_sse" / "store" / "prose.dict"
+PATH = Path(packing.__file__).with_name("prose.dict")
 # A little more than zstd advises; twice as much gains nothing with this corpus.
 SIZE = 160 * 1024
 

@@ -23,9 +23,9 @@ from tests.conftest import end_server, start_server
 
 from benchmarks import corpus
 from benchmarks.rows import Row, report
-from plateau_sse.store.cache import Cache, Question, answer_of, key_of
-from plateau_sse.store.connections import connect
-from plateau_sse.store.packing import Answer, pack
+from plateau_sse.store.answers.cache import Cache, Question, answer_of, key_of
+from plateau_sse.store.answers.packing import Answer, pack
+from plateau_sse.store.redis.connections import connect
 
 BOUND_POINTS = 3.0
 TIMES_MORE = 10

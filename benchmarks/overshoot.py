@@ -21,10 +21,10 @@ from tests.conftest import end_server, start_server
 
 from benchmarks import hit_rate
 from benchmarks.rows import Row, report
-from plateau_sse.store import keys
-from plateau_sse.store.cache import LARGEST_SHARE, answer_of
-from plateau_sse.store.connections import connect
-from plateau_sse.store.packing import pack
+from plateau_sse.store.answers.cache import LARGEST_SHARE, answer_of
+from plateau_sse.store.answers.packing import pack
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 
 BOUND_MIB = 10
 TIMES_OVER = 10

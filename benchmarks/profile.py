@@ -36,16 +36,14 @@ PLACES = {
     "hub, feeds, subscribers": re.compile(r"plateau_sse/live/(hub|feed|subscriber|response)"),
     "frames": re.compile(r"plateau_sse/live/sse"),
     "Redis' replies": re.compile(
-        r"plateau_sse/(live/subscription|store/wire)|hiredis|reader\.c"
+        r"plateau_sse/(live/subscription|store/redis/wire)|hiredis|reader\.c"
     ),
-    "lookups in the cache": re.compile(r"plateau_sse/store/(lookups|cache|packing)|zstd"),
-    "taking on a run": re.compile(r"plateau_sse/(api|runs)/"),
-    "counting and watching": re.compile(
-        r"plateau_sse/(ops/|store/(stats|tally|workers|servers))"
-    ),
+    "lookups in the cache": re.compile(r"plateau_sse/store/answers/|zstd"),
+    "taking on a run": re.compile(r"plateau_sse/(api|intake)/"),
+    "counting and watching": re.compile(r"plateau_sse/(ops/|store/(figures/|redis/servers))"),
     "uvicorn": re.compile(r"uvicorn/|httptools|plateau_sse/live/protocol"),
     "Starlette": re.compile(r"starlette/"),
-    "redis-py": re.compile(r"redis/"),
+    "redis-py": re.compile(r"(?<!store/)redis/"),
     "uvloop and asyncio": re.compile(r"loop\.c|uv_|uv__|asyncio/|_asynciomodule"),
 }
 OTHER = "other"

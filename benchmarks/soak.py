@@ -31,8 +31,8 @@ from benchmarks.stages import PlateauStage, plateau
 from benchmarks.trend import Trend, trend_of
 from benchmarks.visitors import AGENTS, Tally, Visitors
 from plateau_sse import tasks
-from plateau_sse.store.connections import connect
-from plateau_sse.store.packing import pack
+from plateau_sse.store.answers.packing import pack
+from plateau_sse.store.redis.connections import connect
 
 GROWTH_MIB = 2
 WARM_UP_SHARE = 1 / 3

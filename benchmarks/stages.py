@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from tests.processes import Serving, serving
 
-from plateau_sse.store import events, ids
-from plateau_sse.store.connections import connect
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.streams import Streams
 
 # About what a model says in 30 ms.
 TEXT = "some words of an answer "

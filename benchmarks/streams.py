@@ -23,8 +23,8 @@ from benchmarks.stages import TEXT, PlateauStage, plateau
 from benchmarks.trend import mean
 from benchmarks.visitors import AGENTS
 from plateau_sse import tasks
-from plateau_sse.store import keys
-from plateau_sse.store.connections import connect
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 
 CAP = 100
 GROWTH_MIB = 0.5

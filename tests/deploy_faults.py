@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from plateau_sse.api import health
 from plateau_sse.serve.redis_server import STOP_WITHIN_S, Role, options
 from plateau_sse.settings import Settings, is_loopback, parse_size
-from plateau_sse.store import servers
+from plateau_sse.store.redis import servers
 from tests.deploy_files import (
     BLUEPRINTS,
     DeployFiles,

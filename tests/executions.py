@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plateau_sse.agents.registry import RegisteredAgent
-from plateau_sse.runs.execution import Execution
-from plateau_sse.runs.job import Job
-from plateau_sse.runs.keeper import Keeper
-from plateau_sse.store.cache import Cache
-from plateau_sse.store.connections import connect
-from plateau_sse.store.conversations import Conversations, Limits
-from plateau_sse.store.fullness import Fullness
-from plateau_sse.store.inflight import Inflight
-from plateau_sse.store.packing import FORMAT
-from plateau_sse.store.records import Record
-from plateau_sse.store.streams import Streams
+from plateau_sse.runner.execution import Execution
+from plateau_sse.runner.keeper import Keeper
+from plateau_sse.store.answers.cache import Cache
+from plateau_sse.store.answers.packing import FORMAT
+from plateau_sse.store.conversations.conversations import Conversations, Limits
+from plateau_sse.store.queue.job import Job
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs.inflight import Inflight
+from plateau_sse.store.runs.records import Record
+from plateau_sse.store.runs.streams import Streams
 from tests.store import claim, decoded, on_streams, queued, stream_of
 
 VERSION = "v1"

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from plateau_sse.serve.redis_server import Role, options, server_binary
 from plateau_sse.settings import Settings
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.processes import free_ports, wait_until
 
 # The least that Linux takes; it doubles it.

@@ -13,22 +13,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from plateau_sse.runs.ask import Ask
-from plateau_sse.runs.job import Job
-from plateau_sse.runs.placement import Placement
-from plateau_sse.runs.queue import Intake
-from plateau_sse.runs.versions import Versions
-from plateau_sse.store import events
-from plateau_sse.store.cache import Cache, answer_of
-from plateau_sse.store.connections import connect
-from plateau_sse.store.conversations import Conversations, place_of
-from plateau_sse.store.external import External
-from plateau_sse.store.fullness import Fullness
-from plateau_sse.store.inflight import Inflight
-from plateau_sse.store.queue import Queue
-from plateau_sse.store.shares import Shares
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Claimed, Streams
+from plateau_sse.intake.ask import Ask
+from plateau_sse.intake.intake import Intake
+from plateau_sse.intake.placement import Placement
+from plateau_sse.intake.versions import Versions
+from plateau_sse.store.answers.cache import Cache, answer_of
+from plateau_sse.store.conversations.conversations import Conversations, place_of
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.queue.job import Job
+from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs import events
+from plateau_sse.store.runs.external import External
+from plateau_sse.store.runs.inflight import Inflight
+from plateau_sse.store.runs.shares import Shares
+from plateau_sse.store.runs.streams import Claimed, Streams
 from tests.executions import LIMITS, keeper_of
 from tests.store import claim, done, on_streams, texts
 

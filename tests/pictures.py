@@ -11,9 +11,9 @@ from typing import Any
 from plateau_sse.ops.overview import overview
 from plateau_sse.ops.watch import Seen
 from plateau_sse.settings import Settings
-from plateau_sse.store.queue import Depth
-from plateau_sse.store.servers import SHOWN
-from plateau_sse.store.workers import Figures
+from plateau_sse.store.figures.workers import Figures
+from plateau_sse.store.queue.queue import Depth
+from plateau_sse.store.redis.servers import SHOWN
 
 HOST = "box"
 MIB = 1024**2

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from plateau_sse.store import keys
-from plateau_sse.store.connections import connect
-from plateau_sse.store.queue import LEASE_S, Queue, Ticket
+from plateau_sse.store.queue.queue import LEASE_S, Queue, Ticket
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 
 LIMIT = 1000
 LATE_MS = int(LEASE_S * 1000) + 1

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from plateau_sse.eventsource import EventReader
-from plateau_sse.store import ids
+from plateau_sse.store.runs import ids
 
 TERMINAL = ("run.completed", "run.failed", "run.cancelled")
 # The kernel doubles it: so little that a response is soon stuck where its reader is slow.

@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 import msgspec
 from redis import Redis
 
-from plateau_sse.store import events, ids, keys
-from plateau_sse.store.connections import connect
-from plateau_sse.store.events import Event
-from plateau_sse.store.packing import Answer
-from plateau_sse.store.reading import Entry
-from plateau_sse.store.streams import Claimed, Streams
+from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.events import Event
+from plateau_sse.store.runs.reading import Entry
+from plateau_sse.store.runs.streams import Claimed, Streams
 
 T = TypeVar("T")
 

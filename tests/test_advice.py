@@ -20,7 +20,7 @@ from plateau_sse.ops.advice import (
 )
 from plateau_sse.ops.watch import Seen
 from plateau_sse.settings import Settings
-from plateau_sse.store.queue import Depth
+from plateau_sse.store.queue.queue import Depth
 from tests.pictures import MIB, picture, seen, server, worker
 
 

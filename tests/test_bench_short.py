@@ -38,7 +38,7 @@ def test_a_sample_counts_for_the_innermost_place_it_was_in() -> None:
     asked = (
         "MainThread;run (asyncio/runners.py:118);Direct.__call__ (plateau_sse/api/events.py:68)"
     )
-    told = "MainThread;data_received (plateau_sse/store/wire.py:58)"
+    told = "MainThread;data_received (plateau_sse/store/redis/wire.py:58)"
     pushed = f"{told};dispatch (plateau_sse/live/feed.py:66)"
     pushed += ";push (plateau_sse/live/subscriber.py:137)"
     samples = f"""\

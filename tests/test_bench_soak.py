@@ -14,7 +14,7 @@ from benchmarks.stages import plateau
 from benchmarks.trend import BLOCKS, Trend, trend_of
 from benchmarks.visitors import AGENTS, SHARES, Tally, Visitors
 
-from plateau_sse.store import ids
+from plateau_sse.store.runs import ids
 from tests.readers import OutOfLine, Reader
 
 SAMPLES = 360

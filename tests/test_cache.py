@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from plateau_sse.store import keys
-from plateau_sse.store.cache import Cache
-from plateau_sse.store.connections import connect
-from plateau_sse.store.lookups import Lookups
-from plateau_sse.store.packing import pack
+from plateau_sse.store.answers.cache import Cache
+from plateau_sse.store.answers.lookups import Lookups
+from plateau_sse.store.answers.packing import pack
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 from tests.conftest import end_server, start_server
 from tests.store import answer
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plateau_sse.store import ids, keys
-from plateau_sse.store.cache import Question, agent_tag, answer_of, key_of
-from plateau_sse.store.packing import Answer, pack, unpack
+from plateau_sse.store.answers.cache import Question, agent_tag, answer_of, key_of
+from plateau_sse.store.answers.packing import Answer, pack, unpack
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import ids
 from tests.store import ANSWER_TOKEN, answer
 
 

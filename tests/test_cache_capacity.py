@@ -6,7 +6,7 @@ import asyncio
 
 from benchmarks import capacity, corpus, dictionary, hit_rate
 
-from plateau_sse.store.packing import DICTIONARY, pack, unpack
+from plateau_sse.store.answers.packing import DICTIONARY, pack, unpack
 
 
 def test_8000_english_answers_of_2_kb_fit(cache_url: str) -> None:

@@ -17,10 +17,10 @@ from plateau_sse.live import subscription
 from plateau_sse.live.hub import Hub
 from plateau_sse.ops import canary as canary_module
 from plateau_sse.ops.canary import Canary
-from plateau_sse.store import keys
-from plateau_sse.store.connections import connect
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.processes import free_ports
 from tests.proxy import dropping_messages

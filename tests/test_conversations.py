@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.store import ids, keys
-from plateau_sse.store.conversations import (
+from plateau_sse.store.conversations.conversations import (
     LIFE_S,
     Conversations,
     Limits,
@@ -18,9 +17,11 @@ from plateau_sse.store.conversations import (
     asked,
     place_of,
 )
-from plateau_sse.store.fullness import Fullness
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.streams import Streams
 from tests.executions import LIMITS
 from tests.store import full, on_streams
 

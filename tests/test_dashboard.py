@@ -14,7 +14,7 @@ from plateau_sse.cli.dashboard import Look
 from plateau_sse.ops.overview import overview
 from plateau_sse.ops.watch import Seen
 from plateau_sse.settings import Settings
-from plateau_sse.store.queue import Depth
+from plateau_sse.store.queue.queue import Depth
 
 MIB = 1024**2
 NOW = 1_800_000_000.0

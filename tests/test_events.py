@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plateau_sse.errors import RUN_FAILURES
-from plateau_sse.store import events
-from plateau_sse.store.events import Event
+from plateau_sse.store.runs import events
+from plateau_sse.store.runs.events import Event
 
 AWKWARD = 'a "quote" \\ \n\r\t\x00 \u2028\u2029\u0085 naïve 雪 🏔 </script> {} data: x'
 

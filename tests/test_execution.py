@@ -20,8 +20,8 @@ from plateau_sse.agents import (
     Yielded,
 )
 from plateau_sse.errors import RUN_FAILURES
-from plateau_sse.runs.yields import MESSAGE_CHARS, OUTPUT_BYTES, TOOL_BYTES
-from plateau_sse.store.streams import Streams
+from plateau_sse.runner.yields import MESSAGE_CHARS, OUTPUT_BYTES, TOOL_BYTES
+from plateau_sse.store.runs.streams import Streams
 from tests.executions import Told, execute, execution_of, told_of
 from tests.store import on_streams, text_of, until
 

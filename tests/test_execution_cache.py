@@ -10,12 +10,12 @@ import pytest
 from redis import Redis
 
 from plateau_sse.agents import AgentError, Output, Run, ToolResult, Usage, Yielded
-from plateau_sse.store import keys
-from plateau_sse.store.cache import Cache
-from plateau_sse.store.connections import connect
-from plateau_sse.store.conversations import Conversations, answered, asked
-from plateau_sse.store.fullness import Fullness
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.answers.cache import Cache
+from plateau_sse.store.conversations.conversations import Conversations, answered, asked
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs.streams import Streams
 from tests.executions import LIMITS, VERSION, Told, execute, execution_of, told_of
 from tests.store import on_streams, until
 

@@ -11,9 +11,10 @@ import pytest
 
 from plateau_sse.agents import Run, Yielded
 from plateau_sse.errors import StoreError
-from plateau_sse.runs.writer import Refused
-from plateau_sse.store import events, keys
-from plateau_sse.store.streams import Streams
+from plateau_sse.runner.writer import Refused
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import events
+from plateau_sse.store.runs.streams import Streams
 from tests.executions import Told, execution_of, told_of
 from tests.store import (
     claim,

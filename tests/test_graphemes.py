@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateau_sse.store.graphemes import PARTS_MOST, cut
+from plateau_sse.store.conversations.graphemes import PARTS_MOST, cut
 
 FAMILY = "👩‍👩‍👧‍👦"
 THUMB = "👍🏽"

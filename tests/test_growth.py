@@ -28,9 +28,9 @@ from redis import Redis
 from plateau_sse.app import create_app
 from plateau_sse.serve.worker import PlateauWorker
 from plateau_sse.settings import Settings
-from plateau_sse.store import events, ids
-from plateau_sse.store.connections import connect
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.streams import Streams
 from tests.processes import wait_until
 
 TOKEN = "token"

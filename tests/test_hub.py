@@ -14,9 +14,10 @@ from plateau_sse.live.feed import Feed
 from plateau_sse.live.hub import Hub
 from plateau_sse.live.sse import Frame
 from plateau_sse.live.waiting import until_ended
-from plateau_sse.store import events, ids, keys
-from plateau_sse.store.connections import connect
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.streams import Streams
 
 
 @dataclass(eq=False)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plateau_sse.store import ids, keys
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import ids
 
 NUMBERS = st.tuples(st.integers(1, 999_999_999), st.integers(1, 999_999_999))
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from plateau_sse.errors import Problem
-from plateau_sse.runs.ask import Ask
-from plateau_sse.store.streams import Streams
+from plateau_sse.intake.ask import Ask
+from plateau_sse.store.runs.streams import Streams
 from tests.intakes import KEYED, QUESTION, Desk, at_desk
 
 

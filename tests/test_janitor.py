@@ -7,14 +7,16 @@ import logging
 
 import pytest
 
-from plateau_sse.runs.janitor import Janitor
-from plateau_sse.store import events, ids, keys, leftovers
-from plateau_sse.store.connections import connect
-from plateau_sse.store.external import External
-from plateau_sse.store.leftovers import Leftovers
-from plateau_sse.store.queue import Queue
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Streams
+from plateau_sse.intake.janitor import Janitor
+from plateau_sse.store.figures import leftovers
+from plateau_sse.store.figures.leftovers import Leftovers
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.external import External
+from plateau_sse.store.runs.streams import Streams
 
 
 def test_it_sweeps_what_nobody_uses_and_nothing_else(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from plateau_sse.runs import lease
-from plateau_sse.runs.lease import LeaseKeeper
-from plateau_sse.store import keys
-from plateau_sse.store.connections import connect_blocking
-from plateau_sse.store.queue import Leases, Queue, Ticket
+from plateau_sse.runner import lease
+from plateau_sse.runner.lease import LeaseKeeper
+from plateau_sse.store.queue.queue import Leases, Queue, Ticket
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect_blocking
 from tests.processes import wait_until
 from tests.queues import enqueue, on_queue
 

@@ -20,7 +20,7 @@ import pytest
 from benchmarks.measuring import private_kib
 from redis import Redis
 
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.integration.api_client import api_serving, finish, follow, unique
 from tests.processes import Serving, wait_until
 

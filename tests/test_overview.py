@@ -10,9 +10,9 @@ import pytest
 
 from plateau_sse.ops import process
 from plateau_sse.ops.overview import quantiles
-from plateau_sse.store.connections import connect
-from plateau_sse.store.tally import BUCKETS, Row
-from plateau_sse.store.workers import Workers
+from plateau_sse.store.figures.tally import BUCKETS, Row
+from plateau_sse.store.figures.workers import Workers
+from plateau_sse.store.redis.connections import connect
 from tests.pictures import HOST, MIB, picture, seen, server, worker
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from plateau_sse.errors import Problem
-from plateau_sse.runs.ask import Ask, Taken
-from plateau_sse.store import keys
-from plateau_sse.store.queue import Queue
-from plateau_sse.store.shares import TOKENS_MOST, Shares
+from plateau_sse.intake.ask import Ask, Taken
+from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs.shares import TOKENS_MOST, Shares
 from tests.intakes import KEYED, QUESTION, Desk, at_desk
 from tests.store import queued, until
 
@@ -19,7 +19,7 @@ from tests.store import queued, until
 @pytest.fixture
 def nobody_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sees to a run's place is never taken for dead, however slow the machine."""
-    monkeypatch.setattr("plateau_sse.store.shares.PLACING_S", 3600.0)
+    monkeypatch.setattr("plateau_sse.store.runs.shares.PLACING_S", 3600.0)
 
 
 class Died(Exception):

@@ -10,7 +10,7 @@ import pytest
 from plateau_sse.errors import RUN_FAILURES
 from plateau_sse.ops.prometheus import exposition
 from plateau_sse.ops.watch import Seen
-from plateau_sse.store.tally import BUCKETS, CLOSED_BY, DEATHS, NAMES, OTHER, REFUSED
+from plateau_sse.store.figures.tally import BUCKETS, CLOSED_BY, DEATHS, NAMES, OTHER, REFUSED
 from tests.pictures import HOST, picture, seen, server, worker
 from tests.scrapes import PROMTOOL, Scrape, check_with_promtool, parsed
 

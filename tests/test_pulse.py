@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from plateau_sse.store import pulse
-from plateau_sse.store.pulse import Pulse
+from plateau_sse.store.redis import pulse
+from plateau_sse.store.redis.pulse import Pulse
 
 
 class Clock:

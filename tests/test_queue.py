@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from plateau_sse.store import keys, queue
-from plateau_sse.store.queue import AGENTS_LIFE_S, Depth, Queue, Ticket
+from plateau_sse.store.queue import queue
+from plateau_sse.store.queue.queue import AGENTS_LIFE_S, Depth, Queue, Ticket
+from plateau_sse.store.redis import keys
 from tests.queues import (
     LIMIT,
     enqueue,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from plateau_sse.errors import StoreFull
-from plateau_sse.store import keys
-from plateau_sse.store.connections import connect_blocking
-from plateau_sse.store.queue import Depth, Leases, Queue
+from plateau_sse.store.queue.queue import Depth, Leases, Queue
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect_blocking
 from tests.queues import (
     FRESH_MS,
     LATE_MS,

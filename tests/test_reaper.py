@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.runs.reaper import Reaper
-from plateau_sse.store import pulse
-from plateau_sse.store.external import External
-from plateau_sse.store.queue import ABANDONED_S, LEASE_S, LOOKS_AT_ONCE, Queue, Ticket
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Streams
+from plateau_sse.intake.reaper import Reaper
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.queue.queue import ABANDONED_S, LEASE_S, LOOKS_AT_ONCE, Queue, Ticket
+from plateau_sse.store.redis import pulse
+from plateau_sse.store.runs.external import External
+from plateau_sse.store.runs.streams import Streams
 from tests.queues import LIMIT, age
 from tests.store import claim, on_streams, queued
 
@@ -79,7 +79,7 @@ def test_a_living_runner_is_left_to_take_over(
         record = await streams.record(run_id)
         assert record is not None and record.status == "running"
         # Nobody is alive once none counts as alive.
-        monkeypatch.setattr("plateau_sse.store.queue.RUNNER_DEAD_S", 0.0)
+        monkeypatch.setattr("plateau_sse.store.queue.queue.RUNNER_DEAD_S", 0.0)
         await reaper.look()
         record = await streams.record(run_id)
         assert record is not None and record.status == "failed"
@@ -97,7 +97,7 @@ def test_a_worker_that_has_just_come_up_waits(
     async def scenario(streams: Streams, redis: Any) -> None:
         queue, reaper = Queue(redis), reaper_of(streams, redis)
         run_id = await lost(streams, queue, redis)
-        monkeypatch.setattr("plateau_sse.store.queue.RUNNER_DEAD_S", 0.0)
+        monkeypatch.setattr("plateau_sse.store.queue.queue.RUNNER_DEAD_S", 0.0)
         await watched(reaper, clock, LEASE_S - 1)
         record = await streams.record(run_id)
         assert record is not None and record.status == "running"

@@ -21,7 +21,7 @@ from plateau_sse.api.requests import (
     wait_of,
 )
 from plateau_sse.errors import Problem
-from plateau_sse.store import ids
+from plateau_sse.store.runs import ids
 
 USER = {"role": "user", "content": "Hi"}
 

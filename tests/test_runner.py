@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from plateau_sse.agents import Run, Yielded
-from plateau_sse.runs import process
-from plateau_sse.runs.job import Job
+from plateau_sse.runner import process
 from plateau_sse.settings import Settings
-from plateau_sse.store import keys, queue
-from plateau_sse.store.queue import Queue, Ticket
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.queue import queue
+from plateau_sse.store.queue.job import Job
+from plateau_sse.store.queue.queue import Queue, Ticket
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs.streams import Streams
 from tests.executions import Told, told_of
 from tests.queues import LATE_MS, age, idle_ms
 from tests.store import claim, full, on_streams, queued, text_of, texts, until

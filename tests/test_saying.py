@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from plateau_sse.errors import Problem
-from plateau_sse.runs.ask import Ask
-from plateau_sse.store import keys
-from plateau_sse.store.conversations import Conversations, Message, asked
+from plateau_sse.intake.ask import Ask
+from plateau_sse.store.conversations.conversations import Conversations, Message, asked
+from plateau_sse.store.redis import keys
 from tests.executions import LIMITS
 from tests.intakes import PLACE, QUESTION, SAID, Desk, at_desk
 

@@ -23,7 +23,7 @@ SECRETS = {
     "API_KEYS": "first-secret-key,second-secret-key",
     "ADMIN_TOKEN": "secret-admin-token",
     "OPENAI_API_KEY": "sk-secret-openai-key",
-    "REDIS_URL": "redis://:secret-password@redis.example/0",
+    "REDIS_URL": "redis://:secret-passwordredis.example/0",
     "CACHE_REDIS_URL": "rediss://user:secret-password@cache.example/0",
 }
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from plateau_sse.errors import Problem
-from plateau_sse.runs.ask import Taken
-from plateau_sse.store import events
-from plateau_sse.store.cache import Cache
-from plateau_sse.store.inflight import Inflight
-from plateau_sse.store.packing import Answer
-from plateau_sse.store.queue import Queue
-from plateau_sse.store.shares import TOKENS_MOST
+from plateau_sse.intake.ask import Taken
+from plateau_sse.store.answers.cache import Cache
+from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.runs import events
+from plateau_sse.store.runs.inflight import Inflight
+from plateau_sse.store.runs.shares import TOKENS_MOST
 from tests.intakes import KEYED, QUESTION, Desk, at_desk
 from tests.store import forget
 
@@ -60,7 +60,7 @@ def test_100_at_once_over_two_workers_are_one_run(
     streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No leader is taken for dead, however slow the machine.
-    monkeypatch.setattr("plateau_sse.store.shares.PLACING_S", 3600.0)
+    monkeypatch.setattr("plateau_sse.store.runs.shares.PLACING_S", 3600.0)
 
     async def scenario(desk: Desk) -> None:
         workers = [desk.intake(), desk.intake()]
@@ -180,7 +180,7 @@ def test_who_is_refused_with_its_leader_is_told_so(
     streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # And at once: not when the leader could be taken for dead.
-    monkeypatch.setattr("plateau_sse.store.shares.PLACING_S", 3600.0)
+    monkeypatch.setattr("plateau_sse.store.runs.shares.PLACING_S", 3600.0)
 
     async def scenario(desk: Desk) -> None:
         class Refusing(Queue):

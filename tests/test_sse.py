@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sse_starlette import ServerSentEvent
 
 from plateau_sse.live import sse
-from plateau_sse.store import events, ids
+from plateau_sse.store.runs import events, ids
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.builds(ids.number, st.integers(1, 10**9 - 1), st.integers(1, 10**9 - 1))

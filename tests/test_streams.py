@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.store import events, ids, keys
-from plateau_sse.store.streams import Claimed, Streams
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.streams import Claimed, Streams
 from tests.store import (
     TOKEN,
     claim,

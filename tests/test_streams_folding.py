@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from plateau_sse.errors import StoreFull
-from plateau_sse.store import events, ids, keys
-from plateau_sse.store.connections import single_connection
-from plateau_sse.store.events import Event
-from plateau_sse.store.shares import Shares
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import single_connection
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.events import Event
+from plateau_sse.store.runs.shares import Shares
+from plateau_sse.store.runs.streams import Streams
 from tests.store import (
     ALIVE_S,
     RECORD_S,

@@ -18,11 +18,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from plateau_sse.store import events, ids, keys
-from plateau_sse.store.connections import connect
-from plateau_sse.store.events import Event
-from plateau_sse.store.reading import Reading
-from plateau_sse.store.streams import Claimed, Streams
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.events import Event
+from plateau_sse.store.runs.reading import Reading
+from plateau_sse.store.runs.streams import Claimed, Streams
 from tests.store import forget, queued
 
 T = TypeVar("T")

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.store import events, ids, keys
-from plateau_sse.store.reading import Reading
-from plateau_sse.store.shares import Denied
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.reading import Reading
+from plateau_sse.store.runs.shares import Denied
+from plateau_sse.store.runs.streams import Streams
 from tests.store import (
     TOKEN,
     claim,

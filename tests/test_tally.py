@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from plateau_sse.errors import StoreError
-from plateau_sse.store import keys
-from plateau_sse.store.connections import connect
-from plateau_sse.store.stats import HOSTS_MOST, Stats
-from plateau_sse.store.tally import NAMES, ROWS, Batch, Board, Row
-from plateau_sse.store.workers import Workers
+from plateau_sse.store.figures.stats import HOSTS_MOST, Stats
+from plateau_sse.store.figures.tally import NAMES, ROWS, Batch, Board, Row
+from plateau_sse.store.figures.workers import Workers
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 from tests.flaky_redis import FlakyRedis
 from tests.store import full, until
 

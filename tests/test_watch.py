@@ -16,11 +16,11 @@ from plateau_sse.live.hub import Hub
 from plateau_sse.ops import watch as watch_module
 from plateau_sse.ops.canary import Canary
 from plateau_sse.ops.watch import Watch
-from plateau_sse.store.connections import connect
-from plateau_sse.store.queue import Queue
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Streams
-from plateau_sse.store.workers import Workers
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.figures.workers import Workers
+from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.store import until
 

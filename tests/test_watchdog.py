@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from plateau_sse.runs import watchdog
-from plateau_sse.runs.watchdog import EXIT_CODE, Watchdog
+from plateau_sse.runner import watchdog
+from plateau_sse.runner.watchdog import EXIT_CODE, Watchdog
 from tests.processes import serving, wait_until
 
 

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.runs.writer import (
+from plateau_sse.runner.writer import (
     COALESCE_S,
     PENDING_CHARS,
     PENDING_EVENTS,
     Refused,
     Writer,
 )
-from plateau_sse.store import events, keys
-from plateau_sse.store.events import Event
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import events
+from plateau_sse.store.runs.events import Event
+from plateau_sse.store.runs.streams import Streams
 from tests.store import (
     claim,
     decoded,

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.runs.writer import PENDING_CHARS, PENDING_EVENTS, RING, Refused, Writer
-from plateau_sse.store import events, ids, keys
-from plateau_sse.store.connections import connect
-from plateau_sse.store.streams import Streams
+from plateau_sse.runner.writer import PENDING_CHARS, PENDING_EVENTS, RING, Refused, Writer
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.store import (
     claim,

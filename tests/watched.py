@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from plateau_sse.eventsource import EventReader
-from plateau_sse.store import ids
+from plateau_sse.store.runs import ids
 from tests.readers import TERMINAL, Reader, Visit
 
 # Between two attempts while nobody listens: a browser waits for `retry:`.

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from benchmarks.chaos.crowd import Asked, Follower
 from benchmarks.chaos.storm import ENV, Left, Outcome
-from plateau_sse.store import ids
+from plateau_sse.store.runs import ids
 
 T = TypeVar("T")
 

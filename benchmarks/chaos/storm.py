@@ -23,8 +23,8 @@ from benchmarks.chaos.faults import Fault, schedule
 from benchmarks.chaos.fleet import STORE, Fleet
 from plateau_sse import tasks
 from plateau_sse.ops.canary import OWNER as CANARY
-from plateau_sse.store import keys
-from plateau_sse.store.connections import connect
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 
 TAIL_S = 120.0
 SETTLE_S = 20.0

@@ -17,7 +17,7 @@ from tests.processes import free_ports, wait_until
 
 from benchmarks.peers import need
 from benchmarks.stages import AT_ONCE, TEXT
-from plateau_sse.store import events, ids
+from plateau_sse.store.runs import events, ids
 
 MODULE = "/usr/lib/nginx/modules/ngx_nchan_module.so"
 # Two workers, and a stream of 100 as ours are.

@@ -15,8 +15,8 @@ from tests.conftest import Server, end_server, start_server
 from tests.processes import REPOSITORY, environment, free_ports, wait_until
 
 from benchmarks.stages import TEXT
-from plateau_sse.store import events, ids
-from plateau_sse.store.connections import connect
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
 
 
 class XreadStage:

@@ -30,32 +30,32 @@ from plateau_sse.api.cors import Cors
 from plateau_sse.api.events import Direct, wants
 from plateau_sse.api.state import State
 from plateau_sse.errors import PlateauError, StoreError
+from plateau_sse.intake.intake import Intake
+from plateau_sse.intake.janitor import Janitor
+from plateau_sse.intake.placement import Placement
+from plateau_sse.intake.reaper import Reaper
+from plateau_sse.intake.versions import Versions
 from plateau_sse.live.hub import Hub
 from plateau_sse.ops.canary import Canary
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.reporting import Reporter
 from plateau_sse.ops.watch import Watch
-from plateau_sse.runs.janitor import Janitor
-from plateau_sse.runs.placement import Placement
-from plateau_sse.runs.queue import Intake
-from plateau_sse.runs.reaper import Reaper
-from plateau_sse.runs.versions import Versions
 from plateau_sse.settings import Settings
-from plateau_sse.store.cache import Cache
-from plateau_sse.store.connections import connect
-from plateau_sse.store.conversations import Conversations, limits_of
-from plateau_sse.store.external import External
-from plateau_sse.store.fullness import Fullness
-from plateau_sse.store.inflight import Inflight
-from plateau_sse.store.leftovers import Leftovers
-from plateau_sse.store.lookups import Lookups
-from plateau_sse.store.owners import Owners
-from plateau_sse.store.queue import Queue
-from plateau_sse.store.shares import Shares
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Streams
-from plateau_sse.store.tally import Board
-from plateau_sse.store.workers import Workers
+from plateau_sse.store.answers.cache import Cache
+from plateau_sse.store.answers.lookups import Lookups
+from plateau_sse.store.conversations.conversations import Conversations, limits_of
+from plateau_sse.store.figures.leftovers import Leftovers
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.figures.tally import Board
+from plateau_sse.store.figures.workers import Workers
+from plateau_sse.store.queue.owners import Owners
+from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs.external import External
+from plateau_sse.store.runs.inflight import Inflight
+from plateau_sse.store.runs.shares import Shares
+from plateau_sse.store.runs.streams import Streams
 
 # A cache that is slow is worse than a miss.
 CACHE_TIMEOUT_S = 0.5

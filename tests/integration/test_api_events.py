@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.integration.api_client import (
     TERMINAL,
     Event,

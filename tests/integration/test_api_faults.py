@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from redis import Redis
 
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.conftest import Server, end_server, start_server
 from tests.integration.api_client import (
     SSE,

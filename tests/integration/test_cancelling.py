@@ -13,7 +13,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.deployment import Deployment, deployed
 from tests.fake_model import fake_model
 from tests.faults import check_log, record_of, start_run

@@ -20,7 +20,7 @@ from redis import Redis
 
 from plateau_sse.serve.redis_server import server_binary
 from plateau_sse.settings import Settings
-from plateau_sse.store.connections import COMMAND_CONNECTIONS
+from plateau_sse.store.redis.connections import COMMAND_CONNECTIONS
 from tests.deploy_files import SECRET, DeployFiles, options_of
 from tests.deployment import AGENTS
 from tests.processes import Serving, environment, free_ports, launch, serving, wait_until

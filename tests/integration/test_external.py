@@ -10,7 +10,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.integration.api_client import api_serving, assert_problem, follow, record_of, text_of
 from tests.processes import Serving, wait_until
 

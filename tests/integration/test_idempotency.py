@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from plateau_sse.store import ids
+from plateau_sse.store.runs import ids
 from tests.integration.api_client import (
     api_serving,
     assert_problem,

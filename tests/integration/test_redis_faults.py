@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.deployment import Deployment, deployed
 from tests.faults import (
     OwnRedis,

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from plateau_sse.store import ids, keys
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import ids
 from tests.deployment import Deployment, deployed
 from tests.proxy import dropping_messages
 from tests.readers import Reader

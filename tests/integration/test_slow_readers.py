@@ -16,7 +16,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 from tests.deployment import Deployment, deployed
 from tests.faults import (
     append,

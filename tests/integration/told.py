@@ -31,7 +31,7 @@ WITHIN_S = 10.0
 HURRIED = """
 import sys
 from plateau_sse.ops import watch
-from plateau_sse.store import workers
+from plateau_sse.store.figures import workers
 
 watch.WINDOW_S = 5.0
 workers.LIFE_S = 12

@@ -18,7 +18,7 @@ from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
 from plateau_sse.api.runs import links_of
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
-from plateau_sse.store.conversations import Message, place_of
+from plateau_sse.store.conversations.conversations import Message, place_of
 
 _HEADERS = {"Cache-Control": "no-store"}
 

@@ -26,9 +26,9 @@ from plateau_sse.live.response import (
     come_back_later,
     send_at_once,
 )
-from plateau_sse.store import ids
-from plateau_sse.store.packing import Answer
-from plateau_sse.store.shares import Denied
+from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.shares import Denied
 
 log = logging.getLogger("plateau.api")
 

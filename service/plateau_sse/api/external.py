@@ -18,9 +18,9 @@ from plateau_sse.api.requests import decode, invalid, read_body, run_id_of
 from plateau_sse.api.runs import absent, own_record
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
-from plateau_sse.store import events, ids
-from plateau_sse.store.appending import Appended
-from plateau_sse.store.events import Event
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.appending import Appended
+from plateau_sse.store.runs.events import Event
 
 EVENTS_MOST = 1000
 # One entry of a hundred: a stream of the largest takes 6 MiB.

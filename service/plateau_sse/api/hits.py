@@ -11,10 +11,10 @@ import time
 from typing import Any
 
 from plateau_sse.errors import Problem
-from plateau_sse.store import events, ids
-from plateau_sse.store.cache import Cache
-from plateau_sse.store.packing import Answer
-from plateau_sse.store.reading import Entry
+from plateau_sse.store.answers.cache import Cache
+from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.reading import Entry
 
 
 async def find(cache: Cache, run_id: str, *, token: str, owner: str) -> Answer:

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from plateau_sse.errors import Problem
-from plateau_sse.runs.ask import EXTERNAL, Mode
-from plateau_sse.store import ids
+from plateau_sse.intake.ask import EXTERNAL, Mode
+from plateau_sse.store.runs import ids
 
 BODY_BYTES = 1024 * 1024
 WAIT_MOST_S = 120

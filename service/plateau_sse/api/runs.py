@@ -26,11 +26,11 @@ from plateau_sse.api.requests import (
 )
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem, StoreError
+from plateau_sse.intake.ask import EXTERNAL, Ask, Taken
 from plateau_sse.live.waiting import until_ended
-from plateau_sse.runs.ask import EXTERNAL, Ask, Taken
-from plateau_sse.store import ids
-from plateau_sse.store.records import Record
-from plateau_sse.store.shares import Denied
+from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.records import Record
+from plateau_sse.store.runs.shares import Denied
 
 CANCEL_REASON = "requested"
 

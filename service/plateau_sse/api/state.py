@@ -10,16 +10,16 @@ from typing import TypedDict, cast
 from starlette.types import Scope
 
 from plateau_sse.api.access import Access
+from plateau_sse.intake.intake import Intake
 from plateau_sse.live.hub import Hub
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.watch import Watch
-from plateau_sse.runs.queue import Intake
 from plateau_sse.settings import Settings
-from plateau_sse.store.cache import Cache
-from plateau_sse.store.conversations import Conversations
-from plateau_sse.store.shares import Shares
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.answers.cache import Cache
+from plateau_sse.store.conversations.conversations import Conversations
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.runs.shares import Shares
+from plateau_sse.store.runs.streams import Streams
 
 
 class State(TypedDict):

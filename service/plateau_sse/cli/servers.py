@@ -28,7 +28,7 @@ from plateau_sse.serve.data_dir import running
 from plateau_sse.serve.redis_cli import has_secret, redis_cli
 from plateau_sse.serve.redis_server import Role
 from plateau_sse.settings import Settings
-from plateau_sse.store.connections import connect, masked, store_errors
+from plateau_sse.store.redis.connections import connect, masked, store_errors
 
 VARIABLES: dict[Role, str] = {"streams": "REDIS_URL", "cache": "CACHE_REDIS_URL"}
 # For all that is asked of one server.

@@ -19,9 +19,10 @@ from plateau_sse.live.feed import Feed, Follower
 from plateau_sse.live.sse import TURNS, Frame
 from plateau_sse.live.subscriber import Subscriber
 from plateau_sse.live.subscription import Subscription
-from plateau_sse.store import ids, keys
-from plateau_sse.store.reading import Reading
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.reading import Reading
+from plateau_sse.store.runs.streams import Streams
 
 log = logging.getLogger("plateau.hub")
 

@@ -18,8 +18,8 @@ from plateau_sse.live import sse
 from plateau_sse.live.feed import Feed
 from plateau_sse.live.hub import Hub
 from plateau_sse.live.subscriber import Subscriber
-from plateau_sse.store.reading import Reading
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.runs.reading import Reading
+from plateau_sse.store.runs.streams import Streams
 
 
 class _Nothing:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from plateau_sse.live import sse
-from plateau_sse.store import ids
-from plateau_sse.store.reading import Entry
+from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.reading import Entry
 
 _TEXT = b'"text":'
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sse_starlette import ServerSentEvent
 
-from plateau_sse.store import ids
-from plateau_sse.store.events import is_terminal
+from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.events import is_terminal
 
 # One timer serves all: each second a fifteenth of the readers is pinged and of the runs swept,
 # so every reader hears something, and every silent loss is found, within 15 s.

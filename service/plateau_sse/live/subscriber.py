@@ -20,9 +20,9 @@ from plateau_sse.live import sse
 from plateau_sse.live.feed import Feed
 from plateau_sse.live.snapshot import LongSnapshot, escaped, whole_characters
 from plateau_sse.live.sse import TURNS, Frame, next_turn
-from plateau_sse.store import events
-from plateau_sse.store.reading import Entry, Reading
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.runs import events
+from plateau_sse.store.runs.reading import Entry, Reading
+from plateau_sse.store.runs.streams import Streams
 
 if TYPE_CHECKING:
     from plateau_sse.live.hub import Hub

@@ -17,9 +17,9 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from plateau_sse.live.feed import Feed
-from plateau_sse.store import keys
-from plateau_sse.store.connections import single_connection
-from plateau_sse.store.wire import Wire
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import single_connection
+from plateau_sse.store.redis.wire import Wire
 
 log = logging.getLogger("plateau.hub")
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from plateau_sse.live.hub import Hub
 from plateau_sse.live.sse import Frame
-from plateau_sse.store.streams import Streams
+from plateau_sse.store.runs.streams import Streams
 
 
 class _Waiter:

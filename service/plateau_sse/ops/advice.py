@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from plateau_sse.settings import Settings
-from plateau_sse.store import servers
-from plateau_sse.store.fullness import CLOSED, TIGHT
+from plateau_sse.store.redis import servers
+from plateau_sse.store.redis.fullness import CLOSED, TIGHT
 
 MISSES_MOST = 0.7
 # A rate over fewer says nothing.

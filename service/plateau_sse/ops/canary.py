@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import msgspec
 
 from plateau_sse.errors import StoreError
-from plateau_sse.store import events, ids
-from plateau_sse.store.stats import Stats
-from plateau_sse.store.streams import Claimed, Streams
+from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.streams import Claimed, Streams
 
 log = logging.getLogger("plateau.ops")
 

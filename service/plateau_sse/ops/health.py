@@ -19,8 +19,8 @@ from plateau_sse.ops.canary import Canary, Ears
 from plateau_sse.ops.overview import overview
 from plateau_sse.ops.watch import CHECK_S, Watch
 from plateau_sse.settings import Settings
-from plateau_sse.store.connections import store_errors
-from plateau_sse.store.servers import CACHE, STREAMS, faults
+from plateau_sse.store.redis.connections import store_errors
+from plateau_sse.store.redis.servers import CACHE, STREAMS, faults
 
 Component = dict[str, Any]
 

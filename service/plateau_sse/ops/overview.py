@@ -15,9 +15,9 @@ from plateau_sse.ops import cgroup, process
 from plateau_sse.ops.advice import advise
 from plateau_sse.ops.watch import Seen
 from plateau_sse.settings import Settings
-from plateau_sse.store.stats import summed
-from plateau_sse.store.tally import BUCKETS, CLOSED_BY, DEATHS, NAMES
-from plateau_sse.store.workers import SILENT_S, Figures
+from plateau_sse.store.figures.stats import summed
+from plateau_sse.store.figures.tally import BUCKETS, CLOSED_BY, DEATHS, NAMES
+from plateau_sse.store.figures.workers import SILENT_S, Figures
 
 # Of a stream: the promise.
 ENTRIES_MOST = 100

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from plateau_sse import __version__
 from plateau_sse.ops.watch import Seen
-from plateau_sse.store.tally import BUCKETS, DEATHS, NAMES
+from plateau_sse.store.figures.tally import BUCKETS, DEATHS, NAMES
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from plateau_sse.errors import StoreError
 from plateau_sse.ops import process
 from plateau_sse.ops.damper import tell_held
-from plateau_sse.store.tally import Board
-from plateau_sse.store.workers import REPORT_S, Figures, Workers
+from plateau_sse.store.figures.tally import Board
+from plateau_sse.store.figures.workers import REPORT_S, Figures, Workers
 
 log = logging.getLogger("plateau.ops")
 

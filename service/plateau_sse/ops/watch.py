@@ -19,10 +19,10 @@ from redis.asyncio import Redis
 
 from plateau_sse.errors import StoreError
 from plateau_sse.ops.canary import Canary
-from plateau_sse.store import servers
-from plateau_sse.store.queue import Depth, Queue
-from plateau_sse.store.stats import Stats, summed
-from plateau_sse.store.workers import REPORT_S, Figures, Workers
+from plateau_sse.store.figures.stats import Stats, summed
+from plateau_sse.store.figures.workers import REPORT_S, Figures, Workers
+from plateau_sse.store.queue.queue import Depth, Queue
+from plateau_sse.store.redis import servers
 
 log = logging.getLogger("plateau.ops")
 

@@ -14,7 +14,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from plateau_sse.settings import Settings
-from plateau_sse.store.tally import SHARED_MEMORY, Board
+from plateau_sse.store.figures.tally import SHARED_MEMORY, Board
 
 KEEP_ALIVE_S = 75
 # uvicorn imports these by name when a worker starts, each worker for itself.

@@ -37,9 +37,9 @@ def fault_of_runner(settings: Settings) -> str:
     when it last looked for work."""
     from redis.exceptions import RedisError
 
-    from plateau_sse.store import keys
-    from plateau_sse.store.connections import connect_blocking
-    from plateau_sse.store.queue import RUNNER_DEAD_S
+    from plateau_sse.store.queue.queue import RUNNER_DEAD_S
+    from plateau_sse.store.redis import keys
+    from plateau_sse.store.redis.connections import connect_blocking
 
     ours = f"{socket.gethostname()}:".encode()
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from plateau_sse.serve.child import Child, fork
 from plateau_sse.serve.titles import set_title
 from plateau_sse.settings import Settings
-from plateau_sse.store.tally import Board
+from plateau_sse.store.figures.tally import Board
 
 
 class Runner(Child):
@@ -39,6 +39,6 @@ class Runner(Child):
     def _main(self) -> int:
         self.release()
         set_title("plateau: runner")
-        from plateau_sse.runs.process import run
+        from plateau_sse.runner.process import run
 
         return run(self._settings, self._consumer, self.board)

@@ -63,7 +63,7 @@ def runner(settings: Settings) -> NoReturn:
     configure(settings.log_format)
     _require_redis(settings, "runner")
     set_title("plateau: runner")
-    from plateau_sse.runs.process import run
+    from plateau_sse.runner.process import run
 
     # A blocking agent's thread must not keep the process from ending.
     leave(run(settings, f"{socket.gethostname()}:{os.getpid()}"))

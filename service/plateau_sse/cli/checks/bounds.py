@@ -10,7 +10,7 @@ from plateau_sse.cli.checks.seen import Seen
 from plateau_sse.cli.servers import size
 from plateau_sse.serve.redis_server import options
 from plateau_sse.settings import Settings, parse_size
-from plateau_sse.store.fullness import CLOSED, TIGHT
+from plateau_sse.store.redis.fullness import CLOSED, TIGHT
 
 CLIENTS, BUFFERS = "maxmemory-clients", "client-output-buffer-limit"
 # Of the bound, that one client's buffer may take where serve would allow it less.

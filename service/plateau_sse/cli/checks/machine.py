@@ -19,7 +19,7 @@ from plateau_sse.cli.servers import size
 from plateau_sse.ops import cgroup
 from plateau_sse.serve.data_dir import running
 from plateau_sse.settings import Settings
-from plateau_sse.store.tally import SHARED_MEMORY
+from plateau_sse.store.figures.tally import SHARED_MEMORY
 
 MIB = 1024**2
 # What the processes take with 1,000 readers, without the Redis servers.

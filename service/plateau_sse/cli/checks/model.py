@@ -15,7 +15,7 @@ import httpx
 
 from plateau_sse.cli.checks import Finding, error, ok, warning
 from plateau_sse.settings import Settings, is_loopback
-from plateau_sse.store.connections import masked
+from plateau_sse.store.redis.connections import masked
 
 OPENAI = "https://api.openai.com/v1"
 ANSWER_S = 6.0

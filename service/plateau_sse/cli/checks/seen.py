@@ -17,7 +17,7 @@ from plateau_sse.cli.checks import Finding, error, warning
 from plateau_sse.cli.servers import Server, opened, trouble
 from plateau_sse.errors import StoreError
 from plateau_sse.serve.redis_server import Role
-from plateau_sse.store import keys
+from plateau_sse.store.redis import keys
 
 ROUND_TRIPS = 5
 CONFIGURATION = ("maxmemory-clients", "client-output-buffer-limit", "save", "appendfsync")

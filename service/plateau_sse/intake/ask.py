@@ -1,0 +1,95 @@
+"""A request for a run, and what became of it.
+
+Invariant: an ask is valid and whole: what is not in it can have no part in the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.conversations.conversations import Message, place_of
+
+# The agent of a run whose producer is not a runner of ours.
+EXTERNAL = "external"
+
+Mode = Literal["use", "refresh", "off"]
+How = Literal["miss", "hit", "joined"]
+
+
+class Ask(NamedTuple):
+    """One request for a run, validated; `messages` as the client sent them. A conversation's id
+    and an idempotency key are '' where the client gave none."""
+
+    agent: str
+    owner: str
+    user: str
+    messages: list[dict[str, str]]
+    options: dict[str, Any]
+    mode: Mode = "use"
+    ttl_s: int | None = None
+    idempotency_key: str = ""
+    conversation_id: str = ""
+    # Says where it came from, and nothing of what is asked.
+    request_id: str = ""
+
+    def fingerprint(self) -> str:
+        """Tells one body from another under the same idempotency key."""
+        members: tuple[Any, ...] = self._replace(idempotency_key="")[:-1]
+        if not self.conversation_id:
+            # As by releases that knew of no conversations: during an upgrade both kinds of web
+            # worker see the repeats of one key.
+            members = members[:-1]
+        text = msgspec.json.encode(members, order="sorted")
+        return blake2b(text, digest_size=16).hexdigest()
+
+    def with_context(self, context: Sequence[Message]) -> list[dict[str, str]]:
+        """The messages that the agent gets: what the conversation remembers stands behind the
+        instructions, and before what is new."""
+        remembered = [
+            {"role": message.role, "content": message.content}
+            for message in context
+            if message.content is not None
+        ]
+        first = next(i for i, it in enumerate(self.messages) if it["role"] != "system")
+        return [*self.messages[:first], *remembered, *self.messages[first:]]
+
+    @property
+    def is_external(self) -> bool:
+        """Whether its producer is not a runner of ours."""
+        return self.agent == EXTERNAL
+
+    @property
+    def joins(self) -> bool:
+        """Whether the run of another caller will do: a key stands for a run of its own."""
+        return self.mode == "use" and not self.idempotency_key
+
+    @property
+    def may_be_shared(self) -> bool:
+        return self.mode != "off" or bool(self.idempotency_key)
+
+    @property
+    def place(self) -> str:
+        """Its conversation's name in the store; '' for none."""
+        if not self.conversation_id:
+            return ""
+        return place_of(self.owner, self.user, self.conversation_id)
+
+    @property
+    def text(self) -> str:
+        """What the user says."""
+        return self.messages[-1]["content"]
+
+
+class Taken(NamedTuple):
+    """A run that will be executed or is already, or an answer that was there."""
+
+    run_id: str
+    token: str
+    answer: Answer | None = None
+    status: str = "queued"
+    how: How = "miss"

@@ -1,0 +1,67 @@
+"""What a client is told whose run is not taken on.
+
+Invariant: each says what to do, and those that pass say when to try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from plateau_sse.errors import Problem
+from plateau_sse.store.runs.shares import TOKENS_MOST
+
+
+def conflict() -> Problem:
+    return Problem(
+        "idempotency_conflict",
+        "This Idempotency-Key came with another request before.",
+        extra={"field": "Idempotency-Key"},
+    )
+
+
+def crowded() -> Problem:
+    return Problem(
+        "too_many_callers",
+        f"{TOKENS_MOST} callers have come with this Idempotency-Key; use another one.",
+        headers={"Retry-After": "60"},
+    )
+
+
+def owner_limit() -> Problem:
+    return Problem(
+        "owner_limit",
+        "Half of the queue is yours already; try again when some of your runs have ended.",
+        headers={"Retry-After": "5"},
+    )
+
+
+def store_full() -> Problem:
+    return Problem(
+        "store_full",
+        "The store has no room for new runs; it has again when records have expired.",
+        headers={"Retry-After": "30"},
+    )
+
+
+def queue_full(limit: int) -> Problem:
+    return Problem(
+        "queue_full",
+        f"{limit} runs wait already; try again in a few seconds.",
+        headers={"Retry-After": "5"},
+    )
+
+
+def no_runner() -> Problem:
+    return Problem(
+        "no_runner",
+        "No runner is alive to execute new runs; cached answers are still served.",
+        headers={"Retry-After": "5"},
+    )
+
+
+def unknown_agent(agent: str, known: Iterable[str]) -> Problem:
+    return Problem(
+        "unknown_agent",
+        f"There is no agent {agent[:80]!r}; there are: {', '.join(sorted(known))}.",
+        extra={"field": "agent"},
+    )

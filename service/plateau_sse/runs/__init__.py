@@ -1,1 +1,0 @@
-"""Runs: taking them on (web workers) and executing them (the runner)."""

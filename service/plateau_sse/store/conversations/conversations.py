@@ -1,0 +1,254 @@
+"""Conversations: what was said last, as far as an agent is to remember it.
+
+Invariant: a conversation is an index of at most MAX_MESSAGES messages, of which the latest
+MAX_CONTENT_MESSAGES have a body of at most MAX_CONTENT_LENGTH characters; adding and trimming
+is one step, so whoever adds at the same time loses nothing. All conversations together stay
+within a quarter of the store: the longest idle go first.
+
+A deletion holds for everything that was asked before it, also where nothing has been added yet:
+a run is announced in its conversation before it is enqueued.
+
+The index is read first, and alone; bodies are cut when they are written, and read only for the
+messages that still have one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from plateau_sse.settings import Settings
+from plateau_sse.store.conversations.graphemes import cut
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import store_errors
+
+log = logging.getLogger("plateau.conversations")
+
+# After the last message.
+LIFE_S = 7 * 86_400
+# Of the store's bound, for all of them together.
+SHARE = 4
+# While we read, newer messages may have taken the bodies of those that we are after.
+TRIES = 3
+_NONE = "-"
+_NOW = 2**53
+
+_FORGET = """#!lua flags=allow-oom
+-- KEYS  index, bodies, deletion      ARGV  ms of the last message that may go with it
+-- Gives 1 where the conversation is gone, 0 where somebody has said more meanwhile.
+local last = redis.call('LINDEX', KEYS[1], -1)
+if last and tonumber(last:match('^%S+ %S+ (%d+)')) > tonumber(ARGV[1]) then
+  return 0
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+"""
+
+# A full store allows it: it makes room.
+_DELETE = """#!lua flags=allow-oom
+-- KEYS  index, bodies, deletion, coming      ARGV  now in ms, life of the note in s
+-- Where nothing was said and nothing is coming there is nothing to note: so deletions of what
+-- never was leave nothing behind, however many.
+if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then
+  redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
+end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
+"""
+
+# Refused when memory is full, as the run is that it announces.
+_ANNOUNCE = """#!lua
+-- KEYS  coming      ARGV  token, life_s
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+
+
+class Message(NamedTuple):
+    """One message: `length` is that of the whole, in characters; `content` is None where only
+    the index still knows of it; `token` opens the run that a user's message asked for, and
+    `attempt` is the one that gave an answer, 0 where that is not known."""
+
+    id: str
+    role: str
+    at_ms: int
+    length: int
+    content: str | None
+    reply_to: str = ""
+    token: str = ""
+    attempt: int = 0
+
+    @property
+    def run_id(self) -> str:
+        """The run that a user's message asked for, or that gave an answer."""
+        return self.id.partition("-")[0]
+
+    @property
+    def truncated(self) -> bool:
+        return self.content is None or len(self.content) < self.length
+
+
+def place_of(owner: str, user: str, conversation_id: str) -> str:
+    """The name of a conversation in the store: the same id of another owner or user is another
+    conversation."""
+    text = msgspec.json.encode([owner, user, conversation_id])
+    return blake2b(text, digest_size=16).hexdigest()
+
+
+def asked(run_id: str, text: str, token: str) -> Message:
+    """The user's message that a run answers."""
+    now_ms = int(time.time() * 1000)
+    return Message(f"{run_id}-user", "user", now_ms, len(text), text, token=token)
+
+
+def answered(run_id: str, text: str, attempt: int = 0) -> Message:
+    """A run's answer: its id is the run's."""
+    now_ms = int(time.time() * 1000)
+    reply_to = f"{run_id}-user"
+    return Message(run_id, "assistant", now_ms, len(text), text, reply_to, attempt=attempt)
+
+
+class Limits(NamedTuple):
+    """Of one conversation: messages, those of them with a body, and that body's characters."""
+
+    messages: int
+    bodies: int
+    length: int
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        settings.max_messages, settings.max_content_messages, settings.max_content_length
+    )
+
+
+class Conversations:
+    """`bound` gives what the whole store may take, in bytes."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        limits: Limits,
+        bound: Callable[[], Awaitable[int]],
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        scripts = files("plateau_sse.store.conversations")
+        self._redis: Any = redis
+        self._converse = redis.register_script(scripts.joinpath("converse.lua").read_text())
+        self._idlest = redis.register_script(scripts.joinpath("idlest.lua").read_text())
+        self._forget = redis.register_script(_FORGET)
+        self._delete = redis.register_script(_DELETE)
+        self._announce = redis.register_script(_ANNOUNCE)
+        self._limits = limits
+        self._bound = bound
+        self._count = count
+
+    async def add(
+        self, place: str, messages: Sequence[Message], *, asked_ms: int | None = None
+    ) -> None:
+        """Add these in their order, those that are there already excepted: of them an answer
+        is replaced by that of a later attempt. Given `asked_ms`,
+        not at all where the conversation was deleted after that time, unless one of them has
+        been added since: a run from before is shared by who asks the same again."""
+        messages_most, bodies_most, length_most = self._limits
+        args: list[str | int] = [LIFE_S, messages_most, bodies_most, asked_ms or _NOW]
+        for message in messages:
+            args += [message.id, _entry(message), cut(message.content or "", length_most)]
+        with store_errors():
+            taken = int(await self._converse(keys=list(keys.conversation(place)), args=args))
+        if taken:
+            await self._make_room(place, messages[-1].at_ms, taken)
+
+    async def read(self, place: str) -> list[Message]:
+        """The index in the order of arrival, the latest with their text; [] for none."""
+        key = keys.conversation(place)
+        found: list[Message] = []
+        for _ in range(TRIES):
+            with store_errors():
+                entries: list[bytes] = await self._redis.lrange(key.messages, 0, -1)
+            found = [_message(entry.decode()) for entry in entries]
+            latest = found[-self._limits.bodies :] if self._limits.bodies else []
+            if not latest:
+                return found
+            with store_errors():
+                bodies: list[bytes | None] = await self._redis.hmget(
+                    key.bodies, [message.id for message in latest]
+                )
+            found[-len(latest) :] = [
+                message._replace(content=None if body is None else body.decode())
+                for message, body in zip(latest, bodies, strict=True)
+            ]
+            if None not in bodies:
+                break
+        return found
+
+    async def announce(self, place: str, token: str, *, life_s: int) -> None:
+        """A run is about to be enqueued that will have ended within `life_s`; `token` is its
+        caller's."""
+        with store_errors():
+            await self._announce(keys=[keys.conversation(place).coming], args=[token, life_s])
+
+    async def retract(self, place: str, token: str) -> None:
+        """It was refused: nothing is coming."""
+        with store_errors():
+            await self._redis.srem(keys.conversation(place).coming, token)
+
+    async def delete(self, place: str, *, remember_s: int) -> None:
+        """Forget all of it; what is being answered for it, and began before, is not added
+        within `remember_s` either."""
+        now_ms = int(time.time() * 1000)
+        with store_errors():
+            await self._delete(keys=list(keys.conversation(place)), args=[now_ms, remember_s])
+        # Also where it was gone already: whoever deleted it may not have come as far as this.
+        await self._note(place, now_ms, 0)
+
+    async def _make_room(self, place: str, at_ms: int, taken: int) -> None:
+        going = await self._note(place, at_ms, taken)
+        for name, idle_ms in going:
+            with store_errors():
+                gone = await self._forget(keys=list(keys.conversation(name)), args=[idle_ms])
+            if gone:
+                self._count("conversations_evicted")
+                await self._note(name, at_ms, 0)
+
+    async def _note(self, place: str, at_ms: int, taken: int) -> list[tuple[str, int]]:
+        """What a conversation takes now; those that have to go for it, with the time of their
+        last message."""
+        bound = await self._bound() // SHARE
+        with store_errors():
+            reply: list[bytes] = await self._idlest(
+                keys=list(keys.CONVERSATIONS), args=[place, at_ms, taken, bound, LIFE_S * 1000]
+            )
+        names, times = reply[::2], reply[1::2]
+        return [(name.decode(), int(at)) for name, at in zip(names, times, strict=True)]
+
+
+def _entry(message: Message) -> str:
+    """No part of it holds a space. A question's token and an answer's attempt share the last
+    place: releases that know of no attempts expect six parts."""
+    last = message.token or (str(message.attempt) if message.attempt else "")
+    parts = (message.reply_to or _NONE, last or _NONE)
+    return " ".join((message.id, message.role, str(message.at_ms), str(message.length), *parts))
+
+
+def _message(entry: str) -> Message:
+    message_id, role, at_ms, length, reply_to, last = entry.split(" ")
+    found = Message(
+        message_id,
+        role,
+        int(at_ms),
+        int(length),
+        None,
+        "" if reply_to == _NONE else reply_to,
+    )
+    if last == _NONE:
+        return found
+    if role == "assistant":
+        return found._replace(attempt=int(last))
+    return found._replace(token=last)

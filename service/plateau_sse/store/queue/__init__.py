@@ -1,0 +1,1 @@
+"""From those who ask to those who execute: the queue, its leases, an owner's share of it."""

@@ -1,0 +1,67 @@
+"""How many runs an owner has at once.
+
+Invariant: one owner cannot fill the queue alone, and nobody is refused for runs that have
+ended: at the limit each counted run is looked at before it counts.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from redis.asyncio import Redis
+
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import store_errors
+
+_ADMIT = """#!lua
+-- KEYS  the owner's runs      ARGV  now, ends by, most, run id      Gives 1 or 0.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+if redis.call('ZSCORE', KEYS[1], ARGV[4]) then
+  return 1
+end
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then
+  return 0
+end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[4])
+redis.call('EXPIREAT', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class Owners:
+    """`most` runs at once; each ends within `life_s`."""
+
+    def __init__(self, redis: Redis, *, most: int, life_s: int) -> None:
+        self._redis: Any = redis
+        self._admit = redis.register_script(_ADMIT)
+        self._most = most
+        self._life_s = life_s
+
+    async def admit(self, owner: str, run_id: str) -> bool:
+        """Whether the owner may have this run, too; asked again it is the same answer."""
+        if await self._count(owner, run_id):
+            return True
+        await self._forget_ended(owner)
+        return await self._count(owner, run_id)
+
+    async def _count(self, owner: str, run_id: str) -> bool:
+        now = int(time.time())
+        args: list[str | int] = [now, now + self._life_s, self._most, run_id]
+        with store_errors():
+            return bool(await self._admit(keys=[keys.owner(owner)], args=args))
+
+    async def _forget_ended(self, owner: str) -> None:
+        with store_errors():
+            members: list[bytes] = await self._redis.zrange(keys.owner(owner), 0, -1)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for member in members:
+                    pipe.hget(keys.run(member.decode()).record, "status")
+                statuses = await pipe.execute()
+            ended = [
+                member
+                for member, status in zip(members, statuses, strict=True)
+                if status not in (b"queued", b"running")
+            ]
+            if ended:
+                await self._redis.zrem(keys.owner(owner), *ended)

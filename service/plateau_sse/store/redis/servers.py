@@ -1,0 +1,81 @@
+"""What the two Redis servers say of themselves.
+
+Invariant: nothing is asked that a hosted Redis refuses: INFO and DBSIZE, no CONFIG.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from plateau_sse.store.redis.connections import store_errors
+
+SECTIONS = ("server", "clients", "memory", "stats", "persistence")
+# Of INFO, what an operator looks at; bytes and counts.
+SHOWN = (
+    "used_memory",
+    "used_memory_rss",
+    "used_memory_peak",
+    "maxmemory",
+    "mem_fragmentation_ratio",
+    "mem_clients_normal",
+    "evicted_keys",
+    "evicted_clients",
+    "expired_keys",
+    "connected_clients",
+    "blocked_clients",
+    "rejected_connections",
+    "instantaneous_ops_per_sec",
+    "uptime_in_seconds",
+)
+
+
+class Role(NamedTuple):
+    """What a server must be for what we keep there."""
+
+    name: str
+    policy: str
+
+
+STREAMS = Role("streams", "noeviction")
+CACHE = Role("cache", "allkeys-lru")
+
+
+async def look(redis: Redis) -> dict[str, Any]:
+    """What of INFO is shown, with `version`, `policy`, `keys` and `process_id`. Raises
+    StoreError."""
+    asked: Any = redis
+    with store_errors():
+        async with asked.pipeline(transaction=False) as pipe:
+            pipe.info(*SECTIONS)
+            pipe.dbsize()
+            info, keys = await pipe.execute()
+    figures = {name: info.get(name) for name in SHOWN}
+    return {
+        # Valkey gives the version of Redis that it is like, beside its own.
+        "version": str(info.get("valkey_version") or info.get("redis_version")),
+        "policy": info.get("maxmemory_policy"),
+        "keys": keys,
+        "process_id": info.get("process_id"),
+        "aof_enabled": info.get("aof_enabled"),
+        **figures,
+    }
+
+
+def faults(role: Role, server: dict[str, Any]) -> list[str]:
+    """What is wrong with a server of this role, each with what to do."""
+    found = []
+    if server["policy"] != role.policy:
+        risk = (
+            "it would evict live streams"
+            if role is STREAMS
+            else "a full cache keeps its oldest answers and refuses new ones"
+        )
+        found.append(
+            f"the policy of the {role.name} is {server['policy']}, so {risk}: "
+            f"CONFIG SET maxmemory-policy {role.policy}"
+        )
+    if role is CACHE and not server["maxmemory"]:
+        found.append("the cache has no bound: CONFIG SET maxmemory 10mb")
+    return found

@@ -1,0 +1,79 @@
+"""append.lua, the one writer of a run: what it takes and what it answers.
+
+Invariant: whoever writes to a run, from a loop or from a thread, does it through this script
+and these arguments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+from redis import Redis as BlockingRedis
+
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import store_errors
+from plateau_sse.store.runs.events import Event
+
+# A late reader needs only the snapshot, so the entries go early.
+ENDED_EVENTS_LIFE_S = 60
+
+SCRIPT = files("plateau_sse.store.runs").joinpath("append.lua").read_text()
+
+
+class Appended(NamedTuple):
+    """`code` is ok, dup, gap, fenced, ended or gone; attempt and seq are the run's own."""
+
+    code: str
+    attempt: int
+    seq: int
+
+
+def append_args(
+    verb: str,
+    attempt: int,
+    first_seq: int,
+    lives: tuple[int, int, int],
+    batch: Sequence[Event],
+    fields: Sequence[str | int | bytes],
+) -> list[str | int | bytes]:
+    """What append.lua takes; `lives` are those of a live run, of an ended record and of its
+    entries, in seconds."""
+    args: list[str | int | bytes] = [verb, attempt, first_seq, *lives, len(batch)]
+    for event in batch:
+        args += (event.op, event.data, event.arg)
+    return [*args, *fields]
+
+
+def end_fields(usage: dict[str, int] | None, output: str | None) -> list[str | int | bytes]:
+    fields: list[str | int | bytes] = list(ended_now())
+    if usage is not None:
+        fields += ["usage", msgspec.json.encode(usage)]
+    if output is not None:
+        fields += ["output", output]
+    return fields
+
+
+def ended_now() -> tuple[str | int, ...]:
+    return ("ended_ms", int(time.time() * 1000))
+
+
+class BlockingStreams:
+    """The one thing that a thread without a loop has to be able to do."""
+
+    def __init__(self, redis: BlockingRedis, *, record_s: int) -> None:
+        self._redis: Any = redis
+        self._append = redis.register_script(SCRIPT)
+        self._record_s = record_s
+
+    def end(self, run_id: str, last: Event) -> None:
+        """End whatever attempt is on."""
+        key = keys.run(run_id)
+        lives = (self._record_s, self._record_s, ENDED_EVENTS_LIFE_S)
+        with store_errors():
+            attempt = self._redis.hget(key.record, "attempt")
+            args = append_args("end", int(attempt or 0), 0, lives, [last], ended_now())
+            self._append(keys=list(key), args=args)

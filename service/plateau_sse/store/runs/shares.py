@@ -1,0 +1,84 @@
+"""Who shares a run: each caller has a token of its own.
+
+Invariant: a run ends early only when everyone who was told of it has given it up, and who is
+given a share has one in a run that is on and that nobody is about to cancel. One of those who
+share a run is seeing to its place in the queue, until it has one: the others wait for that.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import store_errors
+
+# Callers that may share one run.
+TOKENS_MOST = 1000
+# Who takes longer to find a run its place, or to be refused one, is taken for dead.
+PLACING_S = 1.0
+
+Joined = Literal[
+    "queued", "unplaced", "enqueued", "running", "completed", "failed", "cancelled", "over"
+]
+Withdrawn = Literal["gone", "left", "given_up"]
+
+_STEP_BACK = """#!lua flags=allow-oom
+-- KEYS  record      ARGV  token      Where this caller sees to the run's place, another may.
+local placer = redis.call('HGET', KEYS[1], 'placer')
+if placer and placer:match('^%S+') == ARGV[1] then
+  redis.call('HDEL', KEYS[1], 'placer')
+end
+"""
+
+
+class Denied(Exception):
+    """The token is not one of the run's."""
+
+
+class Shares:
+    def __init__(self, redis: Redis) -> None:
+        scripts = files("plateau_sse.store.runs")
+        self._share = redis.register_script(scripts.joinpath("share.lua").read_text())
+        self._withdraw = redis.register_script(scripts.joinpath("withdraw.lua").read_text())
+        self._give_up = redis.register_script(scripts.joinpath("give_up.lua").read_text())
+        self._step_back = redis.register_script(_STEP_BACK)
+
+    async def share(self, run_id: str, token: str) -> Joined:
+        """Join a run that is on, or ask what became of one that was joined: its status. One
+        that is queued is `enqueued` where it is known to have a place in the queue, `unplaced`
+        where the caller is to see to that, `queued` where another is. `over` where nobody can
+        join it any more."""
+        args = (token, TOKENS_MOST, int(PLACING_S * 1000))
+        reply: Any = await self._call(self._share, run_id, *args)
+        return reply.decode()  # type: ignore[no-any-return]
+
+    async def withdraw(self, run_id: str, token: str, reason: str) -> Withdrawn:
+        """Take a run back that found no place in the queue: it is `gone`. Where others have
+        joined it meanwhile it is `left` to them, and the next of them sees to its place; where
+        all of those have `given_up`, the wish to cancel is noted, for that `reason`."""
+        reply: Any = await self._call(self._withdraw, run_id, token, reason)
+        return reply.decode()  # type: ignore[no-any-return]
+
+    async def step_back(self, run_id: str, token: str) -> None:
+        """Who was refused a place for the run keeps its share, and lets another see to it."""
+        await self._call(self._step_back, run_id, token)
+
+    async def give_up(self, run_id: str, token: str, reason: str) -> int:
+        """One caller's share is given up: how many still hold theirs. With the last one the
+        wish to cancel is noted, for that `reason`."""
+        check_form(token)
+        return int(await self._call(self._give_up, run_id, token, reason))
+
+    async def _call(self, script: Any, run_id: str, *args: str | int) -> Any:
+        with store_errors():
+            return await script(keys=list(keys.run(run_id)), args=args)
+
+
+def check_form(token: str) -> None:
+    """Denied for what cannot be a token."""
+    # The set also holds the marks of shares given up, which open nothing.
+    if token.startswith("!"):
+        raise Denied

@@ -1,0 +1,321 @@
+"""Runs: their records, texts and streams.
+
+Invariant: after creation a run changes only through append.lua, so record, text and stream
+always agree and at most one terminal event is ever written.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import store_errors
+from plateau_sse.store.redis.fullness import TIGHT
+from plateau_sse.store.runs import appending, events, ids, records
+from plateau_sse.store.runs.appending import Appended
+from plateau_sse.store.runs.events import Event
+from plateau_sse.store.runs.reading import Reading, reading_of
+from plateau_sse.store.runs.records import Record
+from plateau_sse.store.runs.shares import TOKENS_MOST, Denied, check_form
+
+# Beyond the bounds that end a run: time for whoever ends it to do so.
+ALIVE_SLACK_S = 60
+
+_CREATE = files("plateau_sse.store.runs").joinpath("create.lua").read_text()
+_READ = files("plateau_sse.store.runs").joinpath("read.lua").read_text()
+
+
+class Claimed(NamedTuple):
+    """A run that is the caller's to execute, with what it was asked."""
+
+    attempt: int
+    seq: int
+    agent: str
+    owner: str
+    request: bytes
+    cancel: str | None
+
+
+class Conflict(Exception):
+    """The id belongs to a run that was asked something else."""
+
+
+class Crowded(Exception):
+    """As many callers share the run as may."""
+
+
+class Streams:
+    """The streams instance, as far as runs go. Lives: `alive_s` without an event while a run
+    is on, `record_s` after its end; `share` tells how full it is, and a full one keeps ended
+    runs for a minute only."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        alive_s: int,
+        record_s: int,
+        share: Callable[[], Awaitable[float]] | None = None,
+    ) -> None:
+        self._redis: Any = redis
+        self._create = redis.register_script(_CREATE)
+        self._append = redis.register_script(appending.SCRIPT)
+        self._read = redis.register_script(_READ)
+        self._alive_s = alive_s + ALIVE_SLACK_S
+        self._record_s = record_s
+        self._share = share
+
+    async def create(
+        self,
+        run_id: str,
+        *,
+        agent: str,
+        owner: str,
+        token: str,
+        request: bytes,
+        fingerprint: str = "",
+    ) -> str:
+        """Write the record of a queued run: `created`, or the status of the run that has this
+        id already and has been joined. Conflict where it was asked something else (another
+        `fingerprint`), Crowded where nobody else may join it, StoreFull where there is no
+        room."""
+        fields: list[str | int | bytes] = [
+            *("status", "queued", "agent", agent, "owner", owner, "attempt", 0, "seq", 0),
+            *("created_ms", int(time.time() * 1000), "request", request),
+        ]
+        return await self._create_or_join(run_id, token, fingerprint, fields)
+
+    async def mark_enqueued(self, run_id: str) -> None:
+        """So that who repeats the request does not enqueue it again."""
+        await self._write(run_id, "mark", 0, 0, [], ("enqueued", 1))
+
+    async def join(self, run_id: str, *, token: str, fingerprint: str) -> str:
+        """As `create` for a run that may be there: its status, or `absent`."""
+        return await self._create_or_join(run_id, token, fingerprint, [])
+
+    async def _create_or_join(
+        self, run_id: str, token: str, fingerprint: str, fields: Sequence[str | int | bytes]
+    ) -> str:
+        args = [token, self._alive_s, fingerprint, TOKENS_MOST, *fields]
+        with store_errors():
+            reply: bytes = await self._create(keys=list(keys.run(run_id)), args=args)
+        if reply == b"conflict":
+            raise Conflict
+        if reply == b"crowded":
+            raise Crowded
+        return reply.decode()
+
+    async def append(
+        self,
+        run_id: str,
+        attempt: int,
+        batch: Sequence[Event],
+        *,
+        first_seq: int = 0,
+        fields: Sequence[str | int | bytes] = (),
+    ) -> Appended:
+        """Append as the producer of `attempt`; a repeat with the same `first_seq` is a dup."""
+        return await self._write(run_id, "append", attempt, first_seq, batch, fields)
+
+    async def claim(
+        self, run_id: str, attempt: int, runner: str, first: Event
+    ) -> Claimed | Appended:
+        """Start `attempt` (one more than the record's); else why not, as `append` says it."""
+        now_ms = int(time.time() * 1000)
+        appended = await self._write(
+            run_id, "claim", attempt, 0, [first], ("runner", runner, "started_ms", now_ms)
+        )
+        if appended.code not in ("ok", "dup"):
+            return appended
+        with store_errors():
+            agent, owner, request, cancel = await self._redis.hmget(
+                keys.run(run_id).record, ["agent", "owner", "request", "cancel"]
+            )
+        if request is None:
+            return Appended("gone", attempt, 0)
+        return Claimed(
+            appended.attempt,
+            appended.seq,
+            agent.decode(),
+            owner.decode(),
+            request,
+            cancel.decode() if cancel is not None else None,
+        )
+
+    async def claimant(self, run_id: str) -> tuple[int, str] | None:
+        """The attempt that a run is at and who claimed it; None for a run that is gone."""
+        with store_errors():
+            attempt, runner = await self._redis.hmget(
+                keys.run(run_id).record, ["attempt", "runner"]
+            )
+        return None if attempt is None else (int(attempt), (runner or b"").decode())
+
+    async def end(self, run_id: str, attempt: int, last: Event) -> Appended:
+        """End a run on behalf of a producer that is gone; `attempt` is the one seen."""
+        return await self._write(run_id, "end", attempt, 0, [last], appending.ended_now())
+
+    async def finish(
+        self,
+        run_id: str,
+        attempt: int,
+        batch: Sequence[Event],
+        *,
+        first_seq: int,
+        usage: dict[str, int] | None = None,
+        output: str | None = None,
+    ) -> Appended:
+        """Append a batch whose last event is terminal, together with the record's end."""
+        fields = appending.end_fields(usage, output)
+        return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
+
+    async def append_external(
+        self,
+        run_id: str,
+        attempt: int,
+        batch: Sequence[Event],
+        *,
+        first_seq: int = 0,
+        usage: dict[str, int] | None = None,
+        output: str | None = None,
+    ) -> Appended:
+        """As the producer of an external run: any append, an empty one too, renews its lease;
+        a last event that is terminal ends the run."""
+        # The batch names this call: a producer without `first_seq` is not answered twice for
+        # one request, though the connection may send it twice.
+        fields: list[str | int | bytes] = ["batch", secrets.token_hex(8)]
+        fields += ["lease_ms", int(time.time() * 1000)]
+        if batch and batch[-1].op == "e":
+            fields += appending.end_fields(usage, output)
+        return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
+
+    async def ask_to_cancel(self, run_id: str, reason: str, *, external: bool = False) -> str:
+        """The status that follows: `cancelled`, `running` (its runner will see to it), another
+        one where the run had ended already, or `gone`. An `external` run ends at once: its
+        producer learns of it with its next append."""
+        fields = ("cancel", reason)
+        while True:
+            (number,) = await self.last_numbers([run_id])
+            if number is None:
+                return "gone"
+            attempt, _ = ids.split(number)
+            if attempt == 0 or external:
+                ended = await self.end(run_id, attempt, events.cancelled(reason))
+                code, status = ended.code, "cancelled"
+            else:
+                code = (await self.append(run_id, attempt, [], fields=fields)).code
+                status = "running"
+            if code == "ok":
+                return status
+            if code == "ended":
+                record = await self.record(run_id)
+                return "gone" if record is None else record.status
+            # Claimed or taken over between the two steps: look again.
+
+    async def cancel_reasons(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Of these runs, those that somebody wants cancelled, with the reason."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hget(keys.run(run_id).record, "cancel")
+                reasons = await pipe.execute()
+        return {
+            run_id: reason.decode()
+            for run_id, reason in zip(run_ids, reasons, strict=True)
+            if reason is not None
+        }
+
+    async def _write(
+        self,
+        run_id: str,
+        verb: str,
+        attempt: int,
+        first_seq: int,
+        batch: Sequence[Event],
+        fields: Sequence[str | int | bytes],
+    ) -> Appended:
+        record_s = self._record_s
+        if batch and batch[-1].op == "e" and self._share is not None:
+            record_s = (
+                appending.ENDED_EVENTS_LIFE_S if await self._share() > TIGHT else record_s
+            )
+        lives = (self._alive_s, record_s, appending.ENDED_EVENTS_LIFE_S)
+        args = appending.append_args(verb, attempt, first_seq, lives, batch, fields)
+        with store_errors():
+            code, now_attempt, seq = await self._append(keys=list(keys.run(run_id)), args=args)
+        return Appended(code.decode(), now_attempt, seq)
+
+    async def read(self, run_id: str, last: int = 0, token: str = "") -> Reading | None:
+        """What follows event number `last`, in one moment; None where there is no such run.
+
+        Raises `shares.Denied` where a token is given that is not one of the run's.
+        """
+        check_form(token)
+        with store_errors():
+            reply = await self._read(
+                keys=list(keys.run(run_id)), args=[token, *ids.split(last)]
+            )
+        if reply[0] == b"gone":
+            return None
+        if reply[0] == b"denied":
+            raise Denied
+        return reading_of(reply, last)
+
+    async def said(self, run_id: str, attempt: int, start: int, end: int) -> bytes | None:
+        """Bytes of the text of an attempt; None where the run or the attempt is no more."""
+        key = keys.run(run_id)
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.getrange(key.text, start, end - 1)
+                # Last: had another attempt begun before, it would show.
+                pipe.hget(key.record, "attempt")
+                text, now_attempt = await pipe.execute()
+        there = now_attempt is not None and int(now_attempt) == attempt
+        return text if there and len(text) == end - start else None
+
+    async def last_numbers(self, run_ids: Sequence[str]) -> list[int | None]:
+        """The number of each run's last event, None for a run that is gone; one round trip."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hmget(keys.run(run_id).record, ["attempt", "seq"])
+                rows = await pipe.execute()
+        return [
+            None if row[0] is None else ids.number(int(row[0]), int(row[1])) for row in rows
+        ]
+
+    async def statuses(self, run_ids: Sequence[str]) -> list[str | None]:
+        """Of each run, None for one that is gone; one round trip."""
+        if not run_ids:
+            return []
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hget(keys.run(run_id).record, "status")
+                found: list[bytes | None] = await pipe.execute()
+        return [None if status is None else status.decode() for status in found]
+
+    async def record(self, run_id: str, token: str = "") -> Record | None:
+        """The run's record; None where there is none, Denied as in `read`."""
+        check_form(token)
+        key = keys.run(run_id)
+        with store_errors():
+            # No transaction: a full Redis refuses it, whatever is in it. Once the record says
+            # that the run has ended, the text changes no more.
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hmget(key.record, list(records.FIELDS))
+                pipe.get(key.text)
+                pipe.sismember(key.tokens, token)
+                pipe.exists(key.record)
+                row, text, known, there = await pipe.execute()
+        # Expired in between, text and all.
+        if row[1] is None or not there:
+            return None
+        if token and not known:
+            raise Denied
+        return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text)
