@@ -5,7 +5,6 @@ Invariant: what it starts it ends, by id, when the `with` block ends.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,20 +15,16 @@ from pathlib import Path
 
 import httpx
 
-from tests.processes import REPOSITORY, environment, free_ports, wait_until
+from tests.processes import (
+    REPOSITORY,
+    environment,
+    free_ports,
+    package_of,
+    path_of,
+    wait_until,
+)
 
 AGENTS = "words=tests.sample_agents:words"
-
-
-def package_of(code: Path) -> str:
-    """What the package is called in this checkout: up to 0.1.0 it was `service` itself."""
-    return "plateau_sse" if (code / "service" / "plateau_sse").is_dir() else "service"
-
-
-def path_of(code: Path) -> str:
-    """The PYTHONPATH with which this checkout's package and `tests` are the ones imported."""
-    package = code / "service" if package_of(code) == "plateau_sse" else code
-    return os.pathsep.join(map(str, dict.fromkeys((package, code))))
 
 
 @dataclass

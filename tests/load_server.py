@@ -125,7 +125,7 @@ class LoadServer:
             f"Content-Location: /v1/runs/{run_id}/events\r\n"
             "Transfer-Encoding: chunked\r\n\r\n"
         ).encode()
-        yield _chunk(b"retry: 100\n\n")
+        yield _chunk(b"retry: 100\n")
         if self.fault != "no-events":
             async for frame in self._frames(told, headers.get("last-event-id", "")):
                 yield _chunk(frame)

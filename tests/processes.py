@@ -78,12 +78,23 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def package_of(code: Path) -> str:
+    """What the package is called in this checkout: up to 0.1.0 it was `service` itself."""
+    return "plateau_sse" if (code / "service" / "plateau_sse").is_dir() else "service"
+
+
+def path_of(code: Path) -> str:
+    """The PYTHONPATH with which this checkout's package and `tests` are the ones imported."""
+    package = code / "service" if package_of(code) == "plateau_sse" else code
+    return os.pathsep.join(map(str, dict.fromkeys((package, code))))
+
+
 def environment(overrides: Mapping[str, str]) -> dict[str, str]:
     """This process' environment without Plateau's settings, but for REDIS_SERVER_BIN, which
     says what the whole suite is to run against."""
     ours = {setting.name.upper() for setting in fields(Settings)} - {"REDIS_SERVER_BIN"}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return {**kept, "PYTHONPATH": str(REPOSITORY), **overrides}
+    return {**kept, "PYTHONPATH": path_of(REPOSITORY), **overrides}
 
 
 def plateau(

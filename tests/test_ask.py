@@ -89,7 +89,7 @@ def _handler(plateau: FakePlateau) -> type[BaseHTTPRequestHandler]:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
-            self.wfile.write(b"retry: 10\n\n: ping\n\n")
+            self.wfile.write(b"retry: 10\n: ping\n")
             for at, event in step or []:
                 self.wfile.write(f"id: {at}\ndata: {json.dumps(event)}\n\n".encode())
             self.wfile.flush()

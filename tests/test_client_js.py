@@ -192,6 +192,10 @@ CASES: dict[str, tuple[list[tuple[str, Event]], dict[str, Any]]] = {
         [*deltas(9, "nine "), *deltas(10, "ten"), *deltas(9, "nine ")],
         {"text": "nine ten"},
     ),
+    "another run begins anew": (
+        [*TEXT, ("", event("run.restarted", attempt=1, reason="other")), *deltas(1, "New")],
+        {"text": "New", "id": "1-1", "events": 5},
+    ),
     "an earlier attempt is ignored": (
         [("2-1", event("run.restarted", attempt=2)), *deltas(7, "old")],
         {"text": "", "id": "2-1", "events": 1},
@@ -256,7 +260,7 @@ def sse(*events: tuple[str, Event]) -> str:
         (f"id: {id_}\n" if id_ else "") + f"data: {json.dumps(fields)}\n\n"
         for id_, fields in events
     )
-    return "retry: 10\n\n" + "".join(frames)
+    return "retry: 10\n" + "".join(frames)
 
 
 FOLLOW = """
@@ -319,7 +323,7 @@ def test_a_dropped_connection_resumes_where_it_was(driver: Chrome, home: Stage) 
 
 def test_a_response_that_ends_empty_is_asked_again(driver: Chrome, home: Stage) -> None:
     home.answers = [
-        (200, "retry: 10\n\n"),
+        (200, "retry: 10\n"),
         (200, sse(STARTED, ("1-2", event("run.completed")))),
     ]
     follow(driver)

@@ -142,19 +142,19 @@ class Reader:
             head += f"Last-Event-ID: {position}\r\n"
         self._socket.sendall((request or f"{head}\r\n").encode())
         self._read = b""
-        self.wait_for(b"retry:")
+        self.wait_for(b"retry:", b"\n")
         if not position:
             self.next()
 
     def next(self) -> None:
         self.wait_for(b"id: ")
 
-    def wait_for(self, what: bytes) -> None:
-        """Read on to the end of the frame in which `what` stands."""
+    def wait_for(self, what: bytes, end: bytes = b"\n\n") -> None:
+        """Read on to the `end` of the frame, or of the line, in which `what` stands."""
         while True:
             _, found, after = self._read.partition(what)
-            if found and b"\n\n" in after:
-                self._read = after.partition(b"\n\n")[2]
+            if found and end in after:
+                self._read = after.partition(end)[2]
                 return
             more = self._socket.recv(65536)
             assert more, "the response ended"

@@ -165,13 +165,33 @@ def test_the_header_beats_the_query(
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "1", "0-1", "1-0", "1-1 ", "1-1\n", "١-١", "1-" + "9" * 10]
+    "text", ["1-", "01-1", "1-x", "1-1.0", "1-0x1", "1-١", "1-+1", "1-1,", "1-" + "9" * 10]
 )
-def test_a_malformed_position(text: str) -> None:
+def test_a_damaged_position(text: str) -> None:
     for header, query in ((text, None), (text, "1-1"), (None, text)):
         with pytest.raises(Problem) as caught:
             position_of(header, query)
         assert (caught.value.code, caught.value.status) == ("bad_event_id", 400)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0", "1", "42", "-1", "0-0", "0-1", "1-0", "00-7", "null", "undefined", "NaN", " "),
+        *("٠-١", "١-١", "x", "1700000000000-0", "1700000000000-12", "9999999999-1", "-1-1"),
+        *("550e8400-e29b-41d4-a716-446655440000", "12345678-1234-1234-1234-123456789012"),
+        *("evt_1-1", "1-1-1", "msg-3", "W/1-1", "{}", "[object Object]", "false"),
+    ],
+)
+def test_what_is_none_of_ours_is_no_position(text: str) -> None:
+    assert position_of(text) == position_of(None, text, None) == 0
+    # A client that says nothing in one place may say it in another.
+    assert position_of(text, None, "1-2") == position_of(text, "1-2") == ids.number(1, 2)
+
+
+@pytest.mark.parametrize("text", [" 1-2", "1-2 ", "1-2\n", "\t1-2\r\n"])
+def test_white_space_is_no_part_of_a_position(text: str) -> None:
+    assert position_of(text) == ids.number(1, 2)
 
 
 @given(st.integers(1, 999_999_999), st.integers(1, 999_999_999))

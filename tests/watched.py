@@ -135,8 +135,9 @@ class Watched(Reader):
             while not chunks.done and (data := await anext(reading, b"")):
                 self._understand(events, chunks.feed(data))
         tail = chunks.tail
-        farewell = tail.rstrip(b"\n").rpartition(b"\n\n")[2].startswith(b"retry:")
-        clean = chunks.done and tail.endswith(b"\n\n")
+        # Behind the last frame there is a `retry:` at most, which is a line and no block.
+        farewell = tail[:-1].rpartition(b"\n")[2].startswith(b"retry:")
+        clean = chunks.done and tail.endswith(b"\n" if farewell else b"\n\n")
         self.ends.append(End(clean, farewell, status, time.monotonic()))
 
     def _understand(self, events: EventReader, body: bytes) -> None:

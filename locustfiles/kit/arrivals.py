@@ -75,12 +75,12 @@ class Arrivals:
                 return
             frames += data
             seen_s = time.time()
+            self._take_lines()
             while (end := frames.find(b"\n\n")) >= 0:
                 frame = bytes(frames[:end])
                 del frames[: end + 2]
-                found = self._parse(frame)
-                if found is not None:
-                    yield Event(*found, self._stamp.at_s or seen_s, seen_s)
+                yield Event(*_parse(frame), self._stamp.at_s or seen_s, seen_s)
+                self._take_lines()
             if len(frames) > LONGEST:
                 raise Malformed(f"a frame of more than {LONGEST} bytes")
 
@@ -108,23 +108,29 @@ class Arrivals:
         raw._body_buffer.clear()
         return body
 
-    def _parse(self, frame: bytes) -> tuple[str, dict[str, Any]] | None:
-        """Of a frame its id and data; None for one that dispatches nothing."""
-        if frame.startswith(b": "):
-            self.pings += 1
-            return None
-        if frame.startswith(b"retry: ") and frame[7:].isdigit():
-            self.retry_s = int(frame[7:]) / 1000
-            return None
-        head, _, rest = (
-            frame.partition(b"\n") if frame.startswith(b"id: ") else (b"", b"", frame)
-        )
-        if not rest.startswith(b"data: ") or b"\n" in rest or b"\r" in frame:
-            raise Malformed(f"not a frame: {frame[:80]!r}")
-        try:
-            data = msgspec.json.decode(rest[6:])
-        except msgspec.DecodeError as error:
-            raise Malformed(f"no JSON: {error}") from None
-        if not isinstance(data, dict) or "type" not in data:
-            raise Malformed(f"no event: {rest[:80]!r}")
-        return head[4:].decode("latin-1"), data
+    def _take_lines(self) -> None:
+        """What stands before a frame: lines that are whole, of which none ends a block."""
+        frames = self._frames
+        while frames.startswith((b": ", b"retry: ")) and (end := frames.find(b"\n")) >= 0:
+            line = bytes(frames[:end])
+            if line.startswith(b": "):
+                self.pings += 1
+            elif line[7:].isdigit():
+                self.retry_s = int(line[7:]) / 1000
+            else:
+                raise Malformed(f"not a number: {line[:80]!r}")
+            del frames[: end + 1]
+
+
+def _parse(frame: bytes) -> tuple[str, dict[str, Any]]:
+    """Of a frame its id and data."""
+    head, _, rest = frame.partition(b"\n") if frame.startswith(b"id: ") else (b"", b"", frame)
+    if not rest.startswith(b"data: ") or b"\n" in rest or b"\r" in frame:
+        raise Malformed(f"not a frame: {frame[:80]!r}")
+    try:
+        data = msgspec.json.decode(rest[6:])
+    except msgspec.DecodeError as error:
+        raise Malformed(f"no JSON: {error}") from None
+    if not isinstance(data, dict) or "type" not in data:
+        raise Malformed(f"no event: {rest[:80]!r}")
+    return head[4:].decode("latin-1"), data

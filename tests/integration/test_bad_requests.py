@@ -83,29 +83,11 @@ def test_a_run_id_of_the_future(client: httpx.Client, run_id: str) -> None:
         assert_problem(response, 404, "run_not_found")
 
 
-EVENT_IDS = [
-    "0",
-    "1",
-    "1-0",
-    "0-1",
-    "-1-1",
-    "1-1-1",
-    "1 - 1",
-    "+1-1",
-    "01-1",
-    "1-1.0",
-    "1-١",
-    "1-0x1",
-    "9999999999-1",
-    "1-" + "9" * 5000,
-    "1700000000000-0",
-    "%00",
-    "null",
-]
+EVENT_IDS = ["1-", "01-1", "1-x", "1-1.0", "1-\u0661", "1-0x1", "1-" + "9" * 5000, "999-%00"]
 
 
 @pytest.mark.parametrize("event_id", EVENT_IDS, ids=range(len(EVENT_IDS)))
-def test_an_event_id_that_is_none(
+def test_an_event_id_that_is_damaged(
     client: httpx.Client, run: dict[str, Any], event_id: str
 ) -> None:
     query = {"last_event_id": event_id}
@@ -153,10 +135,13 @@ def get(path: bytes, *more: bytes, method: bytes = b"GET") -> bytes:
 
 RUN_PATH = b"/v1/runs/" + NOBODY.encode()
 REQUESTS = {
-    "event id in Latin-1": (get(RUN_PATH + b"/events", b"Last-Event-ID: \xe9"), "bad_event_id"),
+    "event id in Latin-1": (
+        get(RUN_PATH + b"/events", b"Last-Event-ID: 1-\xe9"),
+        "bad_event_id",
+    ),
     "key in Latin-1": (post(b"{", b"Authorization: Bearer \xe9\xff"), "bad_json"),
     "two event ids": (
-        get(RUN_PATH + b"/events", b"Last-Event-ID: x", b"Last-Event-ID: 1-1"),
+        get(RUN_PATH + b"/events", b"Last-Event-ID: 1-x", b"Last-Event-ID: 1-1"),
         "bad_event_id",
     ),
     "two keys": (post(b"{", b"Authorization: a", b"Authorization: b"), "bad_json"),

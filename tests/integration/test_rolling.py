@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.deployment import Deployment, deployed, package_of, path_of
-from tests.processes import REPOSITORY, environment
+from tests.deployment import Deployment, deployed
+from tests.processes import REPOSITORY, environment, package_of, path_of
 from tests.readers import Reader
 
 RUNS, READERS_EACH = 8, 3

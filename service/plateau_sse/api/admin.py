@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hmac
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from plateau_sse import jsontext
 from plateau_sse.api.requests import invalid
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
@@ -40,7 +40,7 @@ async def clear_cache(request: Request) -> Response:
     if agent is not None and not 0 < len(agent) <= AGENT_CHARS:
         raise invalid("agent", f"Between 1 and {AGENT_CHARS} characters.")
     deleted = await state["cache"].clear(agent)
-    content = msgspec.json.encode({"deleted": deleted, "agent": agent})
+    content = jsontext.encode({"deleted": deleted, "agent": agent})
     return Response(content, 200, {"Cache-Control": "no-store"}, "application/json")
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from plateau_sse import jsontext
 from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
 from plateau_sse.api.runs import links_of
 from plateau_sse.api.state import State, state_of
@@ -36,7 +36,7 @@ async def show(request: Request) -> Response:
         "messages": [_shown(message) for message in messages],
         "active_run": await _active_run(state, messages),
     }
-    return Response(msgspec.json.encode(content), 200, _HEADERS, "application/json")
+    return Response(jsontext.encode(content), 200, _HEADERS, "application/json")
 
 
 async def delete(request: Request) -> Response:

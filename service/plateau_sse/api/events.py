@@ -27,7 +27,7 @@ from plateau_sse.live.response import (
     send_at_once,
 )
 from plateau_sse.store.answers.packing import Answer
-from plateau_sse.store.runs import ids
+from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.shares import Denied
 
 log = logging.getLogger("plateau.api")
@@ -110,16 +110,25 @@ def _failed(error: Exception, scope: Scope) -> Response:
 
 
 async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:
-    """`POST /v1/runs` whose answer is the stream itself."""
+    """`POST /v1/runs` whose answer is the stream itself. Some clients send it again, with the
+    id of the last event that they saw, where others would come back with a GET."""
+    position = position_of(request.headers.get("last-event-id"))
     taken, ask = await take(request, state)
     headers |= taken_headers(taken, ask)
-    # The token that this stream is rejoined with.
-    headers["Content-Location"] = f"/v1/runs/{taken.run_id}/events?token={taken.token}"
+    # With the token that this stream is rejoined with: clients follow the one or the other.
+    headers["Location"] = f"/v1/runs/{taken.run_id}/events?token={taken.token}"
+    headers["Content-Location"] = headers["Location"]
     named = _named(request)
+    opening = b""
+    if position and not taken.is_repeat:
+        # Only a key says for certain that this is the run it has seen: any other begins anew.
+        position, opening = 0, sse.encode(0, events.restarted(1, "other").data, named=named)
     if taken.answer is not None:
-        return _replay(taken.run_id, taken.answer, 0, named, headers)
+        return _replay(taken.run_id, taken.answer, 0, named, headers, opening)
     try:
-        return await _open(state, taken.run_id, 0, taken.token, "", named, headers)
+        return await _open(
+            state, taken.run_id, position, taken.token, "", named, headers, opening
+        )
     except StoreError as error:
         # The run is on its way: who is told so comes back to it, and does not ask again.
         log.warning("a stream met a store that failed: %s", error)
@@ -131,8 +140,12 @@ async def _resume(request: Request, state: State, headers: dict[str, str]) -> Re
     check_run_id(run_id)
     token = request.query_params.get("token", "")
     owner = state["access"].reader(request.headers, token)
+    query = request.query_params
     position = position_of(
-        request.headers.get("last-event-id"), request.query_params.get("last_event_id")
+        request.headers.get("last-event-id"),
+        query.get("last_event_id"),
+        # What polyfills call it, which cannot set headers.
+        query.get("lastEventId"),
     )
     named = _named(request)
     if ids.HIT_ID.fullmatch(run_id):
@@ -146,12 +159,17 @@ def _named(request: Request) -> bool:
 
 
 def _replay(
-    run_id: str, answer: Answer, position: int, named: bool, headers: dict[str, str]
+    run_id: str,
+    answer: Answer,
+    position: int,
+    named: bool,
+    headers: dict[str, str],
+    opening: bytes = b"",
 ) -> Response:
     entries = hits.entries_after(run_id, answer, position)
     if not entries:
         return Response(status_code=204, headers=headers)
-    content = sse.retry() + sse.encode_all(entries, named=named)
+    content = sse.retry() + opening + sse.encode_all(entries, named=named)
     return WholeResponse(content, headers)
 
 
@@ -163,6 +181,7 @@ async def _open(
     owner: str,
     named: bool,
     headers: dict[str, str],
+    opening: bytes = b"",
 ) -> Response:
     """Subscribe, then read: what the reading lacks will come as messages."""
     hub, streams = state["hub"], state["streams"]
@@ -185,5 +204,12 @@ async def _open(
         hub.part(feed)
         return Response(status_code=204, headers=headers)
     return LiveResponse(
-        hub, streams, feed, reading, position=position, named=named, headers=headers
+        hub,
+        streams,
+        feed,
+        reading,
+        position=position,
+        named=named,
+        opening=opening,
+        headers=headers,
     )

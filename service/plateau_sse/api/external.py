@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from plateau_sse import jsontext
 from plateau_sse.api.requests import decode, invalid, read_body, run_id_of
 from plateau_sse.api.runs import absent, own_record
 from plateau_sse.api.state import State, state_of
@@ -183,7 +184,7 @@ def _answer(
             "next_seq": seq + 1,
             "duplicate": code == "dup",
         }
-        return Response(msgspec.json.encode(content), media_type="application/json")
+        return Response(jsontext.encode(content), media_type="application/json")
     if code == "gap":
         raise Problem(
             "sequence_gap",

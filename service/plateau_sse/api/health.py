@@ -6,18 +6,18 @@ traffic must go elsewhere; `/health` tells everything and fails only when the se
 
 from __future__ import annotations
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from plateau_sse import jsontext
 from plateau_sse.api.state import state_of
 
 _FRESH = {"Cache-Control": "no-store"}
 
 
 def _answer(content: object, status: int) -> Response:
-    return Response(msgspec.json.encode(content), status, _FRESH, "application/json")
+    return Response(jsontext.encode(content), status, _FRESH, "application/json")
 
 
 async def whole(request: Request) -> Response:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,6 +22,8 @@ from starlette.types import Receive, Scope, Send
 from plateau_sse.api.admin import check_admin
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
+from plateau_sse.jsontext import encode
+from plateau_sse.live.response import EventStream
 from plateau_sse.ops import prometheus
 from plateau_sse.ops.overview import overview
 
@@ -44,18 +46,16 @@ async def admin_metrics(request: Request) -> Response:
         if len(state["watch"].feeds) >= FEEDS_MOST:
             raise Problem("too_many_feeds", f"{FEEDS_MOST} are open already; close one.")
         return _Feed(state)
-    content = msgspec.json.format(msgspec.json.encode(await _picture(state)))
+    content = msgspec.json.format(encode(await _picture(state)))
     return Response(content, 200, _FRESH, "application/json")
 
 
-class _Feed(EventSourceResponse):
+class _Feed(EventStream):
     """A picture every two seconds, until the client or the worker goes."""
 
     def __init__(self, state: State) -> None:
         # Not cut off when the worker goes, but given the time to end.
-        super().__init__(
-            self._pictures(), headers=_FRESH, sep="\n", ping=0, shutdown_grace_period=FEED_S
-        )
+        super().__init__(self._pictures(), shutdown_grace_period=FEED_S)
         self._state = state
         self._feeds = state["watch"].feeds
         self._feeds.add(self)
@@ -71,7 +71,7 @@ class _Feed(EventSourceResponse):
         hub.waiting.add(leaving)
         try:
             while not hub.draining:
-                picture = msgspec.json.encode(await _picture(self._state)).decode()
+                picture = encode(await _picture(self._state)).decode()
                 yield ServerSentEvent(picture, retry=2000, sep="\n")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FEED_S):

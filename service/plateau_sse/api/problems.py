@@ -10,12 +10,12 @@ import asyncio
 import logging
 from contextlib import suppress
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from plateau_sse import jsontext
 from plateau_sse.api.requests import request_id_of
 from plateau_sse.errors import Problem, StoreError, StoreFull
 
@@ -57,7 +57,7 @@ def respond(problem: Problem, request_id: str) -> Response:
         headers = {"WWW-Authenticate": "Bearer", **headers}
     kind = Response if problem.headers.get("Connection") != "close" else LingeringResponse
     return kind(
-        msgspec.json.encode(problem.document()),
+        jsontext.encode(problem.document()),
         problem.status,
         headers,
         "application/problem+json",

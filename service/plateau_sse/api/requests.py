@@ -227,13 +227,11 @@ def check_run_id(run_id: str) -> None:
         raise Problem("run_not_found", "No run has an id of this form.")
 
 
-def position_of(header: str | None, query: str | None) -> int:
-    """The event after which to go on; the header beats the query, and none is the start."""
-    text = header if header else query
-    if not text:
-        return 0
+def position_of(*said: str | None) -> int:
+    """The event after which to go on: the first that a client says, from its header on; none
+    is the start."""
     try:
-        return ids.parse(text)
+        return next(filter(None, (ids.position(text) for text in said if text)), 0)
     except ValueError:
         raise Problem(
             "bad_event_id", "An event id is <attempt>-<seq>, both counted from 1: 1-17."

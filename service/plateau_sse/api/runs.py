@@ -8,11 +8,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from plateau_sse import jsontext
 from plateau_sse.api import hits
 from plateau_sse.api.requests import (
     cache_mode_of,
@@ -191,7 +191,7 @@ def _shown(run_id: str, record: Record) -> dict[str, Any]:
 
 
 def _json(content: Any, status: int, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(content), status, headers, "application/json")
+    return Response(jsontext.encode(content), status, headers, "application/json")
 
 
 async def _elsewhere(_: Request) -> Response:

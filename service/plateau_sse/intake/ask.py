@@ -86,10 +86,12 @@ class Ask(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A run that will be executed or is already, or an answer that was there."""
+    """A run that will be executed or is already, or an answer that was there. `is_repeat`: the
+    run of an earlier request with the same idempotency key."""
 
     run_id: str
     token: str
     answer: Answer | None = None
     status: str = "queued"
     how: How = "miss"
+    is_repeat: bool = False

@@ -134,7 +134,8 @@ class Placement:
                     run_id, token=token, fingerprint=ask.fingerprint()
                 )
                 if status != "absent":
-                    return await self.place(ask, Taken(run_id, token, status=status))
+                    repeat = Taken(run_id, token, status=status, is_repeat=True)
+                    return await self.place(ask, repeat)
         return None
 
     async def join(self, run_id: str) -> Taken | None:

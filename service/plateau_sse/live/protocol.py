@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from typing import Any, Literal
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 STUCK_S = 30
 # The kernel doubles what it is told; 32 KiB holds a hundred events.
@@ -64,6 +64,24 @@ class LeanEvent:
         return True
 
 
+class OldCycle(RequestResponseCycle):
+    """A request by HTTP/1.0, which knows no chunks (RFC 9112, 6.1): what has no length ends
+    with the connection, and the head says so."""
+
+    _has_length = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            headers = [it for it in message["headers"] if it[0].lower() != b"connection"]
+            self._has_length = any(name.lower() == b"content-length" for name, _ in headers)
+            # Decided: uvicorn would choose chunks otherwise.
+            self.chunked_encoding = None if self._has_length else False
+            message = {**message, "headers": headers}
+        elif not self._has_length:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+
 class LiveProtocol(HttpToolsProtocol):
     """Used by every worker of ours; plain uvicorn serves the same application without it."""
 
@@ -95,6 +113,8 @@ class LiveProtocol(HttpToolsProtocol):
             self.pipeline = deque()
         super().on_headers_complete()
         self.cycle.message_event = LeanEvent()  # type: ignore[assignment]
+        if self.scope["http_version"] == "1.0":
+            self.cycle.__class__ = OldCycle
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers of a chunked body come this way, too, and nothing reads them.

@@ -35,9 +35,29 @@ class _Nothing:
 _nothing = _Nothing()
 
 
-class LiveResponse(EventSourceResponse):
+class EventStream(EventSourceResponse):
+    """The head of every event stream; without `content` it is driven from elsewhere. `options`
+    are sse-starlette's."""
+
+    def __init__(
+        self,
+        content: AsyncIterator[Any] = _nothing,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        own = {
+            # Without a charset: clients compare it as a whole.
+            "Content-Type": "text/event-stream",
+            # What may be transformed is held back by a proxy that compresses.
+            "Cache-Control": "no-store, no-transform",
+        }
+        headers = {**(headers or {}), **own}
+        super().__init__(content, headers=headers, sep="\n", ping=0, **options)
+
+
+class LiveResponse(EventStream):
     """Follows a run from `reading` on, through the `feed` that the caller has joined; it parts
-    from it at the end."""
+    from it at the end. `opening`: frames that are said first."""
 
     def __init__(
         self,
@@ -48,15 +68,17 @@ class LiveResponse(EventSourceResponse):
         *,
         position: int,
         named: bool,
+        opening: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(_nothing, headers=headers, sep="\n", ping=0)
+        super().__init__(headers=headers)
         self._hub = hub
         self._streams = streams
         self._feed = feed
         self._reading = reading
         self._position = position
         self._named = named
+        self._opening = opening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
@@ -70,7 +92,7 @@ class LiveResponse(EventSourceResponse):
         """Send the head; what is to be driven then needs this response no more."""
         try:
             await send(start(self))
-            await send(sse.body(sse.retry()))
+            await send(sse.body(sse.retry() + self._opening))
         except BaseException:
             self._hub.part(self._feed)
             raise
@@ -85,11 +107,11 @@ class LiveResponse(EventSourceResponse):
         )
 
 
-class WholeResponse(EventSourceResponse):
+class WholeResponse(EventStream):
     """A stream that is complete already: `content` goes out in one write."""
 
     def __init__(self, content: bytes, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(_nothing, headers=headers, sep="\n", ping=0)
+        super().__init__(headers=headers)
         self._content = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,7 +164,7 @@ async def send_at_once(response: Response, scope: Scope, receive: Receive, send:
         gathered.flush()
 
 
-def start(response: EventSourceResponse) -> sse.Message:
+def start(response: EventStream) -> sse.Message:
     return {
         "type": "http.response.start",
         "status": response.status_code,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from plateau_sse.jsontext import encode
 from plateau_sse.live import sse
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.reading import Entry
@@ -37,7 +38,7 @@ class LongSnapshot:
 
 def escaped(text: bytes) -> bytes:
     """As it stands between the quotes of a JSON string."""
-    return msgspec.json.encode(text.decode())[1:-1]
+    return encode(text.decode())[1:-1]
 
 
 def whole_characters(text: bytes) -> bytes:

@@ -1,7 +1,9 @@
 """Frames: events as they go over the wire.
 
 Invariant: LF line ends, `id:`, one `data:` line of JSON; a frame is encoded once and shared by
-all readers of its run.
+all readers of its run. Every block has data: some stock clients hand over a block without it as
+an event whose data is empty, and their users' code fails on that. So a `retry:` and a ping are
+lines with no blank line behind them: they belong to the block that follows, if one does.
 """
 
 from __future__ import annotations
@@ -10,8 +12,6 @@ import itertools
 import random
 from collections.abc import Iterable
 from typing import Any
-
-from sse_starlette import ServerSentEvent
 
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.events import is_terminal
@@ -42,14 +42,14 @@ def type_of(data: bytes) -> bytes:
 
 def retry() -> bytes:
     """1 to 3 s, so that the readers of a worker that goes do not come back in one instant."""
-    return ServerSentEvent(retry=random.randint(1000, 3000), sep="\n").encode()
+    return b"retry: %d\n" % random.randint(1000, 3000)
 
 
 def body(content: bytes, *, last: bool = False) -> Message:
     return {"type": "http.response.body", "body": content, "more_body": not last}
 
 
-PING = body(ServerSentEvent(comment="ping", sep="\n").encode())
+PING = body(b": ping\n")
 
 
 class Frame:

@@ -45,7 +45,9 @@ const changes = {
   "message.delta": (state, {text}) => ({text: state.text + text}),
   "tool.call": (state, event) => ({tools: withTool(state.tools, event)}),
   "tool.result": (state, event) => ({tools: withTool(state.tools, event)}),
-  "run.restarted": () => ({text: "", progress: null, tools: []}),
+  // Of another run than the one seen before, any event is new.
+  "run.restarted": (_, {reason}) =>
+    ({text: "", progress: null, tools: [], ...(reason === "other" && {id: ""})}),
   "run.snapshot": (state, {status, text = "", progress, tools = [], missed = 0}) => ({
     status,
     text,

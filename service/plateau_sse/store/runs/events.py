@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-_encode = msgspec.json.Encoder().encode
+from plateau_sse.jsontext import encode as _encode
 
 TERMINAL_STATUS = {
     "run.completed": "completed",

@@ -15,6 +15,8 @@ from hashlib import blake2b
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 HIT_ID = re.compile(r"hit-([0-9A-Za-z_-]{24})")
 _EVENT_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})")
+# Begins as ours do. Those of other servers are words, or longer numbers, or have more dashes.
+_OURS = re.compile(r"(?!0*-)[0-9]{1,9}-(?!0+\Z)[^-]*")
 _SEQ_BITS = 32
 _SEQ_MASK = (1 << _SEQ_BITS) - 1
 
@@ -63,6 +65,16 @@ def parse(event_id: str) -> int:
     if match is None:
         raise ValueError(f"not an event id: {event_id[:40]!r}")
     return number(int(match[1]), int(match[2]))
+
+
+def position(text: str) -> int:
+    """What a client says it has seen last, as a number. 0 where that is nothing of ours: stock
+    clients send `0`, `null` or `undefined` before the first event, and what another server
+    called its events. ValueError for an id of ours that is damaged."""
+    text = text.strip()
+    if not _OURS.fullmatch(text):
+        return 0
+    return parse(text)
 
 
 def show_of(attempt: int, seq: int) -> str:
