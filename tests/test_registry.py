@@ -11,7 +11,9 @@ import pytest
 from plateau_sse.agents.registry import load_agent, load_agents
 from plateau_sse.agents.study import study
 from plateau_sse.errors import SettingsError
+from plateau_sse.importpath import put_current_directory_last
 from plateau_sse.settings import Settings
+from tests.processes import plateau
 
 MODULE = "notes_for_registry"
 SOURCE = """
@@ -38,6 +40,10 @@ held = Holder()
 part = functools.partial(plain)
 number = 3
 """
+
+
+# Of a package that is installed here, and of a module of Python's own.
+PACKAGE, OWN = "iniconfig", "colorsys"
 
 
 @pytest.fixture
@@ -112,3 +118,61 @@ def test_what_cannot_be_loaded_says_why(here: Path, target: str, said: str) -> N
     with pytest.raises(SettingsError) as caught:
         load_agent(target)
     assert said in str(caught.value)
+
+
+def test_the_current_directory_comes_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (["", "/a"], [str(here), "/a"], ["/a"]):
+        monkeypatch.setattr(sys, "path", before)
+        put_current_directory_last()
+        assert sys.path == ["/a", str(here)]
+    # Where it was put on purpose it stays.
+    monkeypatch.setattr(sys, "path", ["/a", str(here), "/b"])
+    put_current_directory_last()
+    assert sys.path == ["/a", str(here), "/b"]
+
+
+@pytest.mark.parametrize("name", [PACKAGE, OWN])
+@pytest.mark.parametrize("form", ["{}.py", "{}/__init__.py"])
+def test_an_installed_module_is_told_from_one_of_the_same_name(
+    here: Path, name: str, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = here / form.format(name)
+    ours.parent.mkdir(exist_ok=True)
+    ours.write_text("def notes(run):\n    yield 'text'\n")
+    with pytest.raises(SettingsError) as caught:
+        load_agent(f"{name}:notes")
+    assert f"{ours} is not what was imported" in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        load_agent(f"{name}.support:notes")
+    assert "there is no module" in str(caught.value)
+    # It has what was asked for, and may not be what was meant: said, and not refused.
+    meant = {PACKAGE: "IniConfig", OWN: "rgb_to_hsv"}[name]
+    agent = load_agent(f"{name}:{meant}")
+    assert agent.note in caplog.text and f"the name {name!r}" in agent.note
+
+
+def test_a_submodule_that_an_installed_package_hides_is_named(here: Path) -> None:
+    (here / PACKAGE).mkdir()
+    (here / PACKAGE / "support.py").write_text("def notes(run):\n    yield 'text'\n")
+    with pytest.raises(SettingsError) as caught:
+        load_agent(f"{PACKAGE}.support:notes")
+    said = str(caught.value)
+    assert "support.py is not what was imported" in said and "Give yours another one" in said
+
+
+def test_a_module_of_the_current_directory_needs_no_note(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (here / "own_for_registry").mkdir()
+    (here / "own_for_registry" / "notes.py").write_text(SOURCE)
+    for target in (f"{MODULE}:notes", "own_for_registry.notes:plain"):
+        assert load_agent(target).note == ""
+    assert not caplog.records
+
+
+def test_a_file_of_the_current_directory_breaks_no_command(tmp_path: Path) -> None:
+    for name in ("redis", "queue", "gunicorn", "msgspec", "starlette"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    (tmp_path / "mine.py").write_text(SOURCE)
+    found = plateau("ask", "--local", "mine:notes", "x", env={}, cwd=tmp_path)
+    assert (found.returncode, found.stdout.strip()) == (0, "text"), found.stderr

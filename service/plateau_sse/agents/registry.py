@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,10 @@ from plateau_sse.agents import (
     terms,
 )
 from plateau_sse.errors import SettingsError
+from plateau_sse.importpath import put_current_directory_last
 from plateau_sse.settings import Settings
+
+log = logging.getLogger("plateau.runner")
 
 STUDY_SOURCES = (study, sentences, stopwords, ranking, terms, definitions, questions)
 OPENAI_SOURCES = (openai, completion)
@@ -38,12 +42,14 @@ OPENAI_SOURCES = (openai, completion)
 @dataclass(frozen=True, slots=True)
 class RegisteredAgent:
     """`is_sync`: its call is known to give a plain generator, which belongs in a thread. Of a
-    callable that is no generator function that is not known before it has been called."""
+    callable that is no generator function that is not known before it has been called. `note`
+    is what its author should know, '' for nothing."""
 
     name: str
     version: str
     call: Agent
     is_sync: bool
+    note: str = ""
 
 
 def load_agents(settings: Settings) -> dict[str, RegisteredAgent]:
@@ -67,14 +73,17 @@ def load_agent(target: str, name: str = "") -> RegisteredAgent:
     if not (module_name and colon and attribute):
         raise SettingsError(f"An agent is given as module:callable, not {target!r}.")
     found: Any = _import(module_name, target)
+    note = _shadowed(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
+            asked = f"Is it spelt like that in {_origin(sys.modules[module_name])}?"
             raise SettingsError(
-                f"Agent {target}: {module_name} has no {attribute!r}. Is it spelt like that in "
-                f"{getattr(sys.modules[module_name], '__file__', module_name)}?"
+                f"Agent {target}: {module_name} has no {attribute!r}. {note or asked}"
             )
         found = getattr(found, part)
     _check_callable(found, target)
+    if note:
+        log.warning("agent %s: %s", target, note)
     version = getattr(found, "version", None)
     return RegisteredAgent(
         name or attribute,
@@ -82,22 +91,22 @@ def load_agent(target: str, name: str = "") -> RegisteredAgent:
         found,
         inspect.isgeneratorfunction(found)
         or inspect.isgeneratorfunction(getattr(found, "__call__", None)),  # noqa: B004
+        note,
     )
 
 
 def _import(module_name: str, target: str) -> ModuleType:
-    # Console scripts do not see the directory that they are called in.
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+    put_current_directory_last()
     importlib.invalidate_caches()
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
+            where = f"neither in {Path.cwd()} nor among the installed packages."
+            note = _shadowed(module_name)
             raise SettingsError(
-                f"Agent {target}: there is no module {error.name!r}, neither in {here} nor "
-                "among the installed packages."
+                f"Agent {target}: there is no module {error.name!r}"
+                + (f". {note}" if note else f", {where}")
             ) from None
         raise SettingsError(
             f"Agent {target}: {module_name} needs {error.name!r}, which is not installed."
@@ -106,6 +115,32 @@ def _import(module_name: str, target: str) -> ModuleType:
         raise SettingsError(
             f"Agent {target}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
+
+
+def _shadowed(module_name: str) -> str:
+    """A sentence where the current directory has this module, and another one was imported."""
+    top, *_ = names = module_name.split(".")
+    path = Path.cwd().joinpath(*names)
+    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    ours = next((file for file in files if file.is_file()), None)
+    imported = sys.modules.get(top)
+    if ours is None or imported is None:
+        return ""
+    origin = _origin(imported)
+    found, here = Path(origin).resolve(), Path.cwd().resolve()
+    # A virtual environment may lie below the current directory, too.
+    if found == here / f"{top}.py" or found.is_relative_to(here / top):
+        return ""
+    return (
+        f"{ours} is not what was imported: installed packages come first, and {origin} has the "
+        f"name {top!r}. Give yours another one."
+    )
+
+
+def _origin(module: ModuleType) -> str:
+    """The file or folder that it came from, or what stands for one."""
+    folders = list(getattr(module, "__path__", ()))
+    return str(getattr(module, "__file__", None) or next(iter(folders), "Python itself"))
 
 
 def _check_callable(found: Any, target: str) -> None:

@@ -7,12 +7,12 @@ line without a traceback: exit code 2 for settings, 1 for the rest.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from plateau_sse import __version__
 from plateau_sse.errors import PlateauError, SettingsError
+from plateau_sse.importpath import put_current_directory_last
 from plateau_sse.settings import Settings, help_text
 
 Command = Callable[[argparse.Namespace], int]
@@ -22,9 +22,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Console scripts do not see the directory that they are called in, where agents may be.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
+    put_current_directory_last()
     without_ask = {"serve", "web", "runner", "info", "doctor"}
     options = _parser(with_ask=not without_ask & set(arguments[:1])).parse_args(arguments)
     command: Command = options.run

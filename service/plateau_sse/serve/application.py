@@ -42,6 +42,8 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "preload_app": True,
         "proc_name": "plateau",
         "control_socket_disable": True,
+        # As it is in the path already: gunicorn would put another spelling of it first.
+        "chdir": os.getcwd(),
         "accesslog": None,
         # plateau_sse.serve.logs has given its logger a handler.
         "errorlog": None,

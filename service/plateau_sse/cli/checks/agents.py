@@ -39,7 +39,10 @@ async def check(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _finding(name: str, version: str, wrong: str) -> Finding:
+def _finding(name: str, version: str, wrong: str, note: str) -> Finding:
+    if note:
+        mend = f"AGENTS={name}=another_name:callable  # when it is renamed"
+        return warning(f"agents.{name}", note.rstrip("."), mend)
     if not wrong:
         return ok(f"agents.{name}", f"{name} is there, version {version}")
     mend = f"AGENTS={name}=module:callable  # from the directory that has the module"

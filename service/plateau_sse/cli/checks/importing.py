@@ -1,7 +1,8 @@
 """Imports agents, given as name=module:callable, and says of each what became of it.
 
-Invariant: standard output has one JSON array an agent, [name, version, error], whatever the
-agents' modules print, and is closed when the last one is through, whatever threads they left.
+Invariant: standard output has one JSON array an agent, [name, version, error, note], whatever
+the agents' modules print, and is closed when the last one is through, whatever threads they
+left.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ def main() -> None:
         for pair in sys.argv[1:]:
             name, _, target = pair.partition("=")
             try:
-                said = [name, load_agent(target, name).version, ""]
+                agent = load_agent(target, name)
+                said = [name, agent.version, "", agent.note]
             except SettingsError as error:
-                said = [name, "", str(error)]
+                said = [name, "", str(error), ""]
             print(json.dumps(said), file=out, flush=True)
 
 
