@@ -7,6 +7,7 @@ whatever it asserts itself.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,15 @@ from tests.processes import free_ports, wait_until
 
 # The queue lives as long as the service does; its entries are deleted one by one.
 LIVES_FOREVER = {keys.QUEUE.encode()}
+
+
+def pytest_configure() -> None:
+    # A shell (or nohup) starts what is to run in the background with these ignored, and a child
+    # inherits that: no service of a test would end on Ctrl+C, or when its terminal is closed.
+    # What has a handler here has none in a child.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 class Server(NamedTuple):
