@@ -1,7 +1,7 @@
 """Every setting, read from the environment in one place.
 
-Invariant: `Settings.from_env` is the only reader of `os.environ`; whatever it returns is
-complete, typed and within range, so nothing behind it checks a setting again.
+Invariant: `Settings.from_env` is the only reader of settings in `os.environ`; what it returns
+is complete, typed and within range, so nothing behind it checks a setting again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A chat completion, folded from the chunks of its stream (or from one whole document).
+"""Builds a chat completion from the chunks of its stream (or from one whole document).
 
 Invariant: tool calls come out complete or not at all, text comes out as valid Unicode, and an
 answer counts as whole only once the upstream has said so (`finish_reason` or `[DONE]`).

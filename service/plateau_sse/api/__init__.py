@@ -1,1 +1,1 @@
-"""Thin routes, one file a surface."""
+"""HTTP routes, thin: one file for each group of them."""

@@ -1,1 +1,1 @@
-"""What those who keep it running look at."""
+"""What operators look at: health, metrics, advice, and how much is logged."""

@@ -1,4 +1,4 @@
-"""What is logged too often is said a few times, and then counted.
+"""Limits how often the same line is logged: a few times, then its number.
 
 Invariant: of one kind of line (a logger and a template) `BURST` pass in `WINDOW_S`; how many
 more there were is said once, when the window is over.

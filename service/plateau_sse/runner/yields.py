@@ -1,4 +1,4 @@
-"""What an agent yields: as events, and as the answer to be kept.
+"""Checks what an agent yields, and makes events and the answer to be kept of it.
 
 Invariant: whatever an agent yields becomes text or an event within its bounds, or an
 AgentError; what is kept of it is what a snapshot of its run would hold.

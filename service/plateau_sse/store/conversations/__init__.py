@@ -1,1 +1,2 @@
-"""What has been said under one conversation id, cut to what an agent is given of it."""
+"""What has been said under one conversation id: `conversations.py` keeps and shortens it,
+`graphemes.py` finds where a text may be cut."""

@@ -1,4 +1,4 @@
-"""What happened, counted for a whole host, whatever becomes of the processes that counted.
+"""The tally's counters on their way to Redis and back, a host at a time.
 
 Invariant: the host's counters only grow, and each count is added once: a batch has a stamp that
 the store remembers, so one whose reply was lost, or whose sender was killed, is sent again.

@@ -1,1 +1,1 @@
-"""From those who ask to those who execute: the queue, its leases, an owner's share of it."""
+"""The queue of runs, the leases on those that execute, and the limit for each owner."""

@@ -1,4 +1,4 @@
-"""Whether a stale lease tells of a holder that has died.
+"""When a lease that has run out may be believed: not right after an outage.
 
 Invariant: a lease counts as run out only where its holder could have renewed it. While the
 store was away, or we were, nobody could: every lease is stale then, and nobody need be dead.

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- The one writer of a run's stream, record and text. Either it does all of a step or none of it.
+-- The one writer of a run's stream, status and text. Either it does all of a step or none of it.
 --
 -- KEYS  record, text, events, tokens (one slot)
 -- ARGV  verb, attempt, first_seq, life_s, ended_life_s, ended_events_life_s, number of events,

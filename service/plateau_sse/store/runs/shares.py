@@ -1,4 +1,4 @@
-"""Who shares a run: each caller has a token of its own.
+"""The callers of one run: each has a token of its own, which is its share of the run.
 
 Invariant: a run ends early only when everyone who was told of it has given it up, and who is
 given a share has one in a run that is on and that nobody is about to cancel. One of those who

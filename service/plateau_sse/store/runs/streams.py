@@ -1,7 +1,7 @@
 """Runs: their records, texts and streams.
 
-Invariant: after creation a run changes only through append.lua, so record, text and stream
-always agree and at most one terminal event is ever written.
+Invariant: after creation a run's status, text and stream change only through append.lua: they
+always agree, and at most one terminal event is ever written.
 """
 
 from __future__ import annotations
