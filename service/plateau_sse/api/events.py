@@ -98,14 +98,15 @@ class Direct:
 
 
 def _failed(error: Exception, scope: Scope) -> Response:
-    if isinstance(error, StoreError):
-        logged = {"request": request_id_of(scope)}
-        log.warning("a request met a store that failed: %s", error, extra=logged)
-        if scope["method"] != "POST":
-            return come_back_later()
+    logged = {"request": request_id_of(scope)}
     problem = problems.of(error)
-    if problem.status == 500:
-        log.exception("a request failed", extra={"request": request_id_of(scope)})
+    if isinstance(error, StoreError):
+        log.warning("a request met a store that failed: %s", error, extra=logged)
+    elif problem.status == 500:
+        log.exception("a request failed", extra=logged)
+    if problem.status >= 500 and scope["method"] != "POST":
+        # Whatever it was: a reader that is told 500 never comes back.
+        return come_back_later()
     return problems.respond(problem, request_id_of(scope))
 
 
@@ -129,9 +130,14 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
         return await _open(
             state, taken.run_id, position, taken.token, "", named, headers, opening
         )
-    except StoreError as error:
+    except Problem:
+        raise
+    except Exception as error:
         # The run is on its way: who is told so comes back to it, and does not ask again.
-        log.warning("a stream met a store that failed: %s", error)
+        if isinstance(error, StoreError):
+            log.warning("a stream met a store that failed: %s", error)
+        else:
+            log.exception("a stream could not be opened", extra={"request": ask.request_id})
         return come_back_later(headers)
 
 

@@ -52,11 +52,11 @@ class Subscription:
 
     @property
     def connected(self) -> bool:
-        return self._wire is not None
+        return self._wire is not None and self._wire.is_open
 
     def subscribe(self, feed: Feed) -> None:
         """Without a connection this does nothing: the next one subscribes to all feeds."""
-        if self._wire is not None:
+        if self._wire is not None and self._wire.is_open:
             self._asked.append(feed)
             self._wire.send("SSUBSCRIBE", keys.channel(feed.run_id))
 

@@ -1,7 +1,9 @@
 """A connection to Redis of which replies are heard as they come, once redis-py has opened it.
 
 Invariant: each reply is handed on in order, in the turn of the loop in which its last byte
-came: no task is woken and no future made for it.
+came: no task is woken and no future made for it. A connection that has ended sends nothing:
+whoever uses it learns that from `closed`, a few turns of the loop later, and must not meet an
+error of the transport before.
 """
 
 from __future__ import annotations
@@ -35,8 +37,13 @@ class Wire(asyncio.Protocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._transport.set_protocol(self)
 
+    @property
+    def is_open(self) -> bool:
+        return not (self.closed.done() or self._transport.is_closing())
+
     def send(self, *command: str | bytes) -> None:
-        self._transport.write(_pack(command))
+        if self.is_open:
+            self._transport.write(_pack(command))
 
     def send_soon(self, *command: str | bytes) -> None:
         """In one write with what else this turn of the loop has to send."""
@@ -45,8 +52,10 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._transport.write(b"".join(self._unsent))
+        unsent = b"".join(self._unsent)
         self._unsent.clear()
+        if self.is_open:
+            self._transport.write(unsent)
 
     def close(self) -> None:
         """At once: what waits to be sent is of no use to anybody."""
