@@ -176,6 +176,7 @@ def test_an_answer_knows_when_it_was_made_and_has_a_token_of_its_own() -> None:
             usage=None,
             tools=[b'{"type":"tool.call"}'],
             duration_ms=5,
+            finish_reason="stop",
         )
         for _ in range(2)
     ]
