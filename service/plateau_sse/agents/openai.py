@@ -17,7 +17,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from plateau_sse.agents import Agent, AgentError, Run, Yielded
-from plateau_sse.agents.completion import MAX_MESSAGE, Answer, broken, message_of
+from plateau_sse.agents.complaints import MAX_MESSAGE, broken, message_of
+from plateau_sse.agents.completion import Answer
 from plateau_sse.eventsource import EventReader, TooLong
 from plateau_sse.settings import Settings
 
@@ -140,13 +141,13 @@ async def _read_events(
     async with aclosing(_chunks(response)) as chunks:
         async for chunk in chunks:
             for message in reader.feed(chunk):
-                for part in answer.take(message.data):
+                for part in answer.take(message.data, message.event):
                     yield part
                 if answer.is_done:
                     await _read_rest(chunks)
                     return
     for message in reader.finish():
-        for part in answer.take(message.data):
+        for part in answer.take(message.data, message.event):
             yield part
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from plateau_sse.agents import (
     Agent,
+    complaints,
     completion,
     definitions,
     openai,
@@ -27,12 +28,13 @@ from plateau_sse.agents import (
     stopwords,
     study,
     terms,
+    toolcalls,
 )
 from plateau_sse.errors import SettingsError
 from plateau_sse.settings import Settings
 
 STUDY_SOURCES = (study, sentences, stopwords, ranking, terms, definitions, questions)
-OPENAI_SOURCES = (openai, completion)
+OPENAI_SOURCES = (openai, completion, toolcalls, complaints)
 
 
 @dataclass(frozen=True, slots=True)
