@@ -16,7 +16,14 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs.streams import Streams
-from tests.executions import LIMITS, VERSION, Told, execute, execution_of, told_of
+from tests.executions import (
+    LIMITS,
+    VERSION,
+    execute,
+    execute_with_cache,
+    execution_of,
+    told_of,
+)
 from tests.store import on_streams, until
 
 KEY = "0" * 32
@@ -78,20 +85,6 @@ def test_an_answer_is_in_the_cache_before_its_end_is_told(
             await client.aclose()
 
     on_streams(streams_url, scenario)
-
-
-def execute_with_cache(streams_url: str, cache_url: str, agent: Any, **job: Any) -> Told:
-    async def scenario(streams: Streams, redis: Any) -> Told:
-        client: Any = connect(cache_url, "test")
-        try:
-            answers = Cache(client, ttl_s=60, max_bytes=10 * 1024**2)
-            async with execution_of(streams, agent, answers=answers, **job) as execution:
-                await execution.run()
-                return await told_of(streams, redis, execution.run_id)
-        finally:
-            await client.aclose()
-
-    return on_streams(streams_url, scenario)
 
 
 def test_the_final_output_is_what_is_remembered(streams_url: str, cache_url: str) -> None:

@@ -83,9 +83,10 @@ def message_of(body: str) -> str:
     for _ in range(4):
         if isinstance(said, list) and said:
             said = said[0]
-        found = (
-            [said[name] for name in WORDS if said.get(name)] if isinstance(said, dict) else []
-        )
+        if not isinstance(said, dict):
+            break
+        # `true` says that there is an error, and no more.
+        found = [said[name] for name in WORDS if said.get(name) not in (None, "", True, {}, [])]
         if not found:
             break
         said = found[0]

@@ -87,7 +87,7 @@ class Calls:
         if call is None:
             call = _Call(index=fragment.index)
             self._calls.append(call)
-        elif fragment.name and fragment.arguments == call.arguments != "":
+        elif fragment.name and fragment.arguments == call.arguments and call.is_json:
             # The whole call once more, as some endpoints end.
             return
         elif call.is_told and fragment.arguments:
