@@ -98,12 +98,13 @@ class Yields:
 
     def _take_call(self, call: ToolCall) -> events.Event:
         told = (short(call.id), short(call.name), _bounded(call.arguments))
+        kept = len(self.tools)
         event = self._keep(events.tool_call(*told))
         self._calls += 1
         # One that was cut, or that there was no room to keep, is none that whoever gets the
         # answer from the cache could execute.
         is_whole = told == (call.id, call.name, call.arguments)
-        self._whole_calls += is_whole and self.tools[-1:] == [event.data]
+        self._whole_calls += is_whole and len(self.tools) > kept
         return event
 
     def _keep(self, event: events.Event) -> events.Event:
