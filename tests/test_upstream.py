@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import ssl
-import subprocess
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
 import pytest
-import uvloop
 
-from plateau_sse.agents import AgentError, Message, Run, Yielded
+from plateau_sse.agents import Message, Run, Yielded
 from plateau_sse.agents.openai import make_openai
 from plateau_sse.settings import Settings
 from tests.raw_model import (
@@ -22,7 +18,6 @@ from tests.raw_model import (
     ENDLESS,
     GO,
     LAST,
-    RawModel,
     Step,
     chunk,
     chunked,
@@ -32,40 +27,7 @@ from tests.raw_model import (
     sized,
     stream_of,
 )
-
-FIRST = stream_of("first")
-POISON = sized(stream_of("poison"))
-WITHIN_S = 20
-
-# The loop of the runner, and that of `plateau ask --local`.
-LOOPS = [uvloop.new_event_loop, asyncio.new_event_loop]
-
-
-async def ask(agent: Any) -> str:
-    """What it says, or the code that it fails with."""
-    run = Run("r1", "openai", "Hi", [Message("user", "Hi")], {})
-    parts = cast("AsyncGenerator[Yielded, None]", agent(run))
-    try:
-        return "".join([part async for part in parts if isinstance(part, str)])
-    except AgentError as error:
-        return error.code
-
-
-def in_turn(model: RawModel, loop: Callable[[], Any]) -> list[str]:
-    """What two runs of one agent are told; between them the script goes on."""
-    settings = Settings(openai_base_url=model.base_url, openai_model="m")
-    agent = make_openai(settings, silence_s=5)
-
-    async def main() -> list[str]:
-        async with asyncio.timeout(WITHIN_S):
-            first = await ask(agent)
-            model.go.set()
-            await asyncio.to_thread(model.said.wait, WITHIN_S)
-            return [first, await ask(agent)]
-
-    with asyncio.Runner(loop_factory=loop) as runner:
-        return runner.run(main())
-
+from tests.upstreams import FIRST, LOOPS, POISON, WITHIN_S, ask, in_turn
 
 KEPT: dict[str, list[Step]] = {
     "a length": [sized(FIRST)],
@@ -197,6 +159,28 @@ def test_what_fails_leaves_nothing_to_the_next(
         assert model.over == [1, 2]
 
 
+ENDED = event({"choices": [{"delta": {"content": "first"}, "finish_reason": "stop"}]})
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "script",
+    [
+        [chunked(ENDED), GO],
+        [head_of() + ENDED, ENDLESS],
+        [head_of("Content-Length: 999") + ENDED, CLOSE],
+    ],
+    ids=["silence", "nothing, without an end", "a cut"],
+)
+def test_after_the_last_word_nobody_waits_for_long(
+    script: list[Step], loop: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plateau_sse.agents.openai.USAGE_S", 0.2)
+    with raw_model(script) as model:
+        assert in_turn(model, loop) == ["first", "second"]
+        assert model.over == [1, 2]
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_run_that_is_given_up_leaves_nothing_to_the_next(loop: Callable[[], Any]) -> None:
     delta = event({"choices": [{"delta": {"content": "first"}}]})
@@ -216,68 +200,3 @@ def test_a_run_that_is_given_up_leaves_nothing_to_the_next(loop: Callable[[], An
         with asyncio.Runner(loop_factory=loop) as runner:
             assert runner.run(main()) == "second"
         assert model.over == [1, 2]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of `localhost`, by itself; with its key."""
-    found = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost", "-keyout", found, "-out", found),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    pem = found.read_text()
-    # The key was overwritten by the certificate where both are one file.
-    assert "BEGIN CERTIFICATE" in pem
-    return found
-
-
-@pytest.fixture
-def secure(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
-    """What a server of `localhost` speaks whom clients trust."""
-    monkeypatch.setattr("certifi.where", lambda: str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    yield context
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize(
-    ("script", "over"),
-    [
-        ([chunked(FIRST) + LAST], [1, 1]),
-        # Each in a record of its own: what is decrypted is one at a time.
-        ([sized(FIRST), POISON], [1, 2]),
-        ([sized(FIRST) + POISON], [1, 2]),
-        ([sized(FIRST), GO, POISON], [1, 2]),
-        ([chunked(FIRST), chunk(stream_of("poison")) + LAST], [1, 2]),
-    ],
-)
-def test_it_is_the_same_behind_tls(
-    script: list[Step], over: list[int], loop: Callable[[], Any], secure: ssl.SSLContext
-) -> None:
-    with raw_model(script, secure) as model:
-        assert in_turn(model, loop) == ["first", "second"]
-        assert model.over == over
-
-
-def test_whom_nobody_vouches_for_is_not_asked(certificate: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with raw_model([sized(FIRST)], context) as model:
-        settings = Settings(openai_base_url=model.base_url, openai_model="m")
-        assert asyncio.run(ask(make_openai(settings, silence_s=5))) == "upstream_unreachable"
-        assert model.requests == []

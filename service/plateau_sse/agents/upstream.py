@@ -198,6 +198,7 @@ class Upstream:
         if target.is_secure and self._secure is None:
             # Reading the certificates takes 20 ms and a megabyte: only for https.
             self._secure = ssl.create_default_context(cafile=certifi.where())
+            self._secure.set_alpn_protocols(["http/1.1"])
         try:
             async with asyncio.timeout(min(CONNECT_S, self._silence_s)):
                 return await connect(target.host, target.port, self._secure)
