@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from plateau_sse.agents import AgentError, Message, Run, Yielded
 from plateau_sse.agents.openai import make_openai
 from plateau_sse.agents.upstream import target_of
 from plateau_sse.settings import Settings
@@ -44,6 +47,47 @@ def test_an_address_is_taken_apart(url: str, target: tuple[Any, ...]) -> None:
 def test_what_is_no_address_fails_with_a_code(url: str) -> None:
     settings = Settings(openai_base_url=url, openai_model="m")
     assert asyncio.run(ask(make_openai(settings))) == "upstream_not_configured"
+
+
+def test_an_address_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ExitStack() as stack:
+        model = stack.enter_context(raw_model([sized(FIRST)]))
+        port = int(model.base_url.rpartition(":")[2].partition("/")[0])
+        # Whoever connects while a queue of none is full is not answered.
+        deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (deaf.getsockname(), ("127.0.0.1", port))
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        settings = Settings(openai_base_url="http://box.example/v1", openai_model="m")
+        agent = make_openai(settings, silence_s=5)
+        assert asyncio.run(ask(agent)) == "first"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:1/v1", "Connection refused"),
+        ("http://no-such-host.invalid/v1", "its name has no address"),
+    ],
+)
+def test_why_nobody_is_reached_is_said_without_the_address(url: str, said: str) -> None:
+    agent = make_openai(Settings(openai_base_url=url, openai_model="m"))
+
+    async def failing() -> str:
+        run = Run("r1", "openai", "Hi", [Message("user", "Hi")], {})
+        with pytest.raises(AgentError) as caught:
+            await anext(cast("AsyncGenerator[Yielded, None]", agent(run)))
+        return caught.value.message
+
+    assert asyncio.run(failing()) == f"The model's endpoint could not be reached: {said}."
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,8 @@ class Answer:
         if not isinstance(text, str):
             raise broken("its text is no text")
         whole = _text_of(message)
+        if not (whole or text):
+            return ""
         if self._in_deltas or (is_last and whole):
             said = "".join(self._said)
             for again in (whole, text):

@@ -226,7 +226,8 @@ def _fault(error: Exception) -> AgentError:
         what = "OPENAI_BASE_URL or OPENAI_API_KEY does not fit in a request."
         return AgentError("upstream_not_configured", what)
     if isinstance(error, Unreachable):
-        return AgentError("upstream_unreachable", f"{error}.", retryable=True)
+        what = f"The model's endpoint could not be reached: {error}."
+        return AgentError("upstream_unreachable", what, retryable=True)
     if isinstance(error, TimeoutError):
         what = "The model's endpoint fell silent."
         return AgentError("upstream_timeout", what, retryable=True)

@@ -9,6 +9,8 @@ anything has come back is sent once more, over a new one.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 import zlib
 from base64 import b64encode
@@ -205,7 +207,7 @@ class Upstream:
         except TimeoutError:
             raise Unreachable("it did not answer in time") from None
         except (OSError, UnicodeError) as error:
-            raise Unreachable(f"{type(error).__name__}: {error}") from None
+            raise Unreachable(_why(error)) from None
 
     async def _enter_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -216,6 +218,20 @@ class Upstream:
             self._holding = _held(self._kept)
             await anext(self._holding)
             self._loop = loop
+
+
+def _why(error: Exception) -> str:
+    """Without the address, which may be one that only this side is to know."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS failed: {error.reason}"
+        case socket.gaierror():
+            return "its name has no address"
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+    return type(error).__name__
 
 
 async def _held(kept: deque[tuple[Connection, float]]) -> AsyncGenerator[None, None]:
