@@ -114,3 +114,19 @@ def execute(url: str, agent: Callable[..., Any] | None, **how: Any) -> Told:
             return await told_of(streams, redis, execution.run_id)
 
     return on_streams(url, scenario)
+
+
+def execute_with_cache(streams_url: str, cache_url: str, agent: Any, **job: Any) -> Told:
+    """As `execute`, with the cache at `cache_url`."""
+
+    async def scenario(streams: Streams, redis: Any) -> Told:
+        client: Any = connect(cache_url, "test")
+        try:
+            answers = Cache(client, ttl_s=60, max_bytes=10 * 1024**2)
+            async with execution_of(streams, agent, answers=answers, **job) as execution:
+                await execution.run()
+                return await told_of(streams, redis, execution.run_id)
+        finally:
+            await client.aclose()
+
+    return on_streams(streams_url, scenario)

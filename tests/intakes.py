@@ -107,7 +107,7 @@ class Desk:
                 tools=[],
                 duration_ms=1,
             )
-            await self.keeper.keep(job, run_id, answer, version="1", attempt=1)
+            await self.keeper.keep(job, run_id, answer, version="1", attempt=1, is_whole=True)
         await self.streams.finish(run_id, 1, [*texts(text), done()], first_seq=2)
         await self.keeper.free(job, run_id)
 

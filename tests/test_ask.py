@@ -348,7 +348,7 @@ def test_a_reader_that_has_had_enough_is_no_fault() -> None:
 
 
 AGENTS = """
-from plateau_sse.agents import AgentError, Output, Progress, ToolCall, ToolResult, Usage
+from plateau_sse.agents import AgentError, Finish, Output, Progress, ToolCall, ToolResult, Usage
 
 async def notes(run):
     yield Progress(1, 2, "reading\\x1b[2J", "reader")
@@ -357,6 +357,7 @@ async def notes(run):
     yield ToolResult("t", [1])
     yield Usage(1, 2)
     yield Output(run.options["tone"])
+    yield Finish(run.options.get("end", "stop"))
 
 def plain(run):
     yield "a"
@@ -397,7 +398,7 @@ def test_an_agent_runs_right_here(local: Callable[..., int], capsys: Out) -> Non
 
 
 def test_its_events_are_those_of_a_run(local: Callable[..., int], capsys: Out) -> None:
-    assert local("notes", "--option", "tone=dry", "--json") == 0
+    assert local("notes", "--option", "tone=dry", "--option", "end=soon", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["type"] for event in events] == [
         "run.started",
@@ -409,7 +410,7 @@ def test_its_events_are_those_of_a_run(local: Callable[..., int], capsys: Out) -
     ]
     assert events[1]["percentage"] == 50
     assert events[-1]["usage"] == {"input_tokens": 1, "output_tokens": 2}
-    assert events[-1]["output"] == "dry"
+    assert (events[-1]["output"], events[-1]["finish_reason"]) == ("dry", "other")
 
 
 @pytest.mark.parametrize(
@@ -460,6 +461,24 @@ def test_on_a_terminal_progress_is_one_line_and_leaves_the_answer_alone() -> Non
     screen.show(json.dumps({"type": "run.completed"}))
     clear = "\r\x1b[K"
     assert terminal.getvalue() == f"{clear}[1/2] reading{clear}one\naway\n two\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("stop", ""),
+        (None, ""),
+        ("length", "cut off: the limit of its length was reached (length)\n"),
+        ("content_filter", "cut off by a filter of content (content_filter)\n"),
+        ("one of another release", ""),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_said_to_be(reason: str | None, said: str) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    screen = Screen(out, err, events=False, quiet=True)
+    screen.show(json.dumps({"type": "message.delta", "text": "half"}))
+    screen.show(json.dumps({"type": "run.completed", "finish_reason": reason}))
+    assert (out.getvalue(), err.getvalue()) == ("half\n", said)
 
 
 def test_the_parser_is_a_part_of_another() -> None:

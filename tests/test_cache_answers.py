@@ -146,16 +146,18 @@ USAGE = st.none() | st.fixed_dictionaries(
     names=st.tuples(
         st.text(max_size=5), st.text(max_size=5) | st.sampled_from(["anonymous", "a1" * 12])
     ),
+    reason=st.sampled_from(["stop", "tool_calls"]),
 )
 def test_what_comes_out_is_what_went_in(
-    text: str, output: str | None, usage: Any, tools: Any, names: tuple[str, str]
+    text: str, output: str | None, usage: Any, tools: Any, names: tuple[str, str], reason: Any
 ) -> None:
-    before = Answer(text, 1, ANSWER_TOKEN, 0, usage, output, tools, *names)
+    before = Answer(text, 1, ANSWER_TOKEN, 0, usage, output, tools, *names, reason)
     after = unpack(pack(before))
     assert after is not None
     assert after.text.encode() == text.encode() and after.output == output
     assert (after.usage, after.agent, after.owner) == (usage, *names)
     assert [bytes(tool) for tool in after.tools] == [bytes(tool) for tool in tools]
+    assert after.finish_reason == reason
     assert (after.stored_s, after.token, after.duration_ms) == (1, ANSWER_TOKEN, 0)
     assert after.final == (text if output is None else output)
 
@@ -176,6 +178,7 @@ def test_an_answer_knows_when_it_was_made_and_has_a_token_of_its_own() -> None:
             usage=None,
             tools=[b'{"type":"tool.call"}'],
             duration_ms=5,
+            finish_reason="stop",
         )
         for _ in range(2)
     ]

@@ -204,6 +204,7 @@ CASES: dict[str, tuple[list[tuple[str, Event]], dict[str, Any]]] = {
         [*TEXT, ("1-4", event("run.completed", usage={"input_tokens": 1}, duration_ms=7))],
         {
             "status": "completed",
+            "finish_reason": None,
             "output": "Once upon ",
             "usage": {"input_tokens": 1},
             "cached": False,
@@ -211,8 +212,20 @@ CASES: dict[str, tuple[list[tuple[str, Event]], dict[str, Any]]] = {
         },
     ),
     "completed with another output": (
-        [*TEXT, ("1-4", event("run.completed", cached=True, output="Other"))],
-        {"output": "Other", "text": "Once upon ", "cached": True, "usage": None},
+        [
+            *TEXT,
+            (
+                "1-4",
+                event("run.completed", cached=True, output="Other", finish_reason="length"),
+            ),
+        ],
+        {
+            "finish_reason": "length",
+            "output": "Other",
+            "text": "Once upon ",
+            "cached": True,
+            "usage": None,
+        },
     ),
     "failed": (
         [*TEXT, ("1-4", event("run.failed", **ERROR))],

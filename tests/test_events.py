@@ -60,16 +60,20 @@ EXPECTED: list[tuple[Event, str, dict[str, Any]]] = [
         "e",
         {
             "type": "run.completed",
+            "finish_reason": "stop",
             "usage": {"input_tokens": 1, "output_tokens": 2},
             "cached": True,
             "duration_ms": 3,
         },
     ),
     (
-        events.completed(None, cached=False, duration_ms=0, output=AWKWARD),
+        events.completed(
+            None, cached=False, duration_ms=0, finish_reason="length", output=AWKWARD
+        ),
         "e",
         {
             "type": "run.completed",
+            "finish_reason": "length",
             "usage": None,
             "cached": False,
             "duration_ms": 0,

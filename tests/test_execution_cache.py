@@ -9,14 +9,30 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from plateau_sse.agents import AgentError, Output, Run, ToolResult, Usage, Yielded
+from plateau_sse.agents import (
+    AgentError,
+    Finish,
+    Output,
+    Run,
+    ToolCall,
+    ToolResult,
+    Usage,
+    Yielded,
+)
 from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.conversations.conversations import Conversations, answered, asked
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs.streams import Streams
-from tests.executions import LIMITS, VERSION, Told, execute, execution_of, told_of
+from tests.executions import (
+    LIMITS,
+    VERSION,
+    execute,
+    execute_with_cache,
+    execution_of,
+    told_of,
+)
 from tests.store import on_streams, until
 
 KEY = "0" * 32
@@ -80,20 +96,6 @@ def test_an_answer_is_in_the_cache_before_its_end_is_told(
     on_streams(streams_url, scenario)
 
 
-def execute_with_cache(streams_url: str, cache_url: str, agent: Any, **job: Any) -> Told:
-    async def scenario(streams: Streams, redis: Any) -> Told:
-        client: Any = connect(cache_url, "test")
-        try:
-            answers = Cache(client, ttl_s=60, max_bytes=10 * 1024**2)
-            async with execution_of(streams, agent, answers=answers, **job) as execution:
-                await execution.run()
-                return await told_of(streams, redis, execution.run_id)
-        finally:
-            await client.aclose()
-
-    return on_streams(streams_url, scenario)
-
-
 def test_the_final_output_is_what_is_remembered(streams_url: str, cache_url: str) -> None:
     asked = {"version": VERSION, "cache_key": KEY}
     execute_with_cache(streams_url, cache_url, with_output, **asked)
@@ -126,6 +128,67 @@ def test_what_may_not_be_remembered_is_not(
     assert told.record.status == ("completed" if agent is good else "failed")
     with Redis.from_url(cache_url, protocol=2) as client:
         assert client.keys("*") == []
+
+
+CALL = ToolCall("a", "look", {"at": 1})
+ENDINGS: dict[str, tuple[list[Any], str, bool]] = {
+    "nothing is said of it": (["text"], "stop", True),
+    "stop": (["text", Finish("stop")], "stop", True),
+    "an output alone": ([Output("final")], "stop", True),
+    "a tool's result alone": ([ToolResult("a", 1)], "stop", True),
+    "a call and its result": ([CALL, ToolResult("a", 1), "text"], "stop", True),
+    "a call for the caller": ([CALL, Finish("tool_calls")], "tool_calls", True),
+    "the last one counts": (["text", Finish("length"), Finish("stop")], "stop", True),
+    "length": (["text", Finish("length")], "length", False),
+    "a filter": (["text", Finish("content_filter")], "content_filter", False),
+    "an answer is awaited": (["text", Finish("input_required")], "input_required", False),
+    "other": (["text", Finish("other")], "other", False),
+    "unknown": (["text", Finish("STOP")], "other", False),
+    "none": (["text", Finish(None)], "other", False),  # type: ignore[arg-type]
+    "no calls": (["text", Finish("tool_calls")], "tool_calls", False),
+    "results alone": ([ToolResult("a", 1), Finish("tool_calls")], "tool_calls", False),
+    "a call that is cut": ([ToolCall("a", "b", "x" * 20_000), "text"], "stop", False),
+    "an id that is cut": ([ToolCall("x" * 501, "b"), "text"], "stop", False),
+    "calls too many to keep": (
+        [*[ToolCall("a", "b", "x" * 15_000)] * 3, Finish("tool_calls")],
+        "tool_calls",
+        False,
+    ),
+    "nothing": ([], "stop", False),
+    "white space": ([" \n", Output("")], "stop", False),
+    "progress alone": ([Usage(1, 0)], "stop", False),
+}
+
+
+@pytest.mark.parametrize(("items", "reason", "is_kept"), ENDINGS.values(), ids=ENDINGS)
+def test_only_a_whole_answer_is_kept(
+    streams_url: str, cache_url: str, items: list[Any], reason: str, is_kept: bool
+) -> None:
+    async def agent(run: Run) -> AsyncIterator[Yielded]:
+        for item in items:
+            yield item
+
+    told = execute_with_cache(streams_url, cache_url, agent, version=VERSION, cache_key=KEY)
+    assert told.last["finish_reason"] == told.record.finish_reason == reason
+    with Redis.from_url(cache_url, protocol=2) as client:
+        assert bool(client.keys("*")) == is_kept
+
+
+def test_an_answer_of_nothing_is_not_remembered_and_its_question_is(streams_url: str) -> None:
+    """The next request would hold a message of nothing, which endpoints refuse."""
+    place = "0" * 32
+
+    async def filtered(run: Run) -> AsyncIterator[Yielded]:
+        yield Finish("content_filter")
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        conversations = Conversations(redis, LIMITS, Fullness(redis, 64 * 1024**2).bound)
+        how = {"redis": redis, "place": place, "asked_ms": 1}
+        async with execution_of(streams, filtered, **how) as execution:
+            await execution.run()
+        assert [it.content for it in await conversations.read(place)] == ["Why?"]
+
+    on_streams(streams_url, scenario)
 
 
 def test_a_run_completes_without_a_cache(streams_url: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from plateau_sse.agents import AgentError, Message, Run, ToolCall, Usage, Yielded
+from plateau_sse.agents import AgentError, Finish, Message, Run, ToolCall, Usage, Yielded
 from plateau_sse.agents.openai import make_openai
 from plateau_sse.errors import RUN_FAILURES
 from plateau_sse.eventsource import EventReader, ServerSentMessage, TooLong
@@ -88,6 +88,7 @@ def test_tool_calls_come_out_complete(model: FakeModel) -> None:
         ToolCall("call_a", "weather", '{"city": "Köln"}'),
         ToolCall("call_b", "clock", "{}"),
         Usage(7, 11),
+        Finish("tool_calls"),
     ]
 
 

@@ -78,6 +78,20 @@ def test_a_url_of_a_redis_is_taken_as_it_is(url: str) -> None:
     assert Settings.from_env({"REDIS_URL": f" {url} "}).redis_url == url
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("secret", "box:1/secret", "ftp://box/secret", "//box/secret", "http:///secret"),
+        *("http://me:secret@box:99999/v1", "http://box:0/secret", "http://box:1x/secret"),
+        *("http://[secret/v1", "http://me:secret@/v1"),
+    ],
+)
+def test_what_is_no_address_of_a_model_is_refused_and_not_repeated(url: str) -> None:
+    said = refusal(OPENAI_BASE_URL=url)
+    assert said.startswith("OPENAI_BASE_URL must be http://host[:port]/… or https://")
+    assert "secret" not in said
+
+
 def test_every_setting_is_read_from_its_variable() -> None:
     environ = {
         "HOST": " ::1 ",

@@ -250,7 +250,7 @@ def test_the_record_in_each_state(streams_url: str) -> None:
         assert record is not None
         assert record._replace(created_ms=0) == (
             *("ann", "queued", "notes", 0, 0),
-            *(None, None, None, None, None),
+            *(None, None, None, None, None, None),
         )
         await claim(streams, run_id, 1)
         await streams.append(run_id, 1, texts("not yet the output"))

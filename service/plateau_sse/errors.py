@@ -62,7 +62,7 @@ RUN_FAILURES: dict[str, str] = {
     "upstream_rejected": "the model's endpoint refused the request (4xx)",
     "upstream_rate_limited": "the model's endpoint is rate limiting (429)",
     "upstream_error": "the model's endpoint failed (5xx)",
-    "upstream_broken_stream": "the model's answer broke off",
+    "upstream_broken_stream": "the model's answer broke off, is empty, or is not understood",
     "upstream_timeout": "the model's endpoint fell silent",
 }
 

@@ -78,6 +78,18 @@ def _redis_url(text: str) -> str:
     )
 
 
+def _endpoint(text: str) -> str:
+    """An address that can be asked. The error quotes nothing of it, as above."""
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    except ValueError:
+        pass
+    raise ValueError("http://host[:port]/… or https://…")
+
+
 def _agents(text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for part in _list(text):
@@ -163,7 +175,7 @@ class Settings:
         (), _agents, "your agents: name=module:callable,…"
     )
     openai_base_url: str = _setting(
-        "", str.strip, "an OpenAI-compatible endpoint, with its /v1"
+        "", _endpoint, "an OpenAI-compatible endpoint, with its /v1", secret=True
     )
     openai_api_key: str = _setting("", str.strip, "its key", secret=True)
     openai_model: str = _setting("", str.strip, "its model where a request names none")

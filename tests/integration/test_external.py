@@ -68,7 +68,11 @@ def test_a_producer_in_any_language(client: httpx.Client) -> None:
             {"type": "tool.call", "id": "c", "name": "look", "arguments": {"at": 1}},
             {"type": "tool.result", "id": "c", "output": [1, 2]},
             delta("llo"),
-            {"type": "run.completed", "usage": {"input_tokens": 3, "output_tokens": 2}},
+            {
+                "type": "run.completed",
+                "finish_reason": "length",
+                "usage": {"input_tokens": 3, "output_tokens": 2},
+            },
         ],
     )
     assert (many.json()["first_seq"], many.json()["last_seq"]) == (3, 7)
@@ -84,6 +88,7 @@ def test_a_producer_in_any_language(client: httpx.Client) -> None:
     ]
     assert events[2].data["percentage"] == 25
     record = record_of(client, run)
+    assert events[-1].data["finish_reason"] == record["finish_reason"] == "length"
     assert (
         (record["status"], record["output"])
         == ("completed", "Héllo")
@@ -140,6 +145,7 @@ def test_concurrent_producers_are_numbered_by_the_script(client: httpx.Client) -
         ([{"type": "run.completed"}, delta("x")], "[0]"),
         ([delta("x"), 5], "[1]"),
         ({"type": "run.failed", "code": "Not A Code"}, "code"),
+        ({"type": "run.completed", "finish_reason": "STOP"}, "finish_reason"),
         ({"type": "run.progress", "step": -1}, "step"),
         ({"type": "message.delta", "text": "x", "more": 1}, "more"),
         ("text", ""),

@@ -4,9 +4,9 @@
         yield Progress(1, 2, "reading")
         yield "text"
 
-A `str` is a piece of the answer; `Progress`, `ToolCall`, `ToolResult`, `Usage` and `Output`
-say the rest. A plain (synchronous) generator runs in a thread. To end a run with a code of its
-own an agent raises `AgentError`. Only the runner imports this package.
+A `str` is a piece of the answer; `Progress`, `ToolCall`, `ToolResult`, `Usage`, `Output` and
+`Finish` say the rest. A plain (synchronous) generator runs in a thread. To end a run with a
+code of its own an agent raises `AgentError`. Only the runner imports this package.
 
 Invariant: an agent sees a run and yields values; it never sees Redis or HTTP.
 """
@@ -87,6 +87,15 @@ class Output:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why it ended: `stop` where nothing is said, `length`, `content_filter`, `tool_calls` (the
+    caller executes those that were yielded), `input_required`; whatever else is `other`. The
+    last one yielded counts. Only what ended with `stop` or `tool_calls` is cached."""
+
+    reason: str
+
+
 class AgentError(PlateauError):
     """Ends the run as `run.failed` with a `code` of `errors.RUN_FAILURES`."""
 
@@ -97,5 +106,5 @@ class AgentError(PlateauError):
         self.retryable = retryable
 
 
-Yielded = str | Progress | ToolCall | ToolResult | Usage | Output
+Yielded = str | Progress | ToolCall | ToolResult | Usage | Output | Finish
 Agent = Callable[[Run], AsyncIterator[Yielded] | Iterator[Yielded]]

@@ -1,8 +1,8 @@
 """The agent `openai`: any endpoint that speaks OpenAI's /chat/completions.
 
-Invariant: an answer is complete or an error. Whatever way the upstream breaks (refusal, cut,
-nonsense, silence) ends as an AgentError with a code of its own; and when the run is given up,
-the connection upstream is closed before the generator returns.
+Invariant: an answer is complete, says why it is not (`Finish`), or is an error. Whatever way
+the upstream breaks (refusal, cut, nonsense, silence) ends as an AgentError with a code of its
+own; and when the run is given up, so is the connection upstream.
 
 The API key is in the request's header and nowhere else: it is cut out of what upstreams say.
 """
@@ -14,21 +14,24 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plateau_sse.agents import Agent, AgentError, Run, Yielded
-from plateau_sse.agents.completion import MAX_MESSAGE, Answer, broken, message_of
+from plateau_sse.agents.complaints import MAX_MESSAGE, broken, message_of
+from plateau_sse.agents.completion import Answer
 from plateau_sse.eventsource import EventReader, TooLong
 from plateau_sse.settings import Settings
 
 if TYPE_CHECKING:
-    import httpx
-
-    from plateau_sse.agents.upstream import Upstream
+    from plateau_sse.agents.upstream import Response, Upstream
 
 SILENCE_S = 30.0
-# For what follows the end of an answer: nothing but the end of its body.
-REST_S = 0.05
+# For what may follow the last word (usage, `[DONE]`), and for what may follow `[DONE]`: the end
+# of the body.
+USAGE_S = 5.0
+REST_S, REST_BYTES = 0.05, 4096
+# White space, and a byte order mark, may come before what tells a stream from a document.
+WHITE, MAX_WHITE = b" \t\r\n\xef\xbb\xbf", 64 * 1024
 MAX_ERROR_BODY = 64 * 1024
 MAX_JSON_BODY = 4 * 1024 * 1024
 
@@ -45,7 +48,7 @@ def make_openai(settings: Settings, *, silence_s: float = SILENCE_S) -> Agent:
 
     @cache
     def upstream() -> Upstream:
-        # httpx is imported on the first run, and in no other process.
+        # TLS, HTTP and all are imported on the first run, and in no other process.
         from plateau_sse.agents.upstream import Upstream
 
         return Upstream(url, silence_s)
@@ -53,7 +56,12 @@ def make_openai(settings: Settings, *, silence_s: float = SILENCE_S) -> Agent:
     async def openai(run: Run) -> AsyncGenerator[Yielded, None]:
         # Escaped to ASCII: half a surrogate pair in the input is then still valid JSON.
         body = json.dumps(_payload(run, settings)).encode()
-        async with aclosing(_complete(upstream(), body, settings.openai_api_key)) as parts:
+        try:
+            endpoint = upstream()
+        except ValueError as error:
+            said = f"OPENAI_BASE_URL is no address: {error}."
+            raise AgentError("upstream_not_configured", said) from None
+        async with aclosing(_complete(endpoint, body, settings.openai_api_key)) as parts:
             async for part in parts:
                 yield part
 
@@ -87,7 +95,11 @@ def _payload(run: Run, settings: Settings) -> dict[str, Any]:
 
 
 async def _complete(upstream: Upstream, body: bytes, key: str) -> AsyncGenerator[Yielded, None]:
-    import httpx
+    import zlib
+
+    import h11
+
+    from plateau_sse.agents.upstream import Unreachable
 
     answer = Answer()
     try:
@@ -99,7 +111,7 @@ async def _complete(upstream: Upstream, body: bytes, key: str) -> AsyncGenerator
                 yield part
     except AgentError as error:
         raise _presentable(error, key) from None
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TooLong) as error:
+    except (Unreachable, OSError, h11.ProtocolError, zlib.error, TooLong) as error:
         # Broken after the model had finished: the answer is whole all the same.
         if not answer.is_whole:
             raise _presentable(_fault(error), key) from None
@@ -119,77 +131,81 @@ def _headers(key: str) -> dict[str, str]:
     return headers
 
 
-async def _read_answer(
-    response: httpx.Response, answer: Answer
-) -> AsyncGenerator[Yielded, None]:
-    if response.status_code != 200:
+async def _read_answer(response: Response, answer: Answer) -> AsyncGenerator[Yielded, None]:
+    if not 200 <= response.status < 300:
         raise await _refusal(response)
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("application/json", "text/event-stream", ""):
+    if kind == "text/html":
         raise broken(f"it answered with {kind}, is OPENAI_BASE_URL right?")
-    read = _read_json if kind == "application/json" else _read_events
-    async with aclosing(read(response, answer)) as parts:
+    # What came is what counts: there are streams that are called application/json.
+    head = b""
+    while not head.strip(WHITE) and len(head) < MAX_WHITE and (piece := await response.read()):
+        head += piece
+    read = _read_json if head.lstrip(WHITE)[:1] in (b"{", b"[") else _read_events
+    async with aclosing(read(head, response, answer)) as parts:
         async for part in parts:
             yield part
 
 
 async def _read_events(
-    response: httpx.Response, answer: Answer
+    chunk: bytes, response: Response, answer: Answer
 ) -> AsyncGenerator[Yielded, None]:
-    reader = EventReader()
-    async with aclosing(_chunks(response)) as chunks:
-        async for chunk in chunks:
-            for message in reader.feed(chunk):
-                for part in answer.take(message.data):
-                    yield part
-                if answer.is_done:
-                    await _read_rest(chunks)
-                    return
+    reader, by = EventReader(), None
+    while chunk:
+        messages = reader.feed(chunk)
+        for message in messages:
+            for part in answer.take(message.data, message.event):
+                yield part
+            if answer.is_done:
+                if next(messages, None) is None:
+                    await _read_rest(reader, response)
+                return
+        if by is None and answer.is_whole:
+            by = asyncio.get_running_loop().time() + USAGE_S
+        chunk = await response.read(by)
     for message in reader.finish():
-        for part in answer.take(message.data):
+        for part in answer.take(message.data, message.event):
             yield part
 
 
-async def _read_rest(chunks: AsyncGenerator[bytes, None]) -> None:
-    """So that the connection can be kept."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(REST_S):
-            async for _ in chunks:
-                pass
+async def _read_rest(reader: EventReader, response: Response) -> None:
+    """To the end of the body, so that the connection can be kept. One that says anything more,
+    or too much of nothing, is not read to its end, and so is closed."""
+    by, left = asyncio.get_running_loop().time() + REST_S, REST_BYTES
+    while left > 0 and (chunk := await response.read(by)):
+        left -= len(chunk)
+        if next(reader.feed(chunk), None) is not None:
+            return
 
 
-async def _read_json(response: httpx.Response, answer: Answer) -> AsyncGenerator[Yielded, None]:
+async def _read_json(
+    body: bytes, response: Response, answer: Answer
+) -> AsyncGenerator[Yielded, None]:
     """Some endpoints answer with one document although a stream was asked for."""
-    body = await _read(response, MAX_JSON_BODY + 1)
+    body += await _read(response, MAX_JSON_BODY + 1)
     if len(body) > MAX_JSON_BODY:
         raise broken("its document is too long")
-    for part in answer.take(body.decode("utf-8", "replace")):
+    for part in answer.take(body.decode("utf-8-sig", "replace")):
         yield part
 
 
-def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    # httpx promises an iterator and gives a generator, which wants to be closed.
-    return cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
-
-
-async def _read(response: httpx.Response, most: int) -> bytes:
+async def _read(response: Response, most: int) -> bytes:
     body = bytearray()
-    async with aclosing(_chunks(response)) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) >= most:
-                break
+    while len(body) < most and (piece := await response.read()):
+        body += piece
     return bytes(body[:most])
 
 
-async def _refusal(response: httpx.Response) -> AgentError:
-    import httpx
+async def _refusal(response: Response) -> AgentError:
+    import zlib
 
-    status, body = response.status_code, b""
+    import h11
+
+    status, body = response.status, b""
     # The status says enough where the body breaks off.
-    with suppress(httpx.HTTPError):
+    with suppress(OSError, h11.ProtocolError, zlib.error):
         body = await _read(response, MAX_ERROR_BODY)
-    said = message_of(body.decode("utf-8", "replace")) or response.reason_phrase
+    said = message_of(body.decode("utf-8", "replace")) or response.reason
     if status == 429:
         return AgentError("upstream_rate_limited", said, retryable=True)
     if status >= 500:
@@ -201,22 +217,21 @@ async def _refusal(response: httpx.Response) -> AgentError:
 
 
 def _fault(error: Exception) -> AgentError:
-    """What an error of the connection means, without the words of libraries where they could
-    quote the request."""
-    import httpx
+    """What an error of the connection means."""
+    import h11
 
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
-    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return AgentError("upstream_not_configured", f"OPENAI_BASE_URL is no address: {error}")
-    if isinstance(error, httpx.LocalProtocolError):
-        return AgentError("upstream_not_configured", "OPENAI_API_KEY does not fit in a header.")
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return AgentError("upstream_unreachable", f"{what}.", retryable=True)
-    if isinstance(error, httpx.TimeoutException):
-        return AgentError(
-            "upstream_timeout", "The model's endpoint fell silent.", retryable=True
-        )
-    return broken(what)
+    from plateau_sse.agents.upstream import Unreachable
+
+    if isinstance(error, h11.LocalProtocolError):
+        what = "OPENAI_BASE_URL or OPENAI_API_KEY does not fit in a request."
+        return AgentError("upstream_not_configured", what)
+    if isinstance(error, Unreachable):
+        what = f"The model's endpoint could not be reached: {error}."
+        return AgentError("upstream_unreachable", what, retryable=True)
+    if isinstance(error, TimeoutError):
+        what = "The model's endpoint fell silent."
+        return AgentError("upstream_timeout", what, retryable=True)
+    return broken(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 def _presentable(error: AgentError, key: str) -> AgentError:

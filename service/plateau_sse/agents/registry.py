@@ -19,6 +19,7 @@ from typing import Any
 
 from plateau_sse.agents import (
     Agent,
+    complaints,
     completion,
     definitions,
     openai,
@@ -28,6 +29,7 @@ from plateau_sse.agents import (
     stopwords,
     study,
     terms,
+    toolcalls,
 )
 from plateau_sse.errors import SettingsError
 from plateau_sse.importpath import put_current_directory_last
@@ -36,7 +38,7 @@ from plateau_sse.settings import Settings
 log = logging.getLogger("plateau.runner")
 
 STUDY_SOURCES = (study, sentences, stopwords, ranking, terms, definitions, questions)
-OPENAI_SOURCES = (openai, completion)
+OPENAI_SOURCES = (openai, completion, toolcalls, complaints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,91 +1,244 @@
 """Requests to the model's endpoint, over connections that are kept between runs: another
 handshake, over TLS two round trips, would come before each first token.
 
-Invariant: a request that has been given up leaves no connection open. One whose kept connection
-turns out to be dead before anything has come back is sent once more, over a new one.
+Invariant: a connection is kept only when it is clean, and used again only when it is clean
+still; every other one is closed. A request whose kept connection turns out to be dead before
+anything has come back is sent once more, over a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import ssl
+import zlib
+from base64 import b64encode
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
-import httpx
+import certifi
+import h11
+
+from plateau_sse import __version__
+from plateau_sse.agents.connection import Connection, connect
 
 CONNECT_S = 10.0
 # Endpoints keep an idle connection for a minute or so; whoever closes first does no harm.
 KEPT_S, KEPT_MOST = 60.0, 20
+# A compressed body is inflated in pieces of this size, so that a bomb is no more than them.
+INFLATED_BYTES = 64 * 1024
+
+
+class Unreachable(Exception):
+    """No connection could be made."""
+
+
+class Target(NamedTuple):
+    """A URL, as far as a request needs it."""
+
+    is_secure: bool
+    host: str
+    port: int
+    path: str
+    headers: dict[str, str]
+
+
+def target_of(url: str) -> Target:
+    """ValueError where it is no address; nothing of it is quoted: it may hold a password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it must begin with http:// or https://, and name a host")
+    try:
+        host = (
+            parts.hostname
+            if parts.hostname.isascii()
+            else parts.hostname.encode("idna").decode()
+        )
+        usual = 443 if parts.scheme == "https" else 80
+        port = parts.port or usual
+    except ValueError:
+        raise ValueError("its host or port is none") from None
+    name = f"[{host}]" if ":" in host else host
+    headers = {"Host": name if port == usual else f"{name}:{port}"}
+    if parts.username or parts.password:
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
+    query = quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
+    return Target(
+        parts.scheme == "https", host, port, f"{path}?{query}" if query else path, headers
+    )
+
+
+class Response:
+    """An answer whose body is still to be read; `headers` by their names in lower case."""
+
+    def __init__(self, connection: Connection, head: h11.Response, silence_s: float) -> None:
+        self.status = head.status_code
+        self.reason = bytes(head.reason).decode("latin-1")
+        self.headers = {
+            bytes(name).decode("latin-1"): bytes(value).decode("latin-1")
+            for name, value in head.headers
+        }
+        self._connection = connection
+        self._silence_s = silence_s
+        self._inflating = _inflating(self.headers.get("content-encoding", ""))
+
+    async def read(self, by: float | None = None) -> bytes:
+        """The next bytes of the body, none at its end. TimeoutError after the silence that is
+        allowed or at `by` (of the loop's clock); OSError, h11.ProtocolError, zlib.error."""
+        while True:
+            if self._inflating is not None and self._inflating.unconsumed_tail:
+                piece = self._inflating.unconsumed_tail
+            else:
+                event = await self._connection.event(self._patience_s(by))
+                if not isinstance(event, h11.Data):
+                    break
+                piece = bytes(event.data)
+            if self._inflating is not None:
+                piece = self._inflating.decompress(piece, INFLATED_BYTES)
+                if self._inflating.unused_data:
+                    raise zlib.error("more follows what was compressed")
+            if piece:
+                return piece
+        if self._inflating is not None and not self._inflating.eof:
+            raise zlib.error("what was compressed is cut off")
+        return b""
+
+    def _patience_s(self, by: float | None) -> float:
+        if by is None:
+            return self._silence_s
+        return min(self._silence_s, by - asyncio.get_running_loop().time())
+
+
+def _inflating(coding: str) -> zlib._Decompress | None:
+    """For endpoints that compress though `identity` was asked for."""
+    match coding.strip().lower():
+        case "" | "identity":
+            return None
+        case "gzip" | "x-gzip" | "deflate":
+            # Either, by its first bytes.
+            return zlib.decompressobj(32 + zlib.MAX_WBITS)
+    raise h11.RemoteProtocolError("the body has a content-encoding that was not asked for")
 
 
 class Upstream:
-    """The endpoint at `url`, which may be silent for `silence_s`. It is closed with the loop in
-    which it was first used."""
+    """The endpoint at `url`, which may be silent for `silence_s`. Its connections are closed
+    with the loop in which they were made. ValueError where the URL is no address."""
 
     def __init__(self, url: str, silence_s: float) -> None:
-        self._url = url
+        self._target = target_of(url)
         self._silence_s = silence_s
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._holding: AsyncGenerator[httpx.AsyncClient, None] | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._holding: AsyncGenerator[None, None] | None = None
+        self._kept: deque[tuple[Connection, float]] = deque()
+        self._secure: ssl.SSLContext | None = None
 
     @asynccontextmanager
-    async def post(self, body: bytes, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
-        """The response, with its body to be read in the block. What is read to its end leaves
-        its connection to the next. Raises httpx.HTTPError and httpx.InvalidURL."""
-        client = await self._opened()
-        response = await self._send(client, body, headers)
+    async def post(self, body: bytes, headers: dict[str, str]) -> AsyncIterator[Response]:
+        """The response, with its body to be read in the block; only one that was read to its
+        end leaves its connection to the next. Raises Unreachable, TimeoutError, OSError and
+        h11.ProtocolError."""
+        await self._enter_loop()
+        connection, head = await self._send(body, headers)
         try:
-            yield response
-        finally:
-            await response.aclose()
+            yield Response(connection, head, self._silence_s)
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
 
     async def _send(
-        self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]
-    ) -> httpx.Response:
-        is_new = False
-
-        async def trace(event: str, _: Any) -> None:
-            nonlocal is_new
-            is_new = is_new or event.startswith("connection.connect_")
-
+        self, body: bytes, headers: dict[str, str]
+    ) -> tuple[Connection, h11.Response]:
+        request = self._request(body, headers)
         while True:
-            request = client.build_request(
-                "POST", self._url, content=body, headers=headers, extensions={"trace": trace}
-            )
+            connection = self._kept_one()
+            is_new = connection is None
+            if connection is None:
+                connection = await self._connected()
             try:
-                return await client.send(request, stream=True)
-            except (httpx.NetworkError, httpx.RemoteProtocolError):
+                connection.ask(request, body)
+                return connection, await connection.head(self._silence_s)
+            except BaseException as error:
+                connection.close()
                 # A kept connection that the endpoint had closed, or was about to.
-                if is_new:
+                if is_new or connection.has_heard or not isinstance(error, OSError):
+                    raise
+                if isinstance(error, TimeoutError):
                     raise
 
-    async def _opened(self) -> httpx.AsyncClient:
+    def _request(self, body: bytes, headers: dict[str, str]) -> h11.Request:
+        own = {"User-Agent": f"plateau/{__version__}", "Content-Length": str(len(body))}
+        every = {**own, **headers, **self._target.headers}
+        return h11.Request(method="POST", target=self._target.path, headers=list(every.items()))
+
+    def _kept_one(self) -> Connection | None:
+        oldest = asyncio.get_running_loop().time() - KEPT_S
+        while self._kept:
+            connection, since = self._kept.pop()
+            if since > oldest and connection.is_clean():
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        if not connection.is_clean():
+            connection.close()
+            return
+        connection.rest()
+        self._kept.append((connection, asyncio.get_running_loop().time()))
+        if len(self._kept) > KEPT_MOST:
+            self._kept.popleft()[0].close()
+
+    async def _connected(self) -> Connection:
+        target = self._target
+        if target.is_secure and self._secure is None:
+            # Reading the certificates takes 20 ms and a megabyte: only for https.
+            self._secure = ssl.create_default_context(cafile=certifi.where())
+            self._secure.set_alpn_protocols(["http/1.1"])
+        try:
+            async with asyncio.timeout(min(CONNECT_S, self._silence_s)):
+                return await connect(target.host, target.port, self._secure)
+        except TimeoutError:
+            raise Unreachable("it did not answer in time") from None
+        except (OSError, UnicodeError) as error:
+            raise Unreachable(_why(error)) from None
+
+    async def _enter_loop(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
+        if self._loop is not loop:
             # Whoever ends a loop in good order closes the asynchronous generators that are left
             # in it: so an agent needs no end of its own.
-            self._holding = self._held()
-            self._client = await anext(self._holding)
+            self._kept = deque()
+            self._holding = _held(self._kept)
+            await anext(self._holding)
             self._loop = loop
-        return self._client
 
-    async def _held(self) -> AsyncGenerator[httpx.AsyncClient, None]:
-        # Reading the certificates takes 20 ms and a megabyte: only for https.
-        secure = self._url.lower().startswith("https:")
-        client = httpx.AsyncClient(
-            timeout=httpx.Timeout(self._silence_s, connect=min(CONNECT_S, self._silence_s)),
-            limits=httpx.Limits(
-                max_connections=None,
-                max_keepalive_connections=KEPT_MOST,
-                keepalive_expiry=KEPT_S,
-            ),
-            verify=httpx.create_ssl_context(trust_env=False) if secure else False,
-            follow_redirects=False,
-            trust_env=False,
-        )
-        try:
-            yield client
-        finally:
-            await client.aclose()
+
+def _why(error: Exception) -> str:
+    """Without the address, which may be one that only this side is to know."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS failed: {error.reason}"
+        case socket.gaierror():
+            return "its name has no address"
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+    return type(error).__name__
+
+
+async def _held(kept: deque[tuple[Connection, float]]) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        for connection, _ in kept:
+            connection.close()
+        # Transports are closed in the loop's next turn.
+        await asyncio.sleep(0)

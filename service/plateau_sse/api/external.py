@@ -82,13 +82,17 @@ class Usage(msgspec.Struct, forbid_unknown_fields=True):
 class Completed(
     msgspec.Struct, tag_field="type", tag="run.completed", forbid_unknown_fields=True
 ):
+    finish_reason: events.FinishReason = "stop"
     usage: Usage | None = None
     output: str | None = None
 
     def event(self, duration_ms: int) -> Event:
-        usage = msgspec.to_builtins(self.usage)
         return events.completed(
-            usage, cached=False, duration_ms=duration_ms, output=self.output
+            msgspec.to_builtins(self.usage),
+            cached=False,
+            duration_ms=duration_ms,
+            finish_reason=self.finish_reason,
+            output=self.output,
         )
 
 

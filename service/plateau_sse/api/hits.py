@@ -39,7 +39,11 @@ def entries(run_id: str, answer: Answer) -> list[Entry]:
     if answer.text:
         data.append(events.delta(answer.text).data)
     end = events.completed(
-        answer.usage, cached=True, duration_ms=answer.duration_ms, output=answer.output
+        answer.usage,
+        cached=True,
+        duration_ms=answer.duration_ms,
+        finish_reason=answer.finish_reason,
+        output=answer.output,
     )
     data.append(end.data)
     return [Entry(ids.number(1, seq), event) for seq, event in enumerate(data, 1)]
@@ -67,6 +71,7 @@ def record(run_id: str, answer: Answer) -> dict[str, Any]:
         "cached": True,
         "output": answer.final,
         "error": None,
+        "finish_reason": answer.finish_reason,
         "usage": answer.usage,
         "created_at": answer.stored_s,
         "started_at": answer.stored_s,

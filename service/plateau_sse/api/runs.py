@@ -182,6 +182,7 @@ def _shown(run_id: str, record: Record) -> dict[str, Any]:
         "cached": False,
         "output": record.output,
         "error": record.error,
+        "finish_reason": record.finish_reason,
         "usage": record.usage,
         "created_at": seconds(record.created_ms),
         "started_at": seconds(record.started_ms),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from plateau_sse.errors import PROBLEMS
+from plateau_sse.store.runs.events import FINISH_REASONS
 
 RUN: dict[str, Any] = {
     "type": "object",
@@ -26,6 +27,10 @@ RUN: dict[str, Any] = {
                 "message": {"type": "string"},
                 "retryable": {"type": "boolean"},
             },
+        },
+        "finish_reason": {
+            "enum": [*FINISH_REASONS, None],
+            "description": "Of a completed run; `length` and `content_filter`: cut off.",
         },
         "usage": {
             "type": ["object", "null"],

@@ -154,7 +154,8 @@ class Client:
         error = record.get("error")
         event: dict[str, Any] = {"type": f"run.{record.get('status')}"}
         if record.get("status") == "completed":
-            event |= {"usage": record.get("usage"), "output": record.get("output")}
+            names = ("finish_reason", "usage", "output")
+            event |= {name: record.get(name) for name in names}
         elif isinstance(error, dict):
             event |= error
         if event["type"] not in TERMINAL:

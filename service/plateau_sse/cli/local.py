@@ -16,6 +16,7 @@ from typing import Any
 
 from plateau_sse.agents import (
     AgentError,
+    Finish,
     Message,
     Output,
     Progress,
@@ -26,6 +27,7 @@ from plateau_sse.agents import (
 )
 from plateau_sse.agents.registry import RegisteredAgent, load_agent, load_agents
 from plateau_sse.settings import Settings
+from plateau_sse.store.runs.events import FINISH_REASONS
 
 Show = Callable[[str], None]
 
@@ -91,6 +93,7 @@ class _State:
         self._began = time.monotonic()
         self._usage: dict[str, int] | None = None
         self._output: str | None = None
+        self._finish_reason = "stop"
 
     def send(self, event: Mapping[str, Any]) -> None:
         self._show(json.dumps(event, ensure_ascii=False, default=str))
@@ -103,6 +106,9 @@ class _State:
             }
         elif isinstance(part, Output):
             self._output = part.text
+        elif isinstance(part, Finish):
+            known = part.reason in FINISH_REASONS
+            self._finish_reason = part.reason if known else "other"
         else:
             self.send(_event(part))
 
@@ -110,6 +116,7 @@ class _State:
         duration_ms = round((time.monotonic() - self._began) * 1000)
         event: dict[str, Any] = {
             "type": "run.completed",
+            "finish_reason": self._finish_reason,
             "usage": self._usage,
             "cached": False,
             "duration_ms": duration_ms,
@@ -149,5 +156,5 @@ def _event(part: Any) -> dict[str, Any]:
     raise AgentError(
         "agent_invalid_output",
         f"The agent yielded a {type(part).__name__}: what may be yielded is text, Progress, "
-        "ToolCall, ToolResult, Usage and Output.",
+        "ToolCall, ToolResult, Usage, Output and Finish.",
     )

@@ -11,6 +11,15 @@ import os
 import shutil
 from typing import Any, TextIO
 
+# Why an answer ended, where it is not that all was said.
+ENDINGS = {
+    "length": "cut off: the limit of its length was reached",
+    "content_filter": "cut off by a filter of content",
+    "tool_calls": "the agent waits for what its tools give",
+    "input_required": "the agent waits for an answer",
+    "other": "ended, and not with its last word",
+}
+
 CLEAR_LINE = "\r\x1b[K"
 
 
@@ -112,6 +121,9 @@ class Screen:
             self._write(output)
         self._end_line()
         self._clear_progress()
+        reason = event.get("finish_reason")
+        if reason in ENDINGS:
+            self.say(f"{ENDINGS[reason]} ({reason})")
 
     def _failed(self, event: dict[str, Any]) -> None:
         self.status = "failed"

@@ -134,6 +134,7 @@ class Execution:
             self._yields.usage,
             cached=False,
             duration_ms=self.elapsed_ms,
+            finish_reason=self._yields.finish_reason,
             output=self._yields.output,
         )
 
@@ -275,8 +276,13 @@ class Execution:
             usage=self._yields.usage,
             tools=self._yields.tools,
             duration_ms=self.elapsed_ms,
+            finish_reason=self._yields.finish_reason,
         )
-        attempt = self._claimed.attempt
         await self._keeper.keep(
-            self._job, self.run_id, answer, version=agent.version, attempt=attempt
+            self._job,
+            self.run_id,
+            answer,
+            version=agent.version,
+            attempt=self._claimed.attempt,
+            is_whole=self._yields.is_whole,
         )

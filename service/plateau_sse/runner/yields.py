@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from plateau_sse.agents import AgentError, Output, Progress, ToolCall, ToolResult, Usage
+from plateau_sse.agents import AgentError, Finish, Output, Progress, ToolCall, ToolResult, Usage
 from plateau_sse.store.runs import events
 
 # The longest answer: what a reader may have to be sent in one snapshot.
@@ -28,7 +28,8 @@ class TooLarge(AgentError):
 
 class Yields:
     """All that one attempt of `agent` has yielded so far. `output` stands for the text where
-    the agent says so; `tools` are events of theirs, encoded."""
+    the agent says so; `tools` are events of theirs, encoded; `finish_reason` is why it
+    ended."""
 
     def __init__(self, agent: str) -> None:
         self._agent = agent
@@ -38,10 +39,24 @@ class Yields:
         self.output: str | None = None
         self.usage: dict[str, int] | None = None
         self.tools: list[bytes] = []
+        self.finish_reason: events.FinishReason = "stop"
+        # Calls as they were made, and those of them that `tools` has whole.
+        self._calls = self._whole_calls = 0
 
     @property
     def text(self) -> str:
         return "".join(self._text)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is an answer worth giving again: it ended well, has something to say and
+        is kept as it was told."""
+        if self._calls != self._whole_calls:
+            return False
+        if self.finish_reason == "tool_calls":
+            return self._calls > 0
+        said = self.tools or self.text.strip() or (self.output or "").strip()
+        return self.finish_reason == "stop" and bool(said)
 
     def take(self, item: Any) -> str | events.Event | None:
         """What is to be written of it, if anything: more text, or an event."""
@@ -51,8 +66,7 @@ class Yields:
             case Progress():
                 return _progress(item)
             case ToolCall():
-                call_id, name = short(item.id), short(item.name)
-                return self._keep(events.tool_call(call_id, name, _bounded(item.arguments)))
+                return self._take_call(item)
             case ToolResult():
                 return self._keep(events.tool_result(short(item.id), _bounded(item.output)))
             case Usage():
@@ -66,6 +80,10 @@ class Yields:
                 self._grow(output)
                 self.output = output
                 return None
+            case Finish():
+                known = (it for it in events.FINISH_REASONS if it == item.reason)
+                self.finish_reason = next(known, "other")
+                return None
         raise AgentError(
             "agent_invalid_output",
             f"Agent {self._agent!r} yielded {type(item).__name__}, which is neither text nor "
@@ -77,6 +95,17 @@ class Yields:
         self._grow(piece)
         self._text.append(piece)
         return piece
+
+    def _take_call(self, call: ToolCall) -> events.Event:
+        told = (short(call.id), short(call.name), _bounded(call.arguments))
+        kept = len(self.tools)
+        event = self._keep(events.tool_call(*told))
+        self._calls += 1
+        # One that was cut, or that there was no room to keep, is none that whoever gets the
+        # answer from the cache could execute.
+        is_whole = told == (call.id, call.name, call.arguments)
+        self._whole_calls += is_whole and len(self.tools) > kept
+        return event
 
     def _keep(self, event: events.Event) -> events.Event:
         if self._tools_bytes + len(event.data) <= TOOLS_BYTES:

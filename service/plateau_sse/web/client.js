@@ -17,6 +17,7 @@ export const initial = Object.freeze({
   missed: 0, // how many more the snapshots among them stand for
   error: null, // {code, message, retryable} of a failed run
   reason: null, // of a cancelled one
+  finish_reason: null, // of a completed run: stop, length, content_filter, tool_calls, …
   usage: null,
   cached: false,
   duration_ms: null,
@@ -55,8 +56,11 @@ const changes = {
     tools: tools.reduce(withTool, []),
     missed: state.missed + missed,
   }),
-  "run.completed": (state, {usage = null, cached = false, duration_ms = null, output}) =>
-    ({status: "completed", usage, cached, duration_ms, output: output ?? state.text}),
+  "run.completed": (state, event) => {
+    const {finish_reason = null, usage = null, cached = false, duration_ms = null} = event;
+    const output = event.output ?? state.text;
+    return {status: "completed", finish_reason, usage, cached, duration_ms, output};
+  },
   "run.failed": (_, {code, message, retryable}) =>
     ({status: "failed", error: {code, message, retryable}}),
   "run.cancelled": (_, {reason = null}) => ({status: "cancelled", reason}),

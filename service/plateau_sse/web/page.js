@@ -194,8 +194,8 @@ async function recover(left) {
     run.lost = problem;
     save("run", null);
   } else if (!problem && finished(record)) {
-    const {status, output, error, usage} = record;
-    state = {...state, status, error, usage, output, text: output ?? state.text, closed: false};
+    const {status, output, error, finish_reason, usage} = record;
+    state = {...state, status, error, finish_reason, usage, output, text: output ?? state.text, closed: false};
   }
   paintSoon();
 }
@@ -263,6 +263,8 @@ function paint() {
 }
 
 function sentence() {
+  const cut = ["length", "content_filter"].includes(state.finish_reason);
+  if (state.status === "completed" && cut) return `Cut off (${state.finish_reason}).`;
   if (state.status === "completed" && run.cache === "hit") return "Complete, from the cache.";
   if (state.status === "completed") return "Complete.";
   if (state.status === "failed") return "Failed.";

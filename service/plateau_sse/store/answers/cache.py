@@ -24,6 +24,7 @@ from plateau_sse.store.answers.packing import Answer, pack, unpack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.events import FinishReason
 
 log = logging.getLogger("plateau.cache")
 
@@ -155,6 +156,7 @@ def answer_of(
     usage: dict[str, int] | None,
     tools: list[bytes],
     duration_ms: int,
+    finish_reason: FinishReason = "stop",
 ) -> Answer:
     return Answer(
         text=text,
@@ -166,4 +168,5 @@ def answer_of(
         tools=[msgspec.Raw(tool) for tool in tools],
         agent=agent,
         owner=owner,
+        finish_reason=finish_reason,
     )

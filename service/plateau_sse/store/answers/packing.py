@@ -28,9 +28,11 @@ from typing import Any
 import msgspec
 import zstandard
 
+from plateau_sse.store.runs.events import FinishReason
+
 log = logging.getLogger("plateau.cache")
 
-LAYOUT = 3
+LAYOUT = 4
 LEVEL = 19
 # Neither magic number nor ids nor checksum: the format is in the key. But the size of the
 # content, a byte or so: memory for the largest answer there may be costs more than unpacking.
@@ -40,7 +42,7 @@ DICTIONARY = files("plateau_sse.store.answers").joinpath("prose.dict").read_byte
 FORMAT = f"{LAYOUT}:{blake2b(DICTIONARY, digest_size=4).hexdigest()}"
 
 _HEAD = struct.Struct("<B16sI")
-_USAGE, _DIGEST, _MORE = 1, 2, 4
+_USAGE, _DIGEST, _MORE, _TOOL_CALLS = 1, 2, 4, 8
 # No byte of UTF-8.
 _END = b"\xff"
 # Who everyone is where there are no keys: not worth its letters.
@@ -50,7 +52,8 @@ _OWNER = re.compile(rf"[0-9a-f]{{{2 * _OWNER_BYTES}}}")
 
 
 class Answer(msgspec.Struct):
-    """What is kept of a run; `token` is one of `ids.new_token`, `tools` are events."""
+    """What is kept of a run; `token` is one of `ids.new_token`, `tools` are events. It ended
+    with `stop` or `tool_calls`: nothing else is kept."""
 
     text: str
     stored_s: int
@@ -61,6 +64,7 @@ class Answer(msgspec.Struct):
     tools: list[msgspec.Raw] = []
     agent: str = ""
     owner: str = _USUAL_OWNER
+    finish_reason: FinishReason = "stop"
 
     @property
     def final(self) -> str:
@@ -69,6 +73,8 @@ class Answer(msgspec.Struct):
 
 def pack(answer: Answer) -> bytes:
     flags, numbers, owner, more = 0, bytearray(), b"", b""
+    if answer.finish_reason == "tool_calls":
+        flags |= _TOOL_CALLS
     _put(numbers, answer.duration_ms)
     if answer.usage is not None:
         flags |= _USAGE
@@ -130,6 +136,7 @@ def _unpack(packed: bytes) -> Answer:
         tools=tools,
         agent=agent.decode(),
         owner=owner,
+        finish_reason="tool_calls" if flags & _TOOL_CALLS else "stop",
     )
 
 

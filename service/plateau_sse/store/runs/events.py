@@ -6,11 +6,17 @@ how to fold it, so no script ever parses JSON.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
 from plateau_sse.jsontext import encode as _encode
+
+# Why a run that completed ended; `other` is whatever else an agent says.
+FinishReason = Literal[
+    "stop", "length", "content_filter", "tool_calls", "input_required", "other"
+]
+FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
 
 TERMINAL_STATUS = {
     "run.completed": "completed",
@@ -74,10 +80,16 @@ def tool_result(call_id: str, output: Any) -> Event:
 
 
 def completed(
-    usage: dict[str, int] | None, *, cached: bool, duration_ms: int, output: str | None = None
+    usage: dict[str, int] | None,
+    *,
+    cached: bool,
+    duration_ms: int,
+    finish_reason: FinishReason = "stop",
+    output: str | None = None,
 ) -> Event:
     event: dict[str, Any] = {
         "type": "run.completed",
+        "finish_reason": finish_reason,
         "usage": usage,
         "cached": cached,
         "duration_ms": duration_ms,

@@ -25,7 +25,8 @@ FIELDS = (
 
 
 class Record(NamedTuple):
-    """A run as `GET /v1/runs/{id}` shows it; times in milliseconds since the epoch."""
+    """A run as `GET /v1/runs/{id}` shows it; times in milliseconds since the epoch.
+    `finish_reason` is that of a run that completed; releases before 0.2 did not say it."""
 
     owner: str
     status: str
@@ -37,6 +38,7 @@ class Record(NamedTuple):
     usage: dict[str, int] | None
     output: str | None
     error: dict[str, Any] | None
+    finish_reason: str | None
 
 
 def record_of(row: dict[str, bytes | None], text: bytes | None) -> Record:
@@ -60,6 +62,7 @@ def record_of(row: dict[str, bytes | None], text: bytes | None) -> Record:
         usage=msgspec.json.decode(row["usage"]) if row["usage"] else None,
         output=output.decode() if status == "completed" else None,
         error=_error(status, end),
+        finish_reason=end.get("finish_reason") if status == "completed" else None,
     )
 
 

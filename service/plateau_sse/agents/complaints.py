@@ -1,0 +1,99 @@
+"""How endpoints say that they have failed, where the status says that all is well.
+
+Invariant: a chunk that says so in any of the ways in which endpoints do is an AgentError; one
+that only carries what nobody here reads is none.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from plateau_sse.agents import AgentError
+
+MAX_MESSAGE = 500
+
+# An error wherever they stand, and what is one where there is no choice beside it: a chunk
+# without one says how it went, or what was used; or it is an answer of another protocol.
+ALWAYS = (
+    "error",
+    "errors",
+    "error_msg",
+    "error_message",
+    "error_code",
+    "errorMessage",
+    "errorCode",
+)
+ALONE = ("message", "msg", "detail", "details", "code", "fault", "exception", "title")
+FOREIGN = (
+    *("content", "text", "response", "output", "outputs", "candidates", "delta", "completion"),
+    *("generated_text", "result", "results", "answer", "data", "content_block"),
+)
+# Where endpoints put the words.
+WORDS = (
+    "error",
+    "errors",
+    *ALWAYS[2:],
+    "message",
+    "msg",
+    "detail",
+    "details",
+    "title",
+    "status_msg",
+)
+
+
+def complaint(chunk: dict[str, Any], *, has_choice: bool) -> AgentError | None:
+    """What is wrong with it, if anything."""
+    if any(_says(chunk.get(name)) for name in ALWAYS) or "error" in (
+        chunk.get("object"),
+        chunk.get("type"),
+        chunk.get("status"),
+    ):
+        return reported(chunk)
+    base = chunk.get("base_resp")
+    if isinstance(base, dict) and _says(base.get("status_code")):
+        return reported(base)
+    if has_choice:
+        return None
+    if any(_says(chunk.get(name)) for name in ALONE):
+        return reported(chunk)
+    if any(_says(chunk.get(name)) for name in FOREIGN):
+        return broken("the upstream sent JSON that is no chat completion")
+    return None
+
+
+def _says(value: Any) -> bool:
+    return value not in (None, False, 0, "", "0", [], {})
+
+
+def reported(what: Any) -> AgentError:
+    said = what if isinstance(what, str) else json.dumps(what)
+    return broken(f"the upstream reported an error: {message_of(said)}")
+
+
+def message_of(body: str) -> str:
+    """What an error body says, in whichever of the usual shapes, as one line."""
+    said: Any = body
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        pass
+    # Each may hold the next: {"error": {"message": …}}, {"detail": [{"msg": …}]}.
+    for _ in range(4):
+        if isinstance(said, list) and said:
+            said = said[0]
+        if not isinstance(said, dict):
+            break
+        # `true` says that there is an error, and no more.
+        found = [said[name] for name in WORDS if said.get(name) not in (None, "", True, {}, [])]
+        if not found:
+            break
+        said = found[0]
+    return " ".join((said if isinstance(said, str) else json.dumps(said)).split())
+
+
+def broken(what: str) -> AgentError:
+    return AgentError(
+        "upstream_broken_stream", f"The model's answer broke off: {what}.", retryable=True
+    )
