@@ -25,6 +25,8 @@ from tests.processes import Serving, wait_until
 
 # A run for each client at once, and no more: one beyond that waits in the queue.
 CONCURRENCY = 8
+# Twice the time between pings.
+PATIENCE_S = 30
 ENV = {
     "AGENTS": "said=tests.clients.said:said",
     "RUNNER_CONCURRENCY": str(CONCURRENCY),
@@ -61,7 +63,9 @@ class Stage:
             path.touch()
 
     def ask(self, body: Body, **headers: str) -> dict[str, Any]:
-        response = httpx.post(f"{self.plateau.url}/v1/runs", json=body, headers=headers)
+        response = httpx.post(
+            f"{self.plateau.url}/v1/runs", json=body, headers=headers, timeout=30
+        )
         assert response.status_code in (200, 202), response.text
         answer: dict[str, Any] = response.json()
         return answer
@@ -91,7 +95,7 @@ class Stage:
                 readings.append(reading)
                 self.readings[scenario, client.name] = reading
             yield readings
-            await_all(readings, lambda reading: reading.is_over, patience_s=20)
+            await_all(readings, lambda reading: reading.is_over)
         finally:
             for reading in readings:
                 reading.end()
@@ -128,16 +132,14 @@ def run_of(reading: Reading) -> str:
     return str(next(started, {}).get("run", ""))
 
 
-def await_all(
-    readings: Iterable[Reading], condition: Callable[[Reading], bool], *, patience_s: float = 15
-) -> None:
+def await_all(readings: Iterable[Reading], condition: Callable[[Reading], bool]) -> None:
     """Wait until it is so for each that still runs. Who is left behind is not waited for any
     more, and fails alone."""
     try:
         wait_until(
             lambda: all(reading.is_over or condition(reading) for reading in readings),
             "all clients have come so far",
-            timeout_s=patience_s,
+            timeout_s=PATIENCE_S,
         )
     except AssertionError:
         for reading in readings:

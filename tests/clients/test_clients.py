@@ -8,6 +8,8 @@ the data of every event JSON, and the end known by its terminal event.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.packages import install
-from tests.clients.reading import CLIENTS, Client, Reading, folded
+from tests.clients.reading import CLIENTS, Client, Events, Reading, folded
 from tests.clients.said import TEXT
 from tests.clients.stage import CONCURRENCY, ENV, Stage, await_all, body_of, run_of
 from tests.clients.wire import Wires
@@ -112,6 +114,21 @@ def cut(stage: Stage) -> None:
         reading.expected = expected
 
 
+def left(stage: Stage) -> None:
+    """The response ends in good order and the answer has not: its worker is replaced."""
+    with stage.gate() as gate:
+        run = stage.ask(body_of(gate))
+        with stage.reads("left", "follow", lambda _: [run["events_url"]]) as readings:
+            await_all(readings, lambda reading: reading.heard("tool.call"))
+            (worker,) = stage.plateau.pids("gunicorn: worker")
+            os.kill(worker, signal.SIGTERM)
+            await_all(readings, lambda reading: reading.wire.requests > 1)
+            gate.touch()
+        expected = stage.recorded(run["id"])
+    for reading in readings:
+        reading.expected = expected
+
+
 def asked_cut(stage: Stage) -> None:
     """So does that of a POST with an `Idempotency-Key`: some send it again with the id that
     they have seen last, others follow its `Location`."""
@@ -140,7 +157,7 @@ def pings(stage: Stage) -> None:
         ):
             await_all(here, lambda reading: reading.heard("tool.call"))
             await_all(there, lambda reading: reading.heard("run.snapshot"))
-            await_all(here + there, was_pinged, patience_s=20)
+            await_all(here + there, was_pinged)
             gate.touch()
         told, recorded = stage.recorded(silent["id"]), stage.recorded(waiting["id"])
     for reading in here:
@@ -161,6 +178,7 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
     "resumed": resumed,
     "cut": cut,
     "asked cut": asked_cut,
+    "left": left,
     "silent": pings,
     "queued": pings,
 }
@@ -185,14 +203,18 @@ def test_a_stock_client_reads_what_is_recorded(
         play(stage)
     reading = stage.readings[scenario, client.name]
     reading.check()
-    read = reading.read
-    if scenario != "queued" and read[:1] == [QUEUED]:
-        read = read[1:]
+    read = reading.read if scenario == "queued" else since_begun(reading)
     assert read == reading.expected
     if scenario in ("silent", "queued"):
         assert was_pinged(reading)
     if scenario != "resumed":
         assert folded(read) == TEXT
+
+
+def since_begun(reading: Reading) -> Events:
+    """Without what it was told where it came before a runner did."""
+    read = reading.read
+    return read[1:] if read[:1] == [QUEUED] else read
 
 
 def client_called(name: str) -> Client:
@@ -220,7 +242,7 @@ def test_fetch_event_source_asks_again_when_its_page_is_shown_again(
     assert folded(reading.read) == TEXT
     if key:
         reading.check()
-        assert reading.read == expected
+        assert since_begun(reading) == expected
 
 
 @pytest.mark.parametrize("name", ["fetch-event-source", "eventsource-client"])
