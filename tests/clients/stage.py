@@ -7,6 +7,7 @@ client has read.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ ENV = {
     "RUNNER_CONCURRENCY": str(CONCURRENCY),
     "WEB_CONCURRENCY": "1",
 }
+
+STARTED = re.compile(r'\{"type":"run.started","run":"([^"]+)"')
 
 Body = dict[str, Any]
 
@@ -127,9 +130,12 @@ def _is_end(event: dict[str, Any]) -> bool:
 
 
 def run_of(reading: Reading) -> str:
-    """The run that it was told of; empty where it was told of none."""
-    started = (event for _, event in reading.read if event["type"] == "run.started")
-    return str(next(started, {}).get("run", ""))
+    """The run that it was told of; empty where it was told of none. What else it was told may
+    be no JSON: that is its own cell's fault."""
+    for told in reading.told:
+        if found := STARTED.match(told["data"]):
+            return found[1]
+    return ""
 
 
 def await_all(readings: Iterable[Reading], condition: Callable[[Reading], bool]) -> None:
