@@ -11,6 +11,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from plateau_sse.api.ops import FEEDS_MOST
 from plateau_sse.store.redis import keys
 from tests.integration.api_client import api_serving, ask, finish
 from tests.integration.wire import (
@@ -23,9 +24,12 @@ from tests.integration.wire import (
     rest_of,
     send_all_and_close_half,
     statuses,
+    whole_of,
 )
 from tests.processes import Serving, wait_until
 
+TOKEN = "a-token-of-this-test"
+ADMIN = b"Authorization: Bearer " + TOKEN.encode()
 SSE = b"Accept: text/event-stream"
 WAIT = b"Prefer: wait=30"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -35,7 +39,8 @@ LAST = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 @pytest.fixture(scope="module")
 def plateau(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     # One worker: what comes later is answered later.
-    with api_serving(tmp_path_factory.mktemp("wire"), {"WEB_CONCURRENCY": "1"}) as running:
+    env = {"WEB_CONCURRENCY": "1", "ADMIN_TOKEN": TOKEN}
+    with api_serving(tmp_path_factory.mktemp("wire"), env) as running:
         yield running
 
 
@@ -149,6 +154,37 @@ def test_what_is_wrong_beside_an_upgrade_is_refused(plateau: Serving) -> None:
         with connected(plateau) as peer:
             peer.sendall(request)
             assert statuses(rest_of(peer)) == [b"400"], name
+
+
+NONSENSE = {
+    "nonsense": b"\x16\x03\x01\r\n\r\n",
+    "a tunnel": b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n",
+    "a body that breaks": chunked(post())[:-5] + b"z\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_cannot_be_read_takes_no_answer_from_what_can(
+    plateau: Serving, client: httpx.Client, name: str
+) -> None:
+    nonsense = NONSENSE[name]
+    for asked, expected in (
+        (post(WAIT), [b"200"]),
+        (post(SSE, *UPGRADES["h2c"]) + post(WAIT), [b"200", b"200"]),
+        (b"", [b"400"]),
+    ):
+        with connected(plateau) as peer:
+            peer.sendall(asked + nonsense)
+            assert statuses(whole_of(peer)) == expected
+    live = External(client, plateau)
+    for waiting in (b"", LIVE):
+        with connected(plateau) as peer:
+            peer.sendall(get(live.path) + waiting)
+            read_on(peer, b"run.started")
+            peer.sendall(nonsense)
+            assert b"HTTP/1.1" not in whole_of(peer), "nothing of ours within the stream"
+        live.is_left()
+    live.end()
 
 
 # Clients that close their half
@@ -294,6 +330,22 @@ def test_a_reader_who_went_before_the_answer_is_found_out_by_it(
         live.say(f"piece {number}")
     live.is_left()
     live.end()
+
+
+def test_operators_who_go_before_the_answer_leave_their_place_to_others(
+    plateau: Serving,
+) -> None:
+    feed = get(b"/api/admin/metrics", ADMIN, SSE)
+
+    def answered() -> bytes:
+        with connected(plateau) as peer:
+            send_all_and_close_half(peer, feed)
+            return read_on(peer, b"\r\n\r\n")
+
+    for _ in range(FEEDS_MOST + 5):
+        with connected(plateau) as peer:
+            send_all_and_close_half(peer, feed)
+    wait_until(lambda: statuses(answered()) == [b"200"], "there is room for another")
 
 
 def test_a_connection_without_a_question_is_closed_at_once(plateau: Serving) -> None:

@@ -242,6 +242,7 @@ HOSTS = [
     b"[::1]",
     b"[::1]:8000",
     b"[fe80::1%25eth0]:80",
+    b"[fe80::1%eth0]",
     b"my_service",
     b"a-b.c~d",
     b"xn--bcher-kva.example:443",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tests.integration.api_client import unique
 from tests.processes import Serving
@@ -41,6 +41,15 @@ def read_on(peer: socket.socket, until: bytes) -> bytes:
 def rest_of(peer: socket.socket) -> bytes:
     """What comes until the service closes the connection."""
     return b"".join(iter(lambda: peer.recv(65536), b""))
+
+
+def whole_of(peer: socket.socket) -> bytes:
+    """The same, from a service that does not read all that it was sent: it may be cut."""
+    read = b""
+    with suppress(ConnectionResetError):
+        while more := peer.recv(65536):
+            read += more
+    return read
 
 
 def statuses(answers: bytes) -> list[bytes]:

@@ -14,7 +14,7 @@ from plateau_sse.errors import Problem
 # RFC 9110, 7.2, without the comma: no host has one in its name, and some proxies join two lines
 # with it.
 _HOST = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)(?::\d{0,5})?"
+    rb"(?:\[[0-9A-Fa-f:.]+(?:%[\w.~-]+)?\]|(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})+)(?::\d{0,5})?"
 )
 # The parser has refused what is not chunked in the end.
 _CHUNKED = re.compile(rb"[\s,]*chunked", re.IGNORECASE)

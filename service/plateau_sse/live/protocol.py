@@ -135,6 +135,21 @@ class LiveProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(b"".join([*head, b"\r\n"]))
 
+    def send_400_response(self, msg: str) -> None:
+        """For what cannot be read. It comes in no other answer's place, nor in the middle of
+        one: what could be read is answered, and the connection closed behind it."""
+        answering = self._answering()
+        if self.eof_received():
+            self.transport.pause_reading()
+        elif answering and answering.response_started and not answering.response_complete:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def _answering(self) -> Any:
+        """The cycle of the request that is being answered, or was last; None for none yet."""
+        return self.pipeline.answering if self.pipeline else self.cycle
+
     def _should_upgrade(self) -> bool:
         # Asked where the parser has seen an upgrade: uvicorn then makes nothing of the head.
         return True
@@ -158,7 +173,7 @@ class LiveProtocol(HttpToolsProtocol):
         last = self.cycle
         if last is None or last.response_complete:
             return False
-        answering = self.pipeline.answering if self.pipeline else last
+        answering = self._answering()
         if answering.response_started:
             return False
         if last.more_body:
@@ -173,9 +188,8 @@ class LiveProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.pipeline:
             # uvicorn tells the last request, which is not the one under way.
-            answering = self.pipeline.answering
-            answering.disconnected = True
-            answering.message_event.set()
+            self.pipeline.answering.disconnected = True
+            self.pipeline.answering.message_event.set()
             self.pipeline = ()
         super().connection_lost(exc)
 
