@@ -223,6 +223,107 @@ def test_agents_that_are_none(text: str) -> None:
     assert repr(text) in said
 
 
+ORIGINS = {
+    "https://a.example": ["https://a.example"],
+    "https://a.example/": ["https://a.example"],
+    " HTTPS://A.Example ,http://B.example/": ["https://a.example", "http://b.example"],
+    "https://a.example:443": ["https://a.example"],
+    "http://a.example:80/": ["http://a.example"],
+    "http://a.example:443,https://a.example:80": [
+        "http://a.example:443",
+        "https://a.example:80",
+    ],
+    "https://a.example:08443": ["https://a.example:8443"],
+    "https://a.example:": ["https://a.example"],
+    "https://a.example,https://A.EXAMPLE:443/": ["https://a.example"],
+    "https://a.example.": ["https://a.example."],
+    "http://my_host-1:3000": ["http://my_host-1:3000"],
+    "https://XN--bcher-kva.example": ["https://xn--bcher-kva.example"],
+    "http://127.0.0.1:5173/": ["http://127.0.0.1:5173"],
+    "https://[2001:DB8:0:0::1]:443": ["https://[2001:db8::1]"],
+    "http://[::1]:3000": ["http://[::1]:3000"],
+    # Of apps and extensions.
+    "capacitor://localhost, Ionic://localhost/": ["capacitor://localhost", "ionic://localhost"],
+    "tauri://localhost,http://tauri.localhost": ["tauri://localhost", "http://tauri.localhost"],
+    "app://.,app://-,app://obsidian.md": ["app://.", "app://-", "app://obsidian.md"],
+    "chrome-extension://abcdefghij": ["chrome-extension://abcdefghij"],
+    "moz-extension://1b2c-3": ["moz-extension://1b2c-3"],
+    "safari-web-extension://AB-CD": [
+        "safari-web-extension://AB-CD",
+        "safari-web-extension://ab-cd",
+    ],
+    "file://,file:///": ["file://"],
+}
+
+
+@pytest.mark.parametrize("text", ORIGINS)
+def test_origins_are_kept_as_browsers_send_them(text: str) -> None:
+    assert list(Settings.from_env({"ALLOWED_ORIGINS": text}).allowed_origins) == ORIGINS[text]
+
+
+NO_ORIGINS = {
+    "has a path or a query": [
+        "https://a.example/app",
+        "https://a.example//",
+        "https://a.example/?x=1",
+        "https://a.example?x=1",
+        "https://a.example#x",
+        "https://a\\b",
+        "capacitor://localhost/app",
+        "https:///",
+    ],
+    "has a user in it": ["https://me:secret@a.example", "https://secret@a.example/x"],
+    "has no scheme": [
+        "null",
+        "a.example",
+        "localhost:3000",
+        "//a.example",
+        "https:/a.example",
+        "://a.example",
+        "data:text/html",
+    ],
+    "stands for several": [
+        "*",
+        "https://*",
+        "https://*.a.example",
+        "*.a.example",
+        "https://a https://b",
+        "https://a;https://b",
+    ],
+    "as xn--…": ["https://bücher.example", "http://日本.example"],
+    "a host or a port that is none": [
+        "https://",
+        "capacitor://",
+        "https://a..b",
+        "https://.",
+        "https://%61",
+        "https://[::1",
+        "https://[1:2]",
+        "https://::1",
+        "https://127.1",
+        "https://256.1.1.1",
+        "https://a:b",
+        "https://a:0",
+        "https://a:65536",
+        "https://a:99999999999",
+        "https://a:-1",
+        "https://a:80:80",
+        "'https://a.example'",
+        "1http://a",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("why", "text"), [(why, text) for why, texts in NO_ORIGINS.items() for text in texts]
+)
+def test_an_origin_that_is_none(why: str, text: str) -> None:
+    said = refusal(ALLOWED_ORIGINS=f"https://fine.example,{text}")
+    assert said.startswith("ALLOWED_ORIGINS must be origins such as https://app.example")
+    assert why in said
+    assert hidden_in(said)
+
+
 def test_a_log_format_that_is_none() -> None:
     assert refusal(LOG_FORMAT="xml") == "LOG_FORMAT must be text or json, not 'xml'."
 

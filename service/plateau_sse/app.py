@@ -22,12 +22,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from plateau_sse import tasks
-from plateau_sse.api import admin, health, openapi, ops, pages, problems, runs
+from plateau_sse.api import admin, heads, health, openapi, ops, pages, problems, runs
 from plateau_sse.api import conversations as conversations_api
 from plateau_sse.api import external as external_api
 from plateau_sse.api.access import Access
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.events import Direct, wants
+from plateau_sse.api.requests import request_id_of
 from plateau_sse.api.state import State
 from plateau_sse.errors import PlateauError, StoreError
 from plateau_sse.intake.intake import Intake
@@ -94,9 +95,13 @@ class Plateau:
         return _opened(self._settings, self._web, self._board)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self._starlette(scope, receive, send)
-        elif scope["type"] == "http" and wants(scope):
+        elif (fault := heads.fault_of(scope)) is not None:
+            response = problems.respond(fault, request_id_of(scope))
+            response.headers.update(self._web.headers_for(scope))
+            await response(scope, receive, send)
+        elif wants(scope):
             await self._direct(scope, receive, send)
         else:
             await self._web(scope, receive, send)

@@ -11,7 +11,18 @@ from tests.integration.api_client import SSE, api_serving, ask, finish, follow, 
 from tests.processes import Serving
 
 PAGE = "https://app.example"
-ALLOWED = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+ASKED = {
+    "what the routes read": "authorization,cache-control,content-type,idempotency-key,prefer",
+    "a place in a stream": "Last-Event-ID",
+    "a trace": "baggage,sentry-trace,traceparent,tracestate,x-request-id",
+    "Datadog": "x-datadog-origin, x-datadog-parent-id, x-datadog-sampling-priority",
+    "OpenAI's SDK": "authorization,content-type,x-stainless-arch,x-stainless-lang,"
+    "x-stainless-os,x-stainless-package-version,x-stainless-retry-count,"
+    "x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout",
+    "anything": "x-no, X_YES, a.b!c",
+    "one": "x-one",
+    "nothing": "",
+}
 EXPOSED = {
     "X-Cache",
     "Cache-Status",
@@ -22,7 +33,11 @@ EXPOSED = {
     "X-Request-ID",
 }
 KEY = "a-key-of-this-test"
-ORIGINS = {"ALLOWED_ORIGINS": f"{PAGE}, https://other.example:8443"}
+ORIGINS = {
+    "ALLOWED_ORIGINS": f"{PAGE}, https://other.example:8443, HTTPS://Slash.Example/ ,"
+    "https://port.example:443/,http://port.example:80,capacitor://localhost,"
+    "tauri://localhost,ionic://localhost/,app://.,chrome-extension://abcdefgh,moz-extension://1-2"
+}
 RUN = "0" * 31 + "1"
 
 
@@ -62,35 +77,50 @@ def assert_shut(response: httpx.Response) -> None:
     assert "access-control-allow-origin" not in response.headers
 
 
+@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize(
     ("path", "method"),
     [
         ("/v1/runs", "POST"),
         (f"/v1/runs/{RUN}", "GET"),
         (f"/v1/runs/{RUN}/events", "GET"),
+        (f"/v1/runs/{RUN}/events", "HEAD"),
+        (f"/v1/runs/{RUN}/events", "POST"),
         (f"/v1/runs/{RUN}/cancel", "POST"),
+        ("/v1/conversations/c1", "DELETE"),
+        ("/api/admin/metrics", "GET"),
         ("/health", "GET"),
+        ("/nothing/here", "GET"),
     ],
 )
-def test_a_preflight(client: httpx.Client, path: str, method: str) -> None:
+def test_a_preflight(client: httpx.Client, path: str, method: str, asked: str) -> None:
     asking = {
         "Origin": PAGE,
         "Access-Control-Request-Method": method,
-        "Access-Control-Request-Headers": ALLOWED.lower(),
+        "Access-Control-Request-Headers": ASKED[asked],
     }
     response = client.options(path, headers=asking)
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == PAGE
     assert method in response.headers["access-control-allow-methods"]
-    allowed = response.headers["access-control-allow-headers"].lower()
-    assert all(name.lower() in allowed for name in ALLOWED.split(", "))
+    assert response.headers["access-control-allow-headers"] == ASKED[asked]
     assert int(response.headers["access-control-max-age"]) > 0
+    vary = response.headers["vary"].lower()
+    assert "origin" in vary and "access-control-request-headers" in vary
 
-    refused = client.options(path, headers=asking | {"Origin": "https://evil.example"})
-    assert refused.status_code == 400
-    assert_shut(refused)
-    unknown = client.options(path, headers=asking | {"Access-Control-Request-Headers": "X-No"})
+    for origin in ("https://evil.example", "null", PAGE.upper(), f"{PAGE}/", f"{PAGE}:443"):
+        refused = client.options(path, headers=asking | {"Origin": origin})
+        assert refused.status_code == 400
+        assert_shut(refused)
+    unknown = client.options(path, headers=asking | {"Access-Control-Request-Method": "PUT"})
     assert unknown.status_code == 400
+
+
+def test_a_preflight_that_asks_for_no_header(client: httpx.Client) -> None:
+    asking = {"Origin": PAGE, "Access-Control-Request-Method": "DELETE"}
+    response = client.options("/v1/conversations/c1", headers=asking)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == PAGE
 
 
 @pytest.mark.parametrize(
@@ -98,6 +128,15 @@ def test_a_preflight(client: httpx.Client, path: str, method: str) -> None:
     [
         PAGE,
         "https://other.example:8443",
+        "https://slash.example",
+        "https://port.example",
+        "http://port.example",
+        "capacitor://localhost",
+        "ionic://localhost",
+        "tauri://localhost",
+        "app://.",
+        "chrome-extension://abcdefgh",
+        "moz-extension://1-2",
         "http://localhost",
         "http://localhost:5173",
         "http://127.0.0.1:8000",
@@ -123,6 +162,10 @@ def test_origins_that_are_allowed(client: httpx.Client, origin: str) -> None:
         "http://evil.example/localhost",
         "http://127.0.0.1.evil.example",
         "http://127.0.0.1:80@evil.example",
+        "capacitor://localhost.evil.example",
+        "ionic://evil",
+        "app://..",
+        "https://port.example:80",
         "null",
         "",
     ],

@@ -72,7 +72,7 @@ BODIES = [
     Bad("with a tail", b'{"agent":"echo","input":"x"} {}', "bad_json"),
     Bad("single quotes", b"{'agent':'echo'}", "bad_json"),
     Bad("trailing comma", b'{"agent":"echo","input":"x",}', "bad_json"),
-    Bad("byte order mark", b'\xef\xbb\xbf{"agent":"echo","input":"x"}', "bad_json"),
+    Bad("two marks", b'\xef\xbb\xbf\xef\xbb\xbf{"agent":"echo","input":"x"}', "bad_json"),
     Bad("UTF-16", '{"agent":"echo","input":"x"}'.encode("utf-16"), "bad_json"),
     Bad("Latin-1", b'{"agent":"echo","input":"\xe9"}', "bad_json"),
     Bad("overlong UTF-8", b'{"agent":"echo","input":"\xc0\xaf"}', "bad_json"),

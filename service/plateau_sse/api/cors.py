@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Scope
 
 from plateau_sse.settings import Settings
 
-ALLOWED = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 EXPOSED = (
     "X-Cache",
     "Cache-Status",
@@ -33,9 +32,10 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=settings.allowed_origins,
             allow_origin_regex=None if settings.api_keys else LOOPBACK,
-            allow_methods=("GET", "POST", "DELETE"),
-            # Prefer, Accept and Cache-Control change what a run answers; a page may send them.
-            allow_headers=(*ALLOWED, "Prefer", "Cache-Control"),
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            # Whatever is asked for: tracing and SDKs add headers of their own, and what a page
+            # may do is decided by its origin and its key.
+            allow_headers=("*",),
             expose_headers=EXPOSED,
             max_age=3600,
         )

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from plateau_sse.api import hits, problems
+from plateau_sse.api.accepting import wants_events
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.requests import check_run_id, position_of, request_id_of
 from plateau_sse.api.runs import absent, create, take, taken_headers
@@ -45,13 +46,6 @@ def wants(scope: Scope) -> bool:
     return method == "POST" and path == "/v1/runs"
 
 
-def _accepts_events(scope: Scope) -> bool:
-    return any(
-        name == b"accept" and b"text/event-stream" in value.lower()
-        for name, value in scope["headers"]
-    )
-
-
 class Direct:
     """The ASGI application of these routes."""
 
@@ -81,7 +75,7 @@ class Direct:
         state = state_of(scope)
         try:
             if scope["path"] == "/v1/runs":
-                if _accepts_events(scope):
+                if wants_events(scope["headers"]):
                     return await _create(request, state, headers)
                 return await create(request, headers)
             if scope["method"] not in ("GET", "HEAD"):

@@ -95,7 +95,7 @@ def _create() -> dict[str, Any]:
                 "content": _content(_ref("Run"))["content"] | _EVENTS["content"],
             },
             "202": _says("Enqueued, or joined: `X-Cache` tells", _ref("Run")),
-            **_problems(400, 401, 403, 413, 422, 429, 503),
+            **_problems(400, 401, 403, 413, 415, 422, 429, 501, 503),
         },
     }
 
@@ -143,7 +143,7 @@ def _paths() -> dict[str, Any]:
                 "requestBody": {"required": True, **_content({"anyOf": [one, many]})},
                 "responses": {
                     "200": _says("Appended, or there already", up),
-                    **_problems(400, 401, 404, 409, 410, 413, 422, 503),
+                    **_problems(400, 401, 404, 409, 410, 413, 415, 422, 501, 503),
                 },
             },
         },

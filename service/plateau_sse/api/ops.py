@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from plateau_sse.api.accepting import wants_events
 from plateau_sse.api.admin import check_admin
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
@@ -42,7 +43,7 @@ async def admin_metrics(request: Request) -> Response:
     """Everything, as JSON; with `Accept: text/event-stream` anew every two seconds."""
     state = state_of(request.scope)
     check_admin(request, state)
-    if "text/event-stream" in request.headers.get("accept", ""):
+    if wants_events(request.scope["headers"]):
         if len(state["watch"].feeds) >= FEEDS_MOST:
             raise Problem("too_many_feeds", f"{FEEDS_MOST} are open already; close one.")
         return _Feed(state)

@@ -6,6 +6,7 @@ the name of its field.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ USER_CHARS = 200
 # Far below what the encoders can recurse, on any interpreter.
 OPTIONS_DEPTH = 100
 DETAIL_CHARS = 200
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # What msgspec's messages say of the place: https://jcristharif.com/msgspec
 _AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
@@ -69,10 +72,7 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 async def read_body(request: Request) -> bytes:
     """The whole body, at most 1 MiB."""
-    if request.headers.get("content-length", "0").rjust(12, "0") > str(BODY_BYTES).rjust(
-        12, "0"
-    ):
-        raise _too_large()
+    _check_announced(request.scope)
     body = bytearray()
     more = True
     while more:
@@ -84,10 +84,24 @@ async def read_body(request: Request) -> bytes:
         if len(body) > BODY_BYTES:
             raise _too_large()
         more = message.get("more_body", False)
-    if not body and "upgrade" in request.headers:
-        # The parser takes what follows such a head for another protocol.
-        raise Problem("bad_request", "Send no Upgrade header: the body is lost behind it.")
     return bytes(body)
+
+
+def _check_announced(scope: Scope) -> None:
+    """What the head says of the body."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            if value.rjust(12, b"0") > b"%012d" % BODY_BYTES:
+                raise _too_large()
+        elif name == b"content-encoding":
+            codings = {coding.strip() for coding in value.lower().split(b",")}
+            if not codings <= {b"", b"identity"}:
+                # What unpacks to more than it seems needs bounds of its own.
+                raise Problem(
+                    "unsupported_encoding",
+                    "Send the body as it is, without Content-Encoding.",
+                    headers={"Accept-Encoding": "identity"},
+                )
 
 
 def _too_large() -> Problem:
@@ -102,17 +116,30 @@ def _too_large() -> Problem:
 def decode(body: bytes, form: Any, *, free: str = "") -> Any:
     """The body as `form`, or Problem `bad_json` or `invalid_request` with its field; `free` is
     the one that may nest freely."""
+    if body.startswith(_BYTE_ORDER_MARK):
+        # Windows' editors and .NET begin with one (RFC 8259, 8.1).
+        body = body.removeprefix(_BYTE_ORDER_MARK)
     try:
         return msgspec.json.decode(body, type=form)
     except msgspec.ValidationError as error:
+        _check_encoding(body)
         text = str(error)
         parts = [found[1] for found in (_AT.search(text), _MEMBER.search(text)) if found]
         raise invalid(".".join(part for part in parts if part), text) from None
     except RecursionError:
         raise _too_deep(free) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _check_encoding(body)
         detail = f"The body is not valid JSON: {str(error)[:DETAIL_CHARS]}"
         raise Problem("bad_json", f"{detail.rstrip('.')}.") from None
+
+
+def _check_encoding(body: bytes) -> None:
+    """Of a body that is not understood: JSON begins with two characters of ASCII, by whose
+    zeros the wide encodings are known."""
+    encoding = json.detect_encoding(body)[:6]
+    if encoding in ("utf-16", "utf-32"):
+        raise Problem("bad_json", f"The body seems to be in {encoding.upper()}: send UTF-8.")
 
 
 def parse_run(body: bytes) -> RunRequest:

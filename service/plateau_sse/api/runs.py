@@ -94,7 +94,10 @@ async def create(request: Request, cors_headers: dict[str, str]) -> Response:
         headers["Preference-Applied"] = f"wait={wait_s}"
         # The run is on its way: a store that fails now ends the waiting, not the run.
         with suppress(StoreError):
-            await until_ended(state["hub"], state["streams"], taken.run_id, timeout_s=wait_s)
+            if wait_s:
+                await until_ended(
+                    state["hub"], state["streams"], taken.run_id, timeout_s=wait_s
+                )
             record = await state["streams"].record(taken.run_id)
             if record is not None and record.ended_ms is not None:
                 return _json(_shown(taken.run_id, record) | links, 200, headers)

@@ -1,8 +1,10 @@
-"""uvicorn's HTTP protocol with the bounds that long-lived responses need.
+"""uvicorn's HTTP protocol with the bounds that long-lived responses need, and with what stock
+clients send beside a request: an `Upgrade`, the end of what they have to say.
 
 Invariant: a peer that stops reading costs a bounded number of bytes, in this process and in the
 kernel, and is cut within `STUCK_S` by the kernel itself: an ASGI application cannot close a
-stuck socket, since a transport waits to flush before it closes.
+stuck socket, since a transport waits to flush before it closes. What was asked whole is
+answered whole, unless its answer is a stream whose reader goes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import socket
 from collections import deque
 from typing import Any, Literal
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 STUCK_S = 30
@@ -82,6 +85,23 @@ class OldCycle(RequestResponseCycle):
         await super().send(message)
 
 
+class Waiting(deque[Any]):
+    """Requests that wait for the answer to an earlier one, the latest first, each a cycle of
+    uvicorn's and its application; and that earlier one's cycle, which uvicorn forgets."""
+
+    __slots__ = ("answering",)
+
+    def __init__(self, answering: Any) -> None:
+        super().__init__()
+        self.answering = answering
+
+    def pop(self) -> Any:  # type: ignore[override]
+        """The next to be answered."""
+        waiting = super().pop()
+        self.answering = waiting[0]
+        return waiting
+
+
 class LiveProtocol(HttpToolsProtocol):
     """Used by every worker of ours; plain uvicorn serves the same application without it."""
 
@@ -92,7 +112,7 @@ class LiveProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Of 760 bytes, and needed by who asks before it is answered.
-        self.pipeline = ()  # type: ignore[assignment]
+        self.pipeline: Waiting | tuple[()] = ()  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self._head_bytes != BODY:
@@ -101,7 +121,56 @@ class LiveProtocol(HttpToolsProtocol):
                 return
             # A body may begin in the same piece: what counts is where the next one begins.
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+                self._ignore_upgrade()
+
+    def _ignore_upgrade(self) -> None:
+        """RFC 9110, 7.8. The parser takes what follows such a head for another protocol, a body
+        and the next request alike, so a new one is given the same head without the header."""
+        method = self.scope["method"]
+        if method == "CONNECT":
+            raise httptools.HttpParserInvalidMethodError("no tunnel begins here")
+        version = self.scope.get("http_version", "1.1")
+        head = [method.encode(), b" ", self.url, b" HTTP/", version.encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += (name, b": ", value, b"\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn does.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"".join([*head, b"\r\n"]))
+
+    def send_400_response(self, msg: str) -> None:
+        """For what cannot be read. It comes in no other answer's place, nor in the middle of
+        one: what could be read is answered, and the connection closed behind it."""
+        answering = self._answering()
+        if self.eof_received():
+            self.transport.pause_reading()
+        elif answering and answering.response_started and not answering.response_complete:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def _answering(self) -> Any:
+        """The cycle of the request that is being answered, or was last; None for none yet."""
+        return self.pipeline.answering if self.pipeline else self.cycle
+
+    def _should_upgrade(self) -> bool:
+        # Asked where the parser has seen an upgrade: uvicorn then makes nothing of the head.
+        return True
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -110,16 +179,45 @@ class LiveProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_bytes = BODY
         if self.cycle and not self.cycle.response_complete and not self.pipeline:
-            self.pipeline = deque()
+            self.pipeline = Waiting(self.cycle)
         super().on_headers_complete()
-        self.cycle.message_event = LeanEvent()  # type: ignore[assignment]
-        if self.scope["http_version"] == "1.0":
-            self.cycle.__class__ = OldCycle
+        if not self.parser.should_upgrade():
+            self.cycle.message_event = LeanEvent()  # type: ignore[assignment]
+            if self.scope["http_version"] == "1.0":
+                self.cycle.__class__ = OldCycle
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays for what is still to be answered. Who has nothing more
+        to say may still listen, but the reader of a stream under way has gone, as anywhere: a
+        socket that is closed looks the same until something is sent."""
+        last = self.cycle
+        if last is None or last.response_complete:
+            return False
+        answering = self._answering()
+        if answering.response_started:
+            return False
+        if last.more_body:
+            # It will never be whole.
+            if not self.pipeline:
+                return False
+            self.pipeline.popleft()
+            last = self.cycle = self.pipeline[0][0] if self.pipeline else answering
+        last.keep_alive = False
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.pipeline:
+            # uvicorn tells the last request, which is not the one under way.
+            self.pipeline.answering.disconnected = True
+            self.pipeline.answering.message_event.set()
+            self.pipeline = ()
+        super().connection_lost(exc)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers of a chunked body come this way, too, and nothing reads them.
         if self._head_bytes != BODY:
-            super().on_header(name, value)
+            # The parser leaves what may stand behind a value (RFC 9110, 5.5).
+            super().on_header(name, value.rstrip(b" \t"))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
