@@ -28,6 +28,7 @@ from plateau_sse.api import external as external_api
 from plateau_sse.api.access import Access
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.events import Direct, wants
+from plateau_sse.api.prefix import Entrance
 from plateau_sse.api.state import State
 from plateau_sse.errors import PlateauError, StoreError
 from plateau_sse.intake.intake import Intake
@@ -65,17 +66,18 @@ class Plateau:
     """The ASGI application: the busiest routes first, everything else through Starlette."""
 
     def __init__(self, settings: Settings, board: Board | None) -> None:
+        routes = [
+            *runs.routes,
+            *external_api.routes,
+            *conversations_api.routes,
+            *admin.routes,
+            *ops.routes,
+            *health.routes,
+            *pages.routes,
+            *openapi.routes,
+        ]
         self._starlette = Starlette(
-            routes=[
-                *runs.routes,
-                *external_api.routes,
-                *conversations_api.routes,
-                *admin.routes,
-                *ops.routes,
-                *health.routes,
-                *pages.routes,
-                *openapi.routes,
-            ],
+            routes=routes,
             exception_handlers={
                 PlateauError: problems.handle,
                 HTTPException: problems.handle,
@@ -86,6 +88,7 @@ class Plateau:
         # A redirect would name the host as the client did, not as a proxy would.
         self._starlette.router.redirect_slashes = False
         self._settings = settings
+        self._entrance = Entrance(settings.root_path, routes) if settings.root_path else None
         self._board = board
         self._web = Cors(self._starlette, settings)
         self._direct = Direct(self._web)
@@ -96,7 +99,13 @@ class Plateau:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._starlette(scope, receive, send)
-        elif scope["type"] == "http" and wants(scope):
+            return
+        if self._entrance is not None and scope["type"] == "http":
+            answer = self._entrance.take_off(scope)
+            if answer is not None:
+                await answer(scope, receive, send)
+                return
+        if scope["type"] == "http" and wants(scope):
             await self._direct(scope, receive, send)
         else:
             await self._web(scope, receive, send)

@@ -16,7 +16,14 @@ from starlette.types import Receive, Scope, Send
 from plateau_sse.api import hits, problems
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.requests import check_run_id, position_of, request_id_of
-from plateau_sse.api.runs import absent, create, take, taken_headers
+from plateau_sse.api.runs import (
+    absent,
+    create,
+    links_of,
+    run_url_of,
+    take,
+    taken_headers,
+)
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.live import sse
@@ -112,9 +119,10 @@ def _failed(error: Exception, scope: Scope) -> Response:
 async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:
     """`POST /v1/runs` whose answer is the stream itself."""
     taken, ask = await take(request, state)
-    headers |= taken_headers(taken, ask)
+    run_url = run_url_of(request.scope, taken.run_id)
+    headers |= taken_headers(taken, ask, run_url)
     # The token that this stream is rejoined with.
-    headers["Content-Location"] = f"/v1/runs/{taken.run_id}/events?token={taken.token}"
+    headers["Content-Location"] = links_of(run_url, taken.token)["events_url"]
     named = _named(request)
     if taken.answer is not None:
         return _replay(taken.run_id, taken.answer, 0, named, headers)

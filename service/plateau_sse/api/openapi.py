@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from plateau_sse import __version__
 from plateau_sse.api.external import EVENTS_MOST, ExternalEvent
+from plateau_sse.api.prefix import url_of
 from plateau_sse.api.requests import CONVERSATION_ID, RunRequest
 from plateau_sse.api.schemas import CONVERSATION, PROBLEM, RUN
 from plateau_sse.errors import PROBLEMS
@@ -245,12 +246,12 @@ def _open(summary: str, says: dict[str, Any], may_fail: bool) -> dict[str, Any]:
 
 @cache
 def document() -> bytes:
+    """All of it but `servers`, without its first brace."""
     (_, external), schemas = msgspec.json.schema_components(
         [RunRequest, ExternalEvent], ref_template="#/components/schemas/{name}"
     )
     return msgspec.json.encode(
         {
-            "openapi": "3.1.0",
             "info": {"title": "Plateau", "version": __version__},
             "paths": _paths(),
             "components": {
@@ -268,11 +269,14 @@ def document() -> bytes:
             },
             "security": [{"key": []}],
         }
-    )
+    )[1:]
 
 
-async def openapi(_: Request) -> Response:
-    return Response(document(), headers={"Cache-Control": "no-cache"}, media_type=_JSON)
+async def openapi(request: Request) -> Response:
+    # Never kept by prefix: a hop may name any number of them.
+    server = url_of(request.scope, "").encode() or b"/"
+    content = b'{"openapi":"3.1.0","servers":[{"url":"%b"}],%b' % (server, document())
+    return Response(content, headers={"Cache-Control": "no-cache"}, media_type=_JSON)
 
 
 routes = [Route("/openapi.json", openapi, methods=["GET"])]
