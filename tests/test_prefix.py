@@ -220,7 +220,8 @@ def test_every_url_of_a_new_run(web: Any) -> None:
 ROUTES = [
     ("GET", "/health/live", 200),
     ("GET", "/", 200),
-    ("HEAD", "/ops", 200),
+    ("HEAD", "/docs", 200),
+    ("GET", "/docs/swagger-ui.css", 200),
     ("POST", "/v1/runs", 400),
     ("GET", "/v1/runs", 405),
     ("GET", "/v1/runs/x/events", 404),
@@ -233,7 +234,7 @@ ROUTES = [
     ("GET", "/nothing", 404),
 ]
 # Some of them begin like a route of ours.
-ROOTS = ["/ai", "/a/b", "/api", "/v1", "/v1/runs", "/health", "/ops"]
+ROOTS = ["/ai", "/a/b", "/api", "/v1", "/v1/runs", "/health", "/docs", "/ops"]
 
 
 @pytest.mark.parametrize("root", ROOTS)

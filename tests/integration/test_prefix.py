@@ -135,7 +135,7 @@ def test_a_conversation_names_its_run_that_is_on(client: httpx.Client) -> None:
 
 
 def test_every_other_route_and_nothing_beside_it(client: httpx.Client) -> None:
-    for path in ("/", "/ops", "/health", "/health/live", "/page.js", "/client.js"):
+    for path in ("/", "/ops", "/docs", "/health", "/health/live", "/page.js", "/client.js"):
         assert client.get(f"/ai{path}").status_code == 200, path
     operator = {"Authorization": f"Bearer {TOKEN}"}
     assert "memory" in client.get("/ai/api/admin/metrics", headers=operator).json()
@@ -255,7 +255,7 @@ def test_the_snippets_name_the_path(behind: Behind, page: Page) -> None:
 def test_each_link_of_each_page_leads_to_the_service(
     behind: Behind, chrome: Chrome, client: httpx.Client
 ) -> None:
-    for name in ("", "ops"):
+    for name in ("", "ops", "docs"):
         chrome.get(f"{behind.url}/{name}")
         links = {
             str(link.get_attribute("href")).partition("#")[0]
