@@ -10,7 +10,7 @@ import os
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,26 @@ from tests.processes import REPOSITORY, free_ports, is_listening, wait_until
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
+# What docs/deploy.md says to change for the path `/ai/`: where nginx takes it off, and where it
+# leaves it on (with ROOT_PATH=/ai).
+LOCATION = "location / {\n      proxy_pass http://plateau;"
+EVENTS = "location ~ ^/v1/runs/[^/]+/events$ {\n      proxy_pass http://plateau;"
+METRICS = "location = /metrics "
+STRIPPED = {
+    'X-Forwarded-Prefix "";': "X-Forwarded-Prefix /ai;",
+    LOCATION: "location /ai/ {\n      proxy_pass http://plateau/;",
+    EVENTS: "location ~ ^/ai(/v1/runs/[^/]+/events)$ {\n"
+    "      proxy_pass http://plateau$1$is_args$args;",
+    METRICS: "location = /ai/metrics ",
+}
+UNSTRIPPED = {
+    LOCATION: "location /ai/ {\n      proxy_pass http://plateau;",
+    EVENTS: "location ~ ^/ai/v1/runs/[^/]+/events$ {\n      proxy_pass http://plateau;",
+    METRICS: "location = /ai/metrics ",
+}
+# For clients that know no certificate of ours.
+PLAIN = {" ssl http2;": ";"}
+
 
 @dataclass
 class Proxy:
@@ -32,10 +52,11 @@ class Proxy:
     plain_port: int
     folder: Path
     tls: ssl.SSLContext
+    scheme: str
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}"
+        return f"{self.scheme}://localhost:{self.port}"
 
     @property
     def logs(self) -> str:
@@ -50,13 +71,18 @@ class Proxy:
 
 
 @contextmanager
-def nginx(folder: Path, plateau_port: int) -> Iterator[Proxy]:
+def nginx(
+    folder: Path, plateau_port: int, changes: Mapping[str, str] | None = None
+) -> Iterator[Proxy]:
+    """`changes` are made to the configuration besides: those above."""
     assert NGINX is not None
     folder.mkdir(parents=True, exist_ok=True)
     certificate = _certificate(folder)
     port, plain_port = free_ports(1), free_ports(1)
     file = folder / "nginx.conf"
-    file.write_text(_configuration(folder, port, plain_port, plateau_port))
+    changes = changes or {}
+    text = _configuration(folder, port, plain_port, plateau_port)
+    file.write_text(_changed(text, changes))
     with (folder / "stderr").open("wb") as log:
         process = subprocess.Popen(
             [NGINX, "-p", folder, "-e", folder / "error.log", "-c", file, "-g", "daemon off;"],
@@ -67,7 +93,9 @@ def nginx(folder: Path, plateau_port: int) -> Iterator[Proxy]:
     try:
         wait_until(lambda: is_listening(port), "nginx listens")
         assert (folder / "stderr").read_text() == ""
-        yield Proxy(port, plain_port, folder, ssl.create_default_context(cafile=certificate))
+        tls = ssl.create_default_context(cafile=certificate)
+        scheme = "http" if PLAIN.keys() <= changes.keys() else "https"
+        yield Proxy(port, plain_port, folder, tls, scheme)
     finally:
         process.terminate()
         process.wait(10)
@@ -87,11 +115,15 @@ def _configuration(folder: Path, port: int, plain_port: int, plateau_port: int) 
         "listen [::]:443 ssl http2;": "",
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{plateau_port};",
     }
+    # Its workers must get into a directory that is this user's alone.
+    return ("user root;\n" if os.geteuid() == 0 else "") + _changed(text, changes)
+
+
+def _changed(text: str, changes: Mapping[str, str]) -> str:
     for shipped, ours in changes.items():
         assert shipped in text, f"deploy/nginx.conf has no {shipped!r}"
         text = text.replace(shipped, ours)
-    # Its workers must get into a directory that is this user's alone.
-    return ("user root;\n" if os.geteuid() == 0 else "") + text
+    return text
 
 
 def _certificate(folder: Path) -> Path:

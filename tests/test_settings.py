@@ -380,3 +380,47 @@ def test_without_keys_another_address_needs_a_word(host: str) -> None:
     assert refusal(HOST=host, ALLOW_ANONYMOUS="0") == said
     assert Settings.from_env({"HOST": host, "ALLOW_ANONYMOUS": "1"}).host == host
     assert Settings.from_env({"HOST": host, "API_KEYS": "a-key-of-mine"}).host == host
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", ""), ("/", ""), ("/ai", "/ai"), (" /ai/ ", "/ai"), ("/a-b/c_1.x~y", "/a-b/c_1.x~y")],
+)
+def test_a_root_path(text: str, expected: str) -> None:
+    assert Settings.from_env({"ROOT_PATH": text}).root_path == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    """ai ai/ //ai // /ai// /a//b /a/../b /.. /. /a?b /a#b /a%20b /a" /a' /ä \\ai""".split(),
+)
+def test_a_root_path_that_is_none_is_refused(text: str) -> None:
+    for wrong in (text, f"{text} /b", f"/b{text}\n", "https://h/ai", "/" + 200 * "a"):
+        said = refusal(ROOT_PATH=wrong)
+        assert said.startswith("ROOT_PATH must be a path such as /ai or /apps/ai, of letters")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "127.0.0.1/32 ::1/128"),
+        ("10.0.0.1", "10.0.0.1/32"),
+        (" 10.0.0.0/8 , 2001:db8::/32 ", "10.0.0.0/8 2001:db8::/32"),
+        ("*", "0.0.0.0/0 ::/0"),
+    ],
+)
+def test_hops_that_are_trusted(text: str, expected: str) -> None:
+    settings = Settings.from_env({"FORWARDED_ALLOW_IPS": text})
+    assert " ".join(map(str, settings.forwarded_allow_ips)) == expected
+
+
+# gunicorn would end with a traceback over each.
+@pytest.mark.parametrize(
+    "text",
+    ["proxy", "10.0.0.1/8", "10.0.0.256", "10.0.0.1, ,::1", "10.0.0.1,", "1", "*.1", "[::1]"],
+)
+def test_hops_that_are_none_are_refused(text: str) -> None:
+    said = refusal(FORWARDED_ALLOW_IPS=text)
+    assert said.startswith(
+        "FORWARDED_ALLOW_IPS must be addresses or networks such as 10.0.0.0/8"
+    )

@@ -38,17 +38,18 @@ def texts(response: HTTPResponse) -> Iterator[tuple[str, float]]:
                 yield event["text"], read_s
 
 
-def read_one(address: str, file: TextIO) -> None:
+def read_one(url: str, file: TextIO) -> None:
     """Ask, and write a line for each piece: when it came, how late (ms), and for the first one
     how long after asking."""
-    connection = HTTPConnection(address, timeout=60)
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.netloc, timeout=60)
     body = {"agent": "load", "input": uuid.uuid4().hex, "options": OPTIONS}
     headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
     if key := os.environ.get("LOAD_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
     try:
         asked_s = time.time()
-        connection.request("POST", "/v1/runs", json.dumps(body), headers)
+        connection.request("POST", f"{parts.path}/v1/runs", json.dumps(body), headers)
         response = connection.getresponse()
         first = True
         for text, read_s in texts(response):
@@ -70,7 +71,7 @@ def main(url: str, path: Path) -> None:
         file.write("at_s,lag_ms,first_token_ms\n")
         while True:
             try:
-                read_one(urlsplit(url).netloc, file)
+                read_one(url, file)
             except (OSError, HTTPException) as error:
                 sys.stderr.write(f"the lone reader: {type(error).__name__}: {error}\n")
             time.sleep(WAIT_S)

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from typing import Any, ClassVar
+from urllib.parse import urljoin
 
 import gevent
 from geventhttpclient.response import HTTPConnectionClosed
@@ -87,7 +88,8 @@ class Asker(FastHttpUser):
         with self._post(body, streamed=streamed) as answer:
             came_s = self.stamp.at_s or time.time()
             if answer.status_code in (200, 202):
-                asked = _asked(answer, posted_s, count if ours else None)
+                posted_to = f"{self.host}{RUNS}"
+                asked = _asked(answer, posted_to, posted_s, count if ours else None)
                 if asked is not None:
                     if asked.hit is not None:
                         # The text is there.
@@ -176,18 +178,22 @@ class Asker(FastHttpUser):
         return reading.ledger
 
 
-def _asked(answer: FastResponse, posted_s: float, pieces: int | None) -> Asked | None:
-    """The run that an answer tells of, in its document or its head; None where in neither."""
+def _asked(
+    answer: FastResponse, posted_to: str, posted_s: float, pieces: int | None
+) -> Asked | None:
+    """The run that an answer tells of, in its document or its head; None where in neither. Its
+    URL is whole: what is handed out has the path of `--host` in it already."""
     how, kind = _header(answer, "x-cache"), _header(answer, "content-type")
     if kind.startswith("text/event-stream"):
-        url = _header(answer, "content-location")
-        run_id = url.removeprefix(f"{RUNS}/").partition("/")[0]
+        url = urljoin(posted_to, _header(answer, "content-location"))
+        run_id = url.rpartition("/events")[0].rpartition("/")[2]
         return Asked(run_id, url, how, posted_s, pieces, opened=answer) if run_id else None
     found = _object(answer)
     if not {"id", "events_url"} <= found.keys():
         return None
     hit = found.get("output") if found.get("cached") else None
-    return Asked(found["id"], found["events_url"], how, posted_s, pieces, hit)
+    url = urljoin(posted_to, found["events_url"])
+    return Asked(found["id"], url, how, posted_s, pieces, hit)
 
 
 def _header(answer: FastResponse, name: str) -> str:

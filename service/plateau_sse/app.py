@@ -28,6 +28,7 @@ from plateau_sse.api import external as external_api
 from plateau_sse.api.access import Access
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.events import Direct, wants
+from plateau_sse.api.prefix import Entrance
 from plateau_sse.api.requests import request_id_of
 from plateau_sse.api.state import State
 from plateau_sse.errors import PlateauError, StoreError
@@ -66,17 +67,18 @@ class Plateau:
     """The ASGI application: the busiest routes first, everything else through Starlette."""
 
     def __init__(self, settings: Settings, board: Board | None) -> None:
+        routes = [
+            *runs.routes,
+            *external_api.routes,
+            *conversations_api.routes,
+            *admin.routes,
+            *ops.routes,
+            *health.routes,
+            *pages.routes,
+            *openapi.routes,
+        ]
         self._starlette = Starlette(
-            routes=[
-                *runs.routes,
-                *external_api.routes,
-                *conversations_api.routes,
-                *admin.routes,
-                *ops.routes,
-                *health.routes,
-                *pages.routes,
-                *openapi.routes,
-            ],
+            routes=routes,
             exception_handlers={
                 PlateauError: problems.handle,
                 HTTPException: problems.handle,
@@ -87,6 +89,7 @@ class Plateau:
         # A redirect would name the host as the client did, not as a proxy would.
         self._starlette.router.redirect_slashes = False
         self._settings = settings
+        self._entrance = Entrance(settings.root_path, routes) if settings.root_path else None
         self._board = board
         self._web = Cors(self._starlette, settings)
         self._direct = Direct(self._web)
@@ -101,6 +104,8 @@ class Plateau:
             response = problems.respond(fault, request_id_of(scope))
             response.headers.update(self._web.headers_for(scope))
             await response(scope, receive, send)
+        elif self._entrance and (answer := self._entrance.take_off(scope)) is not None:
+            await answer(scope, receive, send)
         elif wants(scope):
             await self._direct(scope, receive, send)
         else:

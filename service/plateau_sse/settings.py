@@ -165,6 +165,36 @@ def _agents(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+PREFIX_CHARS = 200
+# A dot segment would lead somewhere else once a client has resolved it.
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~@:+-]+)*")
+
+
+def path_prefix(text: str) -> str:
+    """What stands before our paths in URLs: '' or `/segments`, without the slash at its end."""
+    prefix = text.strip(" \t").removesuffix("/")
+    if len(prefix) > PREFIX_CHARS or not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            "a path such as /ai or /apps/ai, of letters, digits and -._~@:+, with at most "
+            f"{PREFIX_CHARS} characters"
+        )
+    return prefix
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """gunicorn reads the variable, too, and ends with a traceback where it cannot."""
+    parts = [part.strip() for part in text.split(",")]
+    if parts == ["*"]:
+        parts = ["0.0.0.0/0", "::/0"]
+    try:
+        return tuple(ipaddress.ip_network(part) for part in parts)
+    except ValueError:
+        raise ValueError("addresses or networks such as 10.0.0.0/8,::1, or * for all") from None
+
+
 def _whole(least: int, most: int = 2**31) -> Any:
     def parse(text: str) -> int:
         if not re.fullmatch(r"\s*[0-9]{1,10}\s*", text) or not least <= int(text) <= most:
@@ -237,6 +267,14 @@ class Settings:
         (), _origins, "comma-separated origins for CORS"
     )
     allow_anonymous: bool = _setting(False, _flag, "1: serve other addresses without keys")
+    root_path: str = _setting(
+        "", path_prefix, "path that a proxy serves this under: /ai; see docs/deploy.md"
+    )
+    forwarded_allow_ips: tuple[Network, ...] = _setting(
+        _networks("127.0.0.1,::1"),
+        _networks,
+        "proxies whose X-Forwarded-Prefix counts: addresses, networks, *; this machine's",
+    )
     agents: tuple[tuple[str, str], ...] = _setting(
         (), _agents, "your agents: name=module:callable,…"
     )

@@ -12,10 +12,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from plateau_sse import jsontext
 from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
-from plateau_sse.api.runs import links_of
+from plateau_sse.api.runs import links_of, run_url_of
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
 from plateau_sse.store.conversations.conversations import Message, place_of
@@ -34,7 +35,7 @@ async def show(request: Request) -> Response:
     content = {
         "id": conversation_id,
         "messages": [_shown(message) for message in messages],
-        "active_run": await _active_run(state, messages),
+        "active_run": await _active_run(request.scope, state, messages),
     }
     return Response(jsontext.encode(content), 200, _HEADERS, "application/json")
 
@@ -70,7 +71,9 @@ def _shown(message: Message) -> dict[str, Any]:
     }
 
 
-async def _active_run(state: State, messages: Sequence[Message]) -> dict[str, Any] | None:
+async def _active_run(
+    scope: Scope, state: State, messages: Sequence[Message]
+) -> dict[str, Any] | None:
     """The latest run that is still on, with the URLs that its caller was given."""
     answered = {message.reply_to for message in messages}
     open_ones = [
@@ -81,7 +84,11 @@ async def _active_run(state: State, messages: Sequence[Message]) -> dict[str, An
     statuses = await state["streams"].statuses([run_id for run_id, _ in open_ones])
     for (run_id, token), status in zip(open_ones, statuses, strict=True):
         if status in ("queued", "running"):
-            return {"id": run_id, "status": status, **links_of(run_id, token)}
+            return {
+                "id": run_id,
+                "status": status,
+                **links_of(run_url_of(scope, run_id), token),
+            }
     return None
 
 

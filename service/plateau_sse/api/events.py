@@ -17,7 +17,14 @@ from plateau_sse.api import hits, problems
 from plateau_sse.api.accepting import wants_events
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.requests import check_run_id, position_of, request_id_of
-from plateau_sse.api.runs import absent, create, take, taken_headers
+from plateau_sse.api.runs import (
+    absent,
+    create,
+    links_of,
+    run_url_of,
+    take,
+    taken_headers,
+)
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.live import sse
@@ -109,9 +116,10 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     id of the last event that they saw, where others would come back with a GET."""
     position = position_of(request.headers.get("last-event-id"))
     taken, ask = await take(request, state)
-    headers |= taken_headers(taken, ask)
+    run_url = run_url_of(request.scope, taken.run_id)
+    headers |= taken_headers(taken, ask, run_url)
     # With the token that this stream is rejoined with: clients follow the one or the other.
-    headers["Location"] = f"/v1/runs/{taken.run_id}/events?token={taken.token}"
+    headers["Location"] = links_of(run_url, taken.token)["events_url"]
     headers["Content-Location"] = headers["Location"]
     named = _named(request)
     opening = b""

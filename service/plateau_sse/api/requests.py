@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -23,7 +23,10 @@ from plateau_sse.store.runs import ids
 BODY_BYTES = 1024 * 1024
 WAIT_MOST_S = 120
 MESSAGES_MOST = 1000
+AGENT_CHARS = 100
 USER_CHARS = 200
+TTL_MOST_S = 30 * 86_400
+ROLES = ("system", "user", "assistant")
 # Far below what the encoders can recurse, on any interpreter.
 OPTIONS_DEPTH = 100
 DETAIL_CHARS = 200
@@ -39,27 +42,35 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
+def _told(**limits: Any) -> msgspec.Meta:
+    """What /openapi.json says of a member; `_check` sees to it, with a sentence for each."""
+    return msgspec.Meta(extra_json_schema=limits)
+
+
 class CacheControl(msgspec.Struct, forbid_unknown_fields=True):
     """How the answer cache is used: `use` it, `refresh` (run, then store) or `off` (neither);
     `ttl_s` is the life of what is stored."""
 
     mode: Mode = "use"
-    ttl_s: int | None = None
+    ttl_s: Annotated[int, _told(minimum=1, maximum=TTL_MOST_S)] | None = None
 
 
 class InputMessage(msgspec.Struct, forbid_unknown_fields=True):
-    role: str
+    role: Annotated[str, _told(enum=ROLES)]
     content: str
 
 
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /v1/runs`: `input` or `messages`, never both."""
 
-    agent: str
-    input: str | None = None
-    messages: list[InputMessage] | None = None
-    conversation_id: str | None = None
-    user: str = ""
+    agent: Annotated[str, _told(minLength=1, maxLength=AGENT_CHARS)]
+    # Something that `str.strip` leaves.
+    input: Annotated[str, _told(pattern=r"[^\s\x1c-\x1f\x85]")] | None = None
+    messages: (
+        Annotated[list[InputMessage], _told(minItems=1, maxItems=MESSAGES_MOST)] | None
+    ) = None
+    conversation_id: Annotated[str, _told(pattern=CONVERSATION_ID)] | None = None
+    user: Annotated[str, _told(maxLength=USER_CHARS)] = ""
     options: dict[str, Any] = {}
     cache: CacheControl = msgspec.field(default_factory=CacheControl)
 
@@ -150,7 +161,7 @@ def parse_run(body: bytes) -> RunRequest:
 
 
 def _check(request: RunRequest) -> None:
-    if not request.agent or len(request.agent) > 100:
+    if not request.agent or len(request.agent) > AGENT_CHARS:
         raise invalid("agent", "Name an agent.")
     if request.agent != EXTERNAL and (request.input is None) == (request.messages is None):
         raise invalid("input", "Give either `input` or `messages`.")
@@ -160,7 +171,7 @@ def _check(request: RunRequest) -> None:
     _check_conversation(request)
     if len(request.user) > USER_CHARS:
         raise invalid("user", f"At most {USER_CHARS} characters.")
-    if request.cache.ttl_s is not None and not 1 <= request.cache.ttl_s <= 30 * 86_400:
+    if request.cache.ttl_s is not None and not 1 <= request.cache.ttl_s <= TTL_MOST_S:
         raise invalid("cache.ttl_s", "Between 1 second and 30 days.")
     if _is_deeper(request.options, OPTIONS_DEPTH):
         raise _too_deep("options")
@@ -172,7 +183,7 @@ def _check_messages(messages: list[InputMessage] | None) -> None:
     if not messages or len(messages) > MESSAGES_MOST:
         raise invalid("messages", f"Between 1 and {MESSAGES_MOST} messages.")
     for index, message in enumerate(messages):
-        if message.role not in ("system", "user", "assistant"):
+        if message.role not in ROLES:
             raise invalid(f"messages[{index}].role", "`system`, `user` or `assistant`.")
     last = messages[-1]
     if last.role != "user" or not last.content.strip():

@@ -11,9 +11,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from plateau_sse import jsontext
 from plateau_sse.api import hits
+from plateau_sse.api.prefix import url_of
 from plateau_sse.api.requests import (
     cache_mode_of,
     check_run_id,
@@ -54,10 +56,10 @@ async def take(request: Request, state: State) -> tuple[Taken, Ask]:
     return await state["intake"].take(ask), ask
 
 
-def taken_headers(taken: Taken, ask: Ask) -> dict[str, str]:
+def taken_headers(taken: Taken, ask: Ask, run_url: str) -> dict[str, str]:
     """`X-Cache`, its RFC 9211 sibling, and where the run is."""
     headers = {
-        "Location": f"/v1/runs/{taken.run_id}",
+        "Location": run_url,
         "Cache-Control": "no-store",
         "X-Cache": taken.how,
         "X-Request-ID": ask.request_id,
@@ -72,11 +74,16 @@ def taken_headers(taken: Taken, ask: Ask) -> dict[str, str]:
     return headers
 
 
-def links_of(run_id: str, token: str) -> dict[str, str]:
-    """The URLs of a run that its token opens, to be resolved against the one asked at."""
+def run_url_of(scope: Scope, run_id: str) -> str:
+    """Where a run is, to be resolved against the URL asked at."""
+    return url_of(scope, f"/v1/runs/{run_id}")
+
+
+def links_of(run_url: str, token: str) -> dict[str, str]:
+    """The URLs of a run that its token opens."""
     return {
-        "events_url": f"/v1/runs/{run_id}/events?token={token}",
-        "cancel_url": f"/v1/runs/{run_id}/cancel?token={token}",
+        "events_url": f"{run_url}/events?token={token}",
+        "cancel_url": f"{run_url}/cancel?token={token}",
     }
 
 
@@ -84,8 +91,9 @@ async def create(request: Request, cors_headers: dict[str, str]) -> Response:
     """`POST /v1/runs` whose answer is a document; dispatched ahead of the routes below."""
     state = state_of(request.scope)
     taken, ask = await take(request, state)
-    headers = cors_headers | taken_headers(taken, ask)
-    links = links_of(taken.run_id, taken.token)
+    run_url = run_url_of(request.scope, taken.run_id)
+    headers = cors_headers | taken_headers(taken, ask, run_url)
+    links = links_of(run_url, taken.token)
     if taken.answer is not None:
         return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
     status = taken.status

@@ -1,95 +1,195 @@
-"""What the bodies of answers look like, for `GET /openapi.json`.
+"""What the bodies of requests and answers look like, for `GET /openapi.json`.
 
-Invariant: a member that an answer may have is described here.
+Invariant: a member that an answer may have is described here; what a request may hold is
+described by what it is decoded with, and by the limits beside that.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.errors import PROBLEMS
-from plateau_sse.store.runs.events import FINISH_REASONS
+import msgspec
 
-RUN: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "status", "agent", "cached"],
-    "properties": {
-        "id": {"type": "string"},
-        "status": {"enum": ["queued", "running", "completed", "failed", "cancelled"]},
-        "agent": {"type": "string"},
+from plateau_sse.api import event_schemas
+from plateau_sse.api.event_schemas import Schema, or_null, ref
+from plateau_sse.api.requests import RunRequest
+from plateau_sse.errors import PROBLEMS
+from plateau_sse.intake.ask import EXTERNAL
+
+_TEXT: Schema = {"type": "string"}
+_WHEN: Schema = {"type": "number", "description": "Seconds since the epoch."}
+_STATUS: Schema = {
+    "type": "string",
+    "enum": ["queued", "running", "completed", "failed", "cancelled"],
+}
+_LINK: Schema = _TEXT | {
+    "format": "uri-reference",
+    "description": "With the run's token. Resolve it against the URL that you asked at.",
+}
+
+
+def _object(members: Schema, *optional: str, **more: Any) -> Schema:
+    """All of its members are there but for the `optional` ones."""
+    required = [name for name in members if name not in optional]
+    return {"type": "object", **more, "required": required, "properties": members}
+
+
+_ERROR = _object(
+    {"code": _TEXT, "message": _TEXT, "retryable": {"type": "boolean"}}, "retryable"
+)
+_LATER = ("attempt", "output", "error", "usage", "finish_reason", "created_at", "started_at")
+RUN = _object(
+    {
+        "id": ref("RunId"),
+        "status": _STATUS,
+        "agent": _TEXT,
         "cached": {"type": "boolean"},
-        "attempt": {"type": "integer"},
-        "output": {"type": ["string", "null"]},
-        "error": {
-            "type": ["object", "null"],
-            "properties": {
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "retryable": {"type": "boolean"},
-            },
-        },
-        "finish_reason": {
-            "enum": [*FINISH_REASONS, None],
-            "description": "Of a completed run; `length` and `content_filter`: cut off.",
-        },
-        "usage": {
-            "type": ["object", "null"],
-            "properties": {
-                "input_tokens": {"type": "integer"},
-                "output_tokens": {"type": "integer"},
-            },
-        },
-        "created_at": {"type": "number", "description": "Seconds since the epoch."},
-        "started_at": {"type": ["number", "null"]},
-        "ended_at": {"type": ["number", "null"]},
-        "duration_ms": {"type": ["integer", "null"]},
-        "events_url": {"type": "string", "description": "Resolve against the URL posted to."},
-        "cancel_url": {"type": "string"},
+        "attempt": {"type": "integer", "minimum": 0},
+        "output": or_null(_TEXT | {"description": "The whole answer, once it has completed."}),
+        "error": or_null(_ERROR),
+        "usage": or_null(ref("Usage")),
+        "finish_reason": or_null(ref("FinishReason")),
+        "created_at": _WHEN,
+        "started_at": or_null(_WHEN),
+        "ended_at": or_null(_WHEN),
+        "duration_ms": or_null({"type": "integer"}),
+        "events_url": _LINK,
+        "cancel_url": _LINK,
     },
-}
-PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "code", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"enum": list(PROBLEMS)},
-        "detail": {"type": "string"},
-        "field": {"type": "string"},
+    *_LATER,
+    *("ended_at", "duration_ms", "events_url", "cancel_url"),
+    description="A run's record; of one that has just been taken on only what is known then.",
+)
+PROBLEM = _object(
+    {
+        "type": _TEXT | {"format": "uri-reference"},
+        "title": _TEXT,
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "code": {
+            "type": "string",
+            "enum": list(PROBLEMS),
+            "description": "Stable; the rest is for people, and may be reworded.",
+        },
+        "detail": _TEXT | {"description": "What is wrong, and what to do."},
+        "field": _TEXT | {"description": "Of a 422: where, such as `messages[0].role`."},
+        "expected_seq": {
+            "type": "integer",
+            "description": "Of `sequence_gap`: send from here.",
+        },
     },
-}
-CONVERSATION: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "messages", "active_run"],
-    "properties": {
-        "id": {"type": "string"},
+    *("field", "expected_seq"),
+    description="RFC 9457.",
+)
+_MESSAGE = _object(
+    {
+        "id": _TEXT | {"description": "Of an answer: its run's."},
+        "role": {"type": "string", "enum": ["user", "assistant"]},
+        "content": or_null(
+            _TEXT | {"description": "As an agent gets it; null: only the index is left."}
+        ),
+        "length": {"type": "integer", "description": "Characters of the whole."},
+        "truncated": {"type": "boolean"},
+        "reply_to": or_null(_TEXT),
+        "created_at": _WHEN,
+    }
+)
+CONVERSATION = _object(
+    {
+        "id": _TEXT,
         "messages": {
             "type": "array",
             "description": "In the order of arrival, the oldest first.",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "id": {"type": "string", "description": "Of an answer: its run's."},
-                    "role": {"enum": ["user", "assistant"]},
-                    "content": {
-                        "type": ["string", "null"],
-                        "description": "As an agent gets it; null: only the index is left.",
-                    },
-                    "length": {"type": "integer", "description": "Characters of the whole."},
-                    "truncated": {"type": "boolean"},
-                    "reply_to": {"type": ["string", "null"]},
-                    "created_at": {"type": "number"},
-                },
-            },
+            "items": _MESSAGE,
         },
-        "active_run": {
-            "type": ["object", "null"],
-            "description": "The latest run that is still on.",
-            "properties": {
-                name: RUN["properties"][name]
-                for name in ("id", "status", "events_url", "cancel_url")
-            },
+        "active_run": or_null(
+            _object(
+                {
+                    "id": ref("RunId"),
+                    "status": {"type": "string", "enum": ["queued", "running"]},
+                    "events_url": _LINK,
+                    "cancel_url": _LINK,
+                },
+                description="The latest run that is still on.",
+            )
+        ),
+    }
+)
+_NUMBER: Schema = {"type": "integer", "minimum": 0}
+APPENDED = _object(
+    {
+        "id": ref("RunId"),
+        "attempt": _NUMBER,
+        "first_seq": _NUMBER,
+        "last_seq": _NUMBER,
+        "next_seq": _NUMBER | {"description": "The number of the event to send next."},
+        "duplicate": {"type": "boolean", "description": "These were there already."},
+    }
+)
+CANCELLATION = _object({"id": ref("RunId"), "status": _STATUS})
+CLEARED = _object({"deleted": _NUMBER, "agent": or_null(_TEXT)})
+PROBE = _object({"status": {"type": "string", "enum": ["up", "down"]}, "cause": _TEXT}, "cause")
+HEALTH = _object(
+    {
+        "status": {"type": "string", "enum": ["up", "degraded", "down"]},
+        "components": {
+            "type": "object",
+            "additionalProperties": _object({"status": _TEXT, "cause": _TEXT}, "cause"),
         },
     },
-}
+    description="Each component, its state, and the cause where it is not up.",
+)
+METRICS = _object(
+    {
+        name: {"type": "array" if name == "advice" else "object"}
+        for name in "memory cache sse runs redis workers lately advice".split()
+    },
+    description="What the service uses, and what to change about it.",
+)
+
+
+def _run_request() -> dict[str, Schema]:
+    _, schemas = msgspec.json.schema_components(
+        [RunRequest], ref_template="#/components/schemas/{name}"
+    )
+    null, text = {"type": "null"}, {"type": "string"}
+    others = {"not": {"const": EXTERNAL}}
+    # What one member alone cannot say.
+    schemas["RunRequest"]["anyOf"] = [
+        {
+            "title": "One text",
+            "required": ["input"],
+            "properties": {"agent": others, "input": text, "messages": null},
+        },
+        {
+            "title": "A list of messages, the last of them the user's",
+            "required": ["messages"],
+            "properties": {"agent": others, "input": null, "messages": {"type": "array"}},
+        },
+        {
+            "title": "A run whose events you append",
+            "properties": {"agent": {"const": EXTERNAL}, "conversation_id": null},
+        },
+    ]
+    return schemas
+
+
+def schemas() -> dict[str, Schema]:
+    """All that is referred to, by name."""
+    return {
+        **_run_request(),
+        "RunId": event_schemas.RUN_ID,
+        "Run": RUN,
+        "Event": event_schemas.EVENT,
+        **event_schemas.EVENTS,
+        **event_schemas.posted(),
+        "FinishReason": event_schemas.FINISH_REASON,
+        "Usage": event_schemas.USAGE,
+        "Appended": APPENDED,
+        "Cancellation": CANCELLATION,
+        "Conversation": CONVERSATION,
+        "Cleared": CLEARED,
+        "Metrics": METRICS,
+        "Health": HEALTH,
+        "Probe": PROBE,
+        "Problem": PROBLEM,
+    }

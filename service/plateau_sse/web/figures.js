@@ -2,7 +2,7 @@
 // What must hold: what is not known is a dash and never a zero; a row stays the node that it was,
 // so that nothing jumps and what somebody has selected stays selected.
 
-import {Charts} from "/chart.js";
+import {Charts} from "./chart.js";
 
 const $ = (id) => document.getElementById(id);
 const MIB = 2 ** 20;

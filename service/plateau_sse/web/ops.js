@@ -2,7 +2,7 @@
 // What must hold: the token is in no address and nowhere but in this tab; figures that have stopped
 // coming say how old they are, and nothing is called well by them.
 
-import {duration, paint, prepare, put, verdict} from "/figures.js";
+import {duration, paint, prepare, put, verdict} from "./figures.js";
 
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 1000;
@@ -68,7 +68,7 @@ async function read(stopped) {
   const guard = setInterval(() => Date.now() - heard > DEAD_MS && end(), 1000);
   stopped.addEventListener("abort", end);
   try {
-    const response = await fetch("/api/admin/metrics", {
+    const response = await fetch(new URL("api/admin/metrics", import.meta.url), {
       headers: {Accept: "text/event-stream", Authorization: `Bearer ${token}`},
       cache: "no-store",
       signal: attempt.signal,

@@ -1,13 +1,15 @@
 // The page at /: asks, follows the answer with client.js, and shows what happens on the way.
 // What must hold: #answer's textContent is the run's text, to the character, at every moment.
 
-import {answer, element} from "/answer.js";
-import {finished, follow, initial} from "/client.js";
+import {answer, element} from "./answer.js";
+import {finished, follow, initial} from "./client.js";
 
 const $ = (id) => document.getElementById(id);
 const LOG_LENGTH = 100;
 // Reading speed: time enough to drop the connection half way.
 const PACE_MS = 60;
+// Where the service is, with the prefix that a proxy may serve it under.
+const base = new URL(".", import.meta.url).href;
 
 let run = null; // {id, cache, events_url, record_url, cancel_url, asked, first_ms, total_ms}
 let state = initial;
@@ -129,7 +131,7 @@ async function ask() {
   saveForm();
   save("key", key);
   paintSoon();
-  const {response, answer: taken, problem} = await call("POST", "/v1/runs", {body: request(), key});
+  const {response, answer: taken, problem} = await call("POST", `${base}v1/runs`, {body: request(), key});
   asking = false;
   showFormProblem(problem);
   paintSoon();
@@ -364,14 +366,13 @@ function logRow([id, type, fields]) {
 // ---- the same from your code
 
 function showCode() {
-  const origin = location.origin;
-  const url = run?.events_url ?? `${origin}/v1/runs/<id>/events?token=<token>`;
+  const url = run?.events_url ?? `${base}v1/runs/<id>/events?token=<token>`;
   const {options, ...body} = request();
   if (options) body.options = {task: options.task};
   body.input = body.input.length > 60 ? `${body.input.slice(0, 60)}…` : body.input || "Your text";
   const json = JSON.stringify(body).replaceAll("'", String.raw`'\''`);
   const key = load("key") ? `  -H "Authorization: Bearer $PLATEAU_KEY" \\\n` : "";
-  $("curl").textContent = `curl ${origin}/v1/runs \\
+  $("curl").textContent = `curl ${base}v1/runs \\
   -H 'Content-Type: application/json' \\
 ${key}  -d '${json}'
 
@@ -381,7 +382,7 @@ source.onmessage = ({data, lastEventId}) => {
   const {type, text = ""} = JSON.parse(data);
   console.log(lastEventId, type, text);
 };`;
-  $("module").textContent = `import {follow} from ${JSON.stringify(`${origin}/client.js`)};
+  $("module").textContent = `import {follow} from ${JSON.stringify(`${base}client.js`)};
 
 follow(${JSON.stringify(url)}, ({status, text}) => console.log(status, text));`;
 }

@@ -1,0 +1,138 @@
+"""The parameters and headers of all routes, for `GET /openapi.json`.
+
+Invariant: whatever of a request's head or query changes its answer is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plateau_sse.api.event_schemas import Schema, ref
+from plateau_sse.api.requests import AGENT_CHARS, USER_CHARS, WAIT_MOST_S
+from plateau_sse.api.requests import CONVERSATION_ID as CONVERSATION_ID_PATTERN
+
+_TEXT: Schema = {"type": "string"}
+_EVENT_ID: Schema = {
+    "type": "string",
+    "pattern": "^[1-9][0-9]{0,8}-[1-9][0-9]{0,8}$",
+    "examples": ["1-17"],
+}
+
+
+def _in(place: str, name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        **({"required": True} if place == "path" else {}),
+        "description": description,
+        "schema": schema or _TEXT,
+    }
+
+
+RUN_ID = _in("path", "run_id", "The run, or the cached answer.", **ref("RunId"))
+CONVERSATION_ID = _in(
+    "path",
+    "conversation_id",
+    "As in the runs that it was said in.",
+    type="string",
+    pattern=CONVERSATION_ID_PATTERN,
+)
+TOKEN = _in("query", "token", "The run's own token, as in `events_url`: opens this run only.")
+
+ACCEPT = _in(
+    "header",
+    "Accept",
+    "`text/event-stream`: the answer is the stream itself.",
+    type="string",
+    examples=["application/json", "text/event-stream"],
+)
+PREFER = _in(
+    "header",
+    "Prefer",
+    f"`wait=N`: answer when the run ends, or after N s, {WAIT_MOST_S} at most (RFC 7240).",
+    type="string",
+    examples=["wait=30"],
+)
+IDEMPOTENCY_KEY = _in(
+    "header",
+    "Idempotency-Key",
+    "A repeat under the same key is the same run; the same key with another request is a 422.",
+    type="string",
+    pattern="^[!-~]{1,255}$",
+)
+CACHE_CONTROL = _in(
+    "header",
+    "Cache-Control",
+    "`no-cache` is the `cache.mode` refresh, `no-store` is off; the stricter counts.",
+    type="string",
+    examples=["no-cache", "no-store"],
+)
+REQUEST_ID = _in(
+    "header",
+    "X-Request-ID",
+    "What this request is called in the service's log; it comes back with the answer.",
+    type="string",
+    pattern="^[A-Za-z0-9._:/+=-]{1,128}$",
+)
+POSITION = (
+    _in(
+        "header",
+        "Last-Event-ID",
+        "Go on after this event, as `EventSource` asks by itself. It beats the query.",
+        **_EVENT_ID,
+    ),
+    _in("query", "last_event_id", "The same, for who cannot set headers.", **_EVENT_ID),
+    _in("query", "lastEventId", "The same, as polyfills call it.", **_EVENT_ID),
+)
+EVENT_NAMES = _in(
+    "query", "event_names", "`1`: an `event:` line with each.", type="string", enum=["1"]
+)
+FIRST_SEQ = _in(
+    "query",
+    "first_seq",
+    "The number of the first event, counted from 1: makes a repeat safe.",
+    type="integer",
+    minimum=1,
+    maximum=10**9 - 1,
+)
+USER = _in(
+    "query", "user", "As in the runs that it was said in.", type="string", maxLength=USER_CHARS
+)
+AGENT = _in(
+    "query", "agent", "Only this agent's.", type="string", minLength=1, maxLength=AGENT_CHARS
+)
+ADMIN_TOKEN = _in("query", "admin_token", "ADMIN_TOKEN, for who cannot send it as Bearer.")
+ADMIN_ACCEPT = _in(
+    "header",
+    "Accept",
+    "`text/event-stream`: the picture as events, anew every 2 s.",
+    type="string",
+    examples=["application/json", "text/event-stream"],
+)
+
+
+def _header(description: str, **schema: Any) -> dict[str, Any]:
+    return {"description": description, "schema": schema or _TEXT}
+
+
+LOCATION = {"Location": _header("Where the run is.", type="string", format="uri-reference")}
+RETRY_AFTER = {
+    "Retry-After": _header("After so many seconds try again.", type="integer", minimum=0)
+}
+# Of each answer to `POST /v1/runs`.
+TAKEN = LOCATION | {
+    "X-Cache": _header(
+        "Where the answer is from.", type="string", enum=["hit", "joined", "miss"]
+    ),
+    "Cache-Status": _header("The same in the words of RFC 9211."),
+    "X-Request-ID": _header("What the request is called in the service's log."),
+}
+REPLAYED = TAKEN | {
+    "Age": _header("Of a hit: how many seconds old it is.", type="integer", minimum=0),
+    "Preference-Applied": _header("The `Prefer` that was heeded."),
+    "Content-Location": _header(
+        "Of a stream: the URL that it is rejoined at, with its token.",
+        type="string",
+        format="uri-reference",
+    ),
+}

@@ -1,0 +1,411 @@
+"""`/openapi.json`: valid by the specification, and true of what the service says and takes."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from plateau_sse.store.runs import events
+from tests.integration.api_client import (
+    SSE,
+    api_serving,
+    ask,
+    assert_problem,
+    finish,
+    follow,
+    unique,
+    wait_for_status,
+)
+from tests.processes import REPOSITORY, Serving, environment
+
+TOKEN = "openapi-admin-token"
+OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
+METHODS = ("get", "post", "delete")
+
+
+@pytest.fixture(scope="module")
+def plateau(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    env = {"ADMIN_TOKEN": TOKEN}
+    with api_serving(tmp_path_factory.mktemp("openapi"), env=env) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(plateau: Serving) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=plateau.url, timeout=30, trust_env=False) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def document(client: httpx.Client) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        item[method]
+        | {"parameters": item.get("parameters", []) + item[method].get("parameters", [])}
+        for item in document["paths"].values()
+        for method in METHODS
+        if method in item
+    ]
+
+
+def validator(document: dict[str, Any], name: str) -> Draft202012Validator:
+    """Of the schema of that name."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    return Draft202012Validator(schema)
+
+
+def assert_described(document: dict[str, Any], name: str, content: Any) -> None:
+    faults = [error.message for error in validator(document, name).iter_errors(content)]
+    assert not faults, (name, content, faults)
+
+
+# The document
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(document).validate()
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_every_operation_has_a_name_and_words(document: dict[str, Any]) -> None:
+    found = operations(document)
+    names = [operation["operationId"] for operation in found]
+    assert len(names) == len(set(names)) > 20
+    tags = {tag["name"] for tag in document["tags"]}
+    for operation in found:
+        assert operation["operationId"].isidentifier()
+        assert operation["summary"] and operation["description"], operation
+        assert set(operation["tags"]) <= tags
+        for parameter in operation["parameters"]:
+            assert parameter["description"], parameter
+
+
+def test_every_parameter_is_there(document: dict[str, Any]) -> None:
+    def given(name: str) -> set[str]:
+        (operation,) = (one for one in operations(document) if one["operationId"] == name)
+        return {parameter["name"] for parameter in operation["parameters"]}
+
+    position = {"Last-Event-ID", "last_event_id", "lastEventId", "event_names"}
+    assert given("createRun") == {
+        *("Accept", "Prefer", "Idempotency-Key", "Cache-Control", "X-Request-ID")
+    }
+    assert given("followRun") == position | {"run_id", "token"}
+    assert given("appendEvents") == {"run_id", "token", "first_seq"}
+    assert given("getConversation") == {"conversation_id", "user"}
+    assert given("clearCache") == {"agent", "admin_token"}
+    assert given("getMetrics") == {"Accept", "admin_token"}
+
+
+def test_whoever_needs_a_key_is_told_which(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert {(one["type"], one.get("scheme", one.get("name"))) for one in schemes.values()} == {
+        ("http", "bearer"),
+        ("apiKey", "token"),
+    }
+    for operation in operations(document):
+        wanted = {name for one in operation["security"] for name in one}
+        path_is_open = operation["tags"][0] in ("health", "pages")
+        assert (not wanted) == (path_is_open or operation["operationId"] == "getExposition")
+
+
+def test_no_worker_has_it_in_memory_until_it_is_asked_for() -> None:
+    code = (
+        "import sys, threading; from plateau_sse.app import create_app; create_app();"
+        "heavy = {'operations', 'parameters', 'schemas', 'event_schemas'};"
+        "print(sorted(m for m in sys.modules if m.rpartition('.')[2] in heavy and"
+        " m.startswith('plateau_sse.api')), threading.active_count())"
+    )
+    env = environment({"REDIS_URL": "redis://127.0.0.1:1/0"})
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stdout == "[] 1\n", done.stderr
+
+
+# Events
+
+
+def made_by(module: Any) -> dict[str, ast.FunctionDef]:
+    """The function that makes each type of event."""
+    found = {}
+    for function in ast.parse(inspect.getsource(module)).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Dict) and node.keys:
+                first = node.keys[0]
+                if isinstance(first, ast.Constant) and first.value == "type":
+                    kind = ast.literal_eval(node.values[0])
+                    found[kind] = function
+    return found
+
+
+# At least one of each.
+SAMPLES = [
+    events.started("f" * 32, "study", 1).data,
+    events.started("hit-" + "a" * 24, "study", 1).data,
+    events.progress(1, 2, "me", "half", 50.0).data,
+    events.delta("text").data,
+    events.tool_call("c1", "search", {"q": [1, None]}).data,
+    events.tool_call("c1", "search", "cut …").data,
+    events.tool_result("c1", None).data,
+    events.restarted(2, "runner_lost").data,
+    events.snapshot("queued", "", b"", b"", missed=0),
+    events.snapshot(
+        "running",
+        "text",
+        events.progress(1, 2, "", "", 50.0).data,
+        events.tool_call("c", "n", 1).data + b"," + events.tool_result("c", "x").data,
+        missed=7,
+    ),
+    events.completed(None, cached=True, duration_ms=0).data,
+    events.completed(
+        {"input_tokens": 1, "output_tokens": 2}, cached=False, duration_ms=5, output="x"
+    ).data,
+    events.failed("agent_error", "It broke.", retryable=False).data,
+    events.cancelled("requested").data,
+]
+
+
+def test_every_type_of_event_is_described(document: dict[str, Any]) -> None:
+    made = set(made_by(events))
+    assert len(made) == 10
+    event = document["components"]["schemas"]["Event"]
+    assert set(event["discriminator"]["mapping"]) == made
+    assert {one["$ref"] for one in event["oneOf"]} == set(
+        event["discriminator"]["mapping"].values()
+    )
+    for kind, where in event["discriminator"]["mapping"].items():
+        schema = document["components"]["schemas"][where.rpartition("/")[2]]
+        assert schema["properties"]["type"]["const"] == kind
+        assert schema["description"]
+        assert "additionalProperties" not in schema
+
+
+def test_each_function_of_events_makes_what_is_described(document: dict[str, Any]) -> None:
+    seen = set()
+    for data in SAMPLES:
+        event = json.loads(data)
+        seen.add(event["type"])
+        assert_described(document, "Event", event)
+        # No other one fits, and none fits without each of its members that are required.
+        name = document["components"]["schemas"]["Event"]["discriminator"]["mapping"][
+            event["type"]
+        ].rpartition("/")[2]
+        for member in document["components"]["schemas"][name]["required"]:
+            less = {key: value for key, value in event.items() if key != member}
+            assert not validator(document, "Event").is_valid(less), (event, member)
+        # Events are only ever added to.
+        assert_described(document, "Event", event | {"later": 1})
+    assert seen == set(made_by(events))
+
+
+def test_events_of_real_runs_are_as_described(
+    document: dict[str, Any], client: httpx.Client, tmp_path: Path
+) -> None:
+    seen = set()
+
+    def check(url: str, **headers: str) -> None:
+        for event in follow(client, url, **headers):
+            assert_described(document, "Event", event.data)
+            seen.add(event.type)
+
+    for agent in ("echo", "failing", "refusing", "tools", "output", "sync"):
+        text = unique()
+        check(ask(client, agent, text)["events_url"])
+        # From the cache, or by another run of it.
+        check(ask(client, agent, text)["events_url"])
+    gate = tmp_path / "gate"
+    big = ask(client, "big", options={"gate": str(gate)})
+    wait_for_status(client, big, "running")
+    gate.touch()
+    wait_for_status(client, big, "completed")
+    check(big["events_url"])
+    run = client.post("/v1/runs", json={"agent": "external"}).json()
+    client.post(f"/v1/runs/{run['id']}/events", json=POSTED)
+    client.post(run["cancel_url"])
+    check(run["events_url"])
+    assert seen == set(made_by(events)) - {"run.restarted"}
+
+
+def test_a_stream_is_described_by_its_events(document: dict[str, Any]) -> None:
+    for name in ("createRun", "followRun"):
+        (operation,) = (one for one in operations(document) if one["operationId"] == name)
+        content = operation["responses"]["200"]["content"]["text/event-stream"]
+        assert content["schema"] == {"$ref": "#/components/schemas/Event"}
+
+
+# What is sent
+
+
+POSTED = [
+    {"type": "message.delta", "text": "Hello"},
+    {"type": "run.progress"},
+    {"type": "run.progress", "step": 1, "total_steps": 2, "message": "m", "percentage": 50},
+    {"type": "tool.call", "id": "c", "name": "n"},
+    {"type": "tool.result", "id": "c", "output": [1]},
+]
+NOT_POSTED: list[Any] = [
+    {},
+    {"type": "run.started"},
+    {"type": "run.snapshot"},
+    {"type": "message.delta"},
+    {"type": "message.delta", "text": 1},
+    {"type": "message.delta", "text": "x", "more": 1},
+    {"type": "run.progress", "percentage": 101},
+    {"type": "run.progress", "step": -1},
+    {"type": "tool.call", "id": "c"},
+    {"type": "tool.result", "id": "c"},
+    {"type": "run.failed", "code": "Not a code"},
+    {"type": "run.failed"},
+    {"type": "run.completed", "usage": {"input_tokens": -1}},
+    {"type": "run.completed", "usage": {"tokens": 1}},
+    "message.delta",
+    None,
+]
+ENDS = [
+    {"type": "run.completed"},
+    {"type": "run.completed", "usage": {"output_tokens": 3}, "output": "x"},
+    {"type": "run.failed", "code": "my_code", "message": "m", "retryable": True},
+    {"type": "run.cancelled"},
+    {"type": "run.cancelled", "reason": "r"},
+]
+
+
+def test_what_may_be_appended_is_what_is_described(
+    document: dict[str, Any], client: httpx.Client
+) -> None:
+    for event in (*POSTED, *ENDS):
+        assert_described(document, "PostedEvent", event)
+        run = client.post("/v1/runs", json={"agent": "external"}).json()
+        answer = client.post(f"/v1/runs/{run['id']}/events", json=event)
+        assert answer.status_code == 200, (event, answer.text)
+        assert_described(document, "Appended", answer.json())
+    for event in NOT_POSTED:
+        assert not validator(document, "PostedEvent").is_valid(event), event
+        answer = client.post(f"/v1/runs/{'f' * 32}/events", content=json.dumps(event))
+        assert_problem(answer, 422, "invalid_request")
+
+
+MESSAGE = {"role": "user", "content": "x"}
+ASKED: list[dict[str, Any]] = [
+    {"input": "x"},
+    {"input": "x", "messages": None},
+    {"messages": [MESSAGE]},
+    {"messages": [{"role": "system", "content": ""}, MESSAGE], "conversation_id": "c-1"},
+    {"input": " x\n", "user": "u" * 200, "options": {"a": 1}},
+    {"input": "x", "cache": {"mode": "refresh", "ttl_s": 30 * 86_400}},
+    {"input": "x", "cache": {"mode": "off", "ttl_s": None}},
+    {"input": "x", "conversation_id": "a" * 128},
+    {"agent": "external"},
+    {"agent": "external", "input": "x"},
+]
+NOT_ASKED: list[dict[str, Any]] = [
+    {},
+    {"input": None},
+    {"input": ""},
+    {"input": " \n\t\x1c\x85\u2003"},
+    {"input": 1},
+    {"input": "x", "messages": [MESSAGE]},
+    {"messages": []},
+    {"messages": [{"role": "tool", "content": "x"}]},
+    {"messages": [{"role": "user"}]},
+    {"messages": [MESSAGE | {"name": "n"}]},
+    {"messages": [MESSAGE] * 1001},
+    {"agent": "", "input": "x"},
+    {"agent": "a" * 101, "input": "x"},
+    {"input": "x", "user": "u" * 201},
+    {"input": "x", "conversation_id": ""},
+    {"input": "x", "conversation_id": "-c"},
+    {"input": "x", "conversation_id": "a" * 129},
+    {"input": "x", "conversation_id": "a/b"},
+    {"input": "x", "cache": {"mode": "never"}},
+    {"input": "x", "cache": {"ttl_s": 0}},
+    {"input": "x", "cache": {"ttl_s": 30 * 86_400 + 1}},
+    {"input": "x", "cache": {"life": 1}},
+    {"input": "x", "options": []},
+    {"input": "x", "model": "m"},
+    {"agent": "external", "conversation_id": "c"},
+    {"agent": "external", "input": ""},
+]
+
+
+def test_what_may_be_asked_is_what_is_described(
+    document: dict[str, Any], client: httpx.Client
+) -> None:
+    for more in ASKED:
+        body = {"agent": "echo", **more}
+        assert_described(document, "RunRequest", body)
+        answer = client.post("/v1/runs", json=body)
+        assert answer.status_code in (200, 202), (body, answer.text)
+        assert_described(document, "Run", answer.json())
+    for more in NOT_ASKED:
+        body = {"agent": "echo", **more}
+        assert not validator(document, "RunRequest").is_valid(body), body
+        assert_problem(client.post("/v1/runs", json=body), 422, "invalid_request")
+
+
+# What is answered
+
+
+def test_every_kind_of_answer_is_as_described(
+    document: dict[str, Any], client: httpx.Client
+) -> None:
+    name = unique()
+    for agent in ("echo", "failing", "tools", "output"):
+        assert_described(document, "Run", finish(client, agent))
+    run = ask(client, "slow", conversation_id=name, options={"gate": "/nowhere"})
+    assert_described(document, "Run", run)
+    assert_described(document, "Run", client.get(f"/v1/runs/{run['id']}").json())
+    for _ in range(2):
+        conversation = client.get(f"/v1/conversations/{name}").json()
+        assert_described(document, "Conversation", conversation)
+        assert_described(document, "Cancellation", client.post(run["cancel_url"]).json())
+        wait_for_status(client, run, "cancelled")
+    assert_described(document, "Health", client.get("/health").json())
+    for path in ("/health/live", "/health/ready"):
+        assert_described(document, "Probe", client.get(path).json())
+    metrics = client.get("/api/admin/metrics", headers=OPERATOR).json()
+    assert_described(document, "Metrics", metrics)
+    assert set(metrics) == set(document["components"]["schemas"]["Metrics"]["properties"])
+    cleared = client.delete("/api/admin/cache?agent=echo", headers=OPERATOR)
+    assert_described(document, "Cleared", cleared.json())
+    for path, headers in (
+        ("/nothing", {}),
+        (f"/v1/runs/{'0' * 32}", {}),
+        (f"/v1/runs/{'0' * 32}/events", SSE),
+        ("/api/admin/metrics", {}),
+    ):
+        assert_described(document, "Problem", client.get(path, headers=headers).json())
+
+
+def test_an_old_id_is_answered_as_described(
+    document: dict[str, Any], client: httpx.Client
+) -> None:
+    old = "0" * 32
+    for method, path in (
+        ("get", "/v1/runs/{run_id}"),
+        ("get", "/v1/runs/{run_id}/events"),
+        ("post", "/v1/runs/{run_id}/events"),
+        ("post", "/v1/runs/{run_id}/cancel"),
+    ):
+        answer = client.request(method.upper(), path.format(run_id=old), content=b"[]")
+        assert_problem(answer, 410, "run_expired")
+        described = document["paths"][path][method]["responses"]
+        assert "run_expired" in described["410"]["description"]
