@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 
 from tests.browser import await_true, browser, by_id, console, fresh_tab
 from tests.integration.api_client import SSE, follow, messages, text_of
+from tests.integration.test_docs_page import Docs
 from tests.integration.test_load import scripts_load
 from tests.integration.test_ops_page import Ops
 from tests.integration.test_page import Page, assert_whole
@@ -278,3 +279,12 @@ def test_the_page_of_operators_and_its_feed(behind: Behind, chrome: Chrome) -> N
     ops.until_said("feed", "Live")
     assert ops.figure("cache.items") != "–"
     assert console(chrome) == []
+
+
+def test_what_the_docs_try_out_is_asked_of_the_service(behind: Behind, chrome: Chrome) -> None:
+    docs = Docs(chrome, behind.url)
+    assert docs.execute("getLiveness")[0] == 200
+    status, body = docs.execute("createRun")
+    assert status in (200, 202)
+    assert '"events_url": "/ai/v1/runs/' in body
+    docs.assert_nothing_was_stopped()
