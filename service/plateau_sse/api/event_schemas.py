@@ -23,7 +23,7 @@ RUN_ID: Schema = {"type": "string", "pattern": "^([0-9a-f]{32}|hit-[0-9A-Za-z_-]
 FINISH_REASON: Schema = {
     "type": "string",
     "enum": list(FINISH_REASONS),
-    "description": "Why the agent had no more to say; after `length` or `content_filter` it is cut off.",
+    "description": "Why it had no more to say; `length`, `content_filter`: it is cut off.",
 }
 USAGE: Schema = {
     "type": "object",

@@ -8,6 +8,7 @@ the end of the response, since `EventSource` never comes back from anything else
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,6 +52,15 @@ def wants(scope: Scope) -> bool:
         # To append to a run is no stream, and has a route.
         return method not in ("OPTIONS", "POST")
     return method == "POST" and path == "/v1/runs"
+
+
+class Manner(NamedTuple):
+    """How the client that asked is told a run: with `event:` lines or without, under which
+    headers, and with which frames before all others."""
+
+    named: bool
+    headers: dict[str, str]
+    opening: bytes = b""
 
 
 class Direct:
@@ -121,17 +131,16 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     # With the token that this stream is rejoined with: clients follow the one or the other.
     headers["Location"] = links_of(run_url, taken.token)["events_url"]
     headers["Content-Location"] = headers["Location"]
-    named = _named(request)
-    opening = b""
+    manner = Manner(_named(request), headers)
     if position and not taken.is_repeat:
         # Only a key says for certain that this is the run it has seen: any other begins anew.
-        position, opening = 0, sse.encode(0, events.restarted(1, "other").data, named=named)
+        anew = events.restarted(1, "other").data
+        manner = manner._replace(opening=sse.encode(0, anew, named=manner.named))
+        position = 0
     if taken.answer is not None:
-        return _replay(taken.run_id, taken.answer, 0, named, headers, opening)
+        return _replay(taken.run_id, taken.answer, 0, manner)
     try:
-        return await _open(
-            state, taken.run_id, position, taken.token, "", named, headers, opening
-        )
+        return await _open(state, taken.run_id, position, taken.token, "", manner)
     except Problem:
         raise
     except Exception as error:
@@ -155,46 +164,32 @@ async def _resume(request: Request, state: State, headers: dict[str, str]) -> Re
         # What polyfills call it, which cannot set headers.
         query.get("lastEventId"),
     )
-    named = _named(request)
+    manner = Manner(_named(request), headers)
     if ids.HIT_ID.fullmatch(run_id):
         answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
-        return _replay(run_id, answer, position, named, headers)
-    return await _open(state, run_id, position, "" if owner else token, owner, named, headers)
+        return _replay(run_id, answer, position, manner)
+    return await _open(state, run_id, position, "" if owner else token, owner, manner)
 
 
 def _named(request: Request) -> bool:
     return request.query_params.get("event_names") == "1"
 
 
-def _replay(
-    run_id: str,
-    answer: Answer,
-    position: int,
-    named: bool,
-    headers: dict[str, str],
-    opening: bytes = b"",
-) -> Response:
+def _replay(run_id: str, answer: Answer, position: int, manner: Manner) -> Response:
     entries = hits.entries_after(run_id, answer, position)
     if not entries:
-        return Response(status_code=204, headers=headers)
-    content = sse.retry() + opening + sse.encode_all(entries, named=named)
-    return WholeResponse(content, headers)
+        return Response(status_code=204, headers=manner.headers)
+    content = sse.retry() + manner.opening + sse.encode_all(entries, named=manner.named)
+    return WholeResponse(content, manner.headers)
 
 
 async def _open(
-    state: State,
-    run_id: str,
-    position: int,
-    token: str,
-    owner: str,
-    named: bool,
-    headers: dict[str, str],
-    opening: bytes = b"",
+    state: State, run_id: str, position: int, token: str, owner: str, manner: Manner
 ) -> Response:
     """Subscribe, then read: what the reading lacks will come as messages."""
     hub, streams = state["hub"], state["streams"]
     if hub.draining:
-        return come_back_later(headers)
+        return come_back_later(manner.headers)
     feed = await hub.join(run_id)
     try:
         try:
@@ -210,14 +205,14 @@ async def _open(
         raise
     if reading.ended and not reading.entries and reading.snapshot is None:
         hub.part(feed)
-        return Response(status_code=204, headers=headers)
+        return Response(status_code=204, headers=manner.headers)
     return LiveResponse(
         hub,
         streams,
         feed,
         reading,
         position=position,
-        named=named,
-        opening=opening,
-        headers=headers,
+        named=manner.named,
+        opening=manner.opening,
+        headers=manner.headers,
     )
