@@ -157,5 +157,5 @@ def test_compose_accepts_its_file(tmp_path: Path) -> None:
 def test_the_version_is_in_one_place_and_the_changelog_has_it() -> None:
     assert 'dynamic = ["version"]' in (REPOSITORY / "pyproject.toml").read_text()
     versions = re.findall(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert versions[0] == __version__
+    assert next(version for version in versions if version != "Unreleased") == __version__
     assert len(set(versions)) == len(versions)
