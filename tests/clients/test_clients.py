@@ -40,18 +40,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(plateau, wires, folder, clients)
 
 
-def live(stage: Stage) -> None:
-    """It has begun, and the rest comes as it is said."""
-    with stage.gate() as gate:
-        run = stage.ask(body_of(gate))
-        with stage.reads("live", "follow", lambda _: [run["events_url"]]) as readings:
-            await_all(readings, lambda reading: reading.heard("tool.call"))
-            gate.touch()
-        expected = stage.recorded(run["id"])
-    for reading in readings:
-        reading.expected = expected
-
-
 def asked(stage: Stage) -> None:
     """The answer to a POST is the stream."""
     with stage.gate() as gate:
@@ -146,20 +134,20 @@ def asked_cut(stage: Stage) -> None:
 
 
 def pings(stage: Stage) -> None:
-    """Half of them read a run that is silent in the middle, half of them one that waits for a
-    place: until each has been sent a ping."""
+    """Each reads a run that has begun and falls silent, and beside it one that waits for a
+    place: until it has been sent a ping in either. Then the rest comes as it is said."""
     with stage.gate() as gate:
         runs = [stage.ask(body_of(gate)) for _ in range(CONCURRENCY)]
-        silent, waiting = runs[0], stage.ask(body_of())
+        live, waiting = runs[0], stage.ask(body_of())
         with (
-            stage.reads("silent", "follow", lambda _: [silent["events_url"]]) as here,
+            stage.reads("live", "follow", lambda _: [live["events_url"]]) as here,
             stage.reads("queued", "follow", lambda _: [waiting["events_url"]]) as there,
         ):
             await_all(here, lambda reading: reading.heard("tool.call"))
             await_all(there, lambda reading: reading.heard("run.snapshot"))
             await_all(here + there, was_pinged)
             gate.touch()
-        told, recorded = stage.recorded(silent["id"]), stage.recorded(waiting["id"])
+        told, recorded = stage.recorded(live["id"]), stage.recorded(waiting["id"])
     for reading in here:
         reading.expected = told
     for reading in there:
@@ -171,7 +159,6 @@ def was_pinged(reading: Reading) -> bool:
 
 
 SCENARIOS: dict[str, Callable[[Stage], None]] = {
-    "live": live,
     "asked": asked,
     "hit": hit,
     "asked hit": hit,
@@ -179,7 +166,7 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
     "cut": cut,
     "asked cut": asked_cut,
     "left": left,
-    "silent": pings,
+    "live": pings,
     "queued": pings,
 }
 CELLS = [
@@ -205,7 +192,7 @@ def test_a_stock_client_reads_what_is_recorded(
     reading.check()
     read = reading.read if scenario == "queued" else since_begun(reading)
     assert read == reading.expected
-    if scenario in ("silent", "queued"):
+    if scenario in ("live", "queued"):
         assert was_pinged(reading)
     if scenario != "resumed":
         assert folded(read) == TEXT
