@@ -227,5 +227,5 @@ def test_the_files_are_as_they_were_released() -> None:
 
 
 def test_the_first_page_and_the_readme_lead_to_it(plateau: Serving) -> None:
-    assert '<a href="docs">' in httpx.get(f"{plateau.url}/").text
+    assert '<a href="docs">API</a>' in httpx.get(f"{plateau.url}/").text
     assert "localhost:8000/docs)" in (REPOSITORY / "README.md").read_text()

@@ -202,4 +202,5 @@ def _answer(
     raise Problem("run_finished", f"The run has ended with event {ids.show_of(attempt, seq)}.")
 
 
-routes = [Route("/v1/runs/{run_id}/events", append, methods=["POST"])]
+# GET is dispatched ahead of it: it is here for what other methods are told.
+routes = [Route("/v1/runs/{run_id}/events", append, methods=["GET", "POST"])]

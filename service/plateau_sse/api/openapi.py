@@ -34,7 +34,8 @@ nobody needs a key."""
 def _document() -> bytes:
     """All of it but `servers`, without its first brace."""
     # Half a megabyte of Python objects, which most workers never need.
-    from plateau_sse.api.operations import KEY, paths
+    from plateau_sse.api.operation import KEY
+    from plateau_sse.api.operations import paths
     from plateau_sse.api.schemas import schemas
 
     bearer = {"type": "http", "scheme": "bearer"}

@@ -1,0 +1,67 @@
+"""One operation, for `GET /openapi.json`: who may, and what may come back.
+
+Invariant: a status that is a problem names the codes that it may have.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plateau_sse.api import parameters as given
+from plateau_sse.api.event_schemas import ref
+from plateau_sse.errors import PROBLEMS
+
+Operation = dict[str, Any]
+
+JSON, SSE = "application/json", "text/event-stream"
+# Where there are no keys nobody needs one.
+KEY: list[dict[str, list[str]]] = [{"key": []}, {}]
+KEY_OR_TOKEN: list[dict[str, list[str]]] = [{"run": []}, {"key": []}, {}]
+ADMIN: list[dict[str, list[str]]] = [{"admin": []}]
+NOBODY: list[dict[str, list[str]]] = []
+
+
+def content(schema: dict[str, Any], media_type: str = JSON) -> dict[str, Any]:
+    return {media_type: {"schema": schema}}
+
+
+def says(description: str, name: str = "", **headers: Any) -> dict[str, Any]:
+    """An answer; `name` is that of its schema."""
+    said: dict[str, Any] = {"description": description}
+    if headers:
+        said["headers"] = headers
+    if name:
+        said["content"] = content(ref(name))
+    return said
+
+
+def problems(*statuses: int) -> dict[str, Any]:
+    found = {}
+    for status in statuses:
+        codes = [code for code, (of, _) in PROBLEMS.items() if of == status]
+        problem = says("Problem: " + ", ".join(f"`{code}`" for code in codes))
+        problem["content"] = content(ref("Problem"), "application/problem+json")
+        if status in (429, 503):
+            problem["headers"] = given.RETRY_AFTER
+        found[str(status)] = problem
+    return found
+
+
+def operation(
+    tag: str,
+    name: str,
+    summary: str,
+    description: str,
+    security: list[dict[str, list[str]]],
+    responses: dict[str, Any],
+    **more: Any,
+) -> Operation:
+    return {
+        "tags": [tag],
+        "operationId": name,
+        "summary": summary,
+        "description": description,
+        "security": security,
+        **more,
+        "responses": responses,
+    }
