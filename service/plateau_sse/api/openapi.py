@@ -34,9 +34,9 @@ nobody needs a key."""
 def _document() -> bytes:
     """All of it but `servers`, without its first brace."""
     # Half a megabyte of Python objects, which most workers never need.
-    from plateau_sse.api.operation import KEY
-    from plateau_sse.api.operations import paths
-    from plateau_sse.api.schemas import schemas
+    from plateau_sse.api.spec.operation import KEY
+    from plateau_sse.api.spec.operations import paths
+    from plateau_sse.api.spec.schemas import schemas
 
     bearer = {"type": "http", "scheme": "bearer"}
     content = {

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api import pages, run_operations
-from plateau_sse.api import parameters as given
-from plateau_sse.api.event_schemas import ref
-from plateau_sse.api.operation import (
+from plateau_sse.api import pages
+from plateau_sse.api.spec import parameters as given
+from plateau_sse.api.spec import run_operations
+from plateau_sse.api.spec.event_schemas import ref
+from plateau_sse.api.spec.operation import (
     ADMIN,
     JSON,
     NOBODY,

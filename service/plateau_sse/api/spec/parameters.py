@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api.event_schemas import Schema, ref
 from plateau_sse.api.requests import AGENT_CHARS, USER_CHARS, WAIT_MOST_S
 from plateau_sse.api.requests import CONVERSATION_ID as CONVERSATION_ID_PATTERN
+from plateau_sse.api.spec.event_schemas import Schema, ref
 
 _TEXT: Schema = {"type": "string"}
 _EVENT_ID: Schema = {

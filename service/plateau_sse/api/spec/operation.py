@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api import parameters as given
-from plateau_sse.api.event_schemas import ref
+from plateau_sse.api.spec import parameters as given
+from plateau_sse.api.spec.event_schemas import ref
 from plateau_sse.errors import PROBLEMS
 
 Operation = dict[str, Any]

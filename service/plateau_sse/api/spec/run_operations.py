@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api import parameters as given
-from plateau_sse.api.event_schemas import ref
 from plateau_sse.api.external import EVENT_BYTES, EVENTS_MOST
-from plateau_sse.api.operation import (
+from plateau_sse.api.requests import BODY_BYTES, OPTIONS_DEPTH
+from plateau_sse.api.spec import parameters as given
+from plateau_sse.api.spec.event_schemas import ref
+from plateau_sse.api.spec.operation import (
     JSON,
     KEY,
     KEY_OR_TOKEN,
@@ -21,7 +22,6 @@ from plateau_sse.api.operation import (
     problems,
     says,
 )
-from plateau_sse.api.requests import BODY_BYTES, OPTIONS_DEPTH
 
 
 def _events(description: str, **headers: Any) -> dict[str, Any]:

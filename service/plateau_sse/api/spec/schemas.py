@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from plateau_sse.api import event_schemas
-from plateau_sse.api.event_schemas import Schema, or_null, ref
 from plateau_sse.api.requests import RunRequest
+from plateau_sse.api.spec import event_schemas
+from plateau_sse.api.spec.event_schemas import Schema, or_null, ref
 from plateau_sse.errors import PROBLEMS
 from plateau_sse.intake.ask import EXTERNAL
 
