@@ -97,6 +97,7 @@ LARGE = '{"x": "' + "x" * 20_000 + '"}'
 TOLD: dict[str, tuple[bytes, str]] = {
     "length": (said(HI, end("length")), "length"),
     "length, and then stop": (said(HI, end("length"), end("stop")), "length"),
+    "tool calls, and then length": (said(CALL, end("tool_calls"), end("length")), "length"),
     "length and nothing else": (said(end("length"), USAGE), "length"),
     "a filter, and nothing else": (said(end("content_filter")), "content_filter"),
     "no reason but [DONE]": (said(HI), "other"),

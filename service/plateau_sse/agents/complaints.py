@@ -13,34 +13,19 @@ from plateau_sse.agents import AgentError
 
 MAX_MESSAGE = 500
 
-# An error wherever they stand, and what is one where there is no choice beside it: a chunk
-# without one says how it went, or what was used; or it is an answer of another protocol.
-ALWAYS = (
-    "error",
-    "errors",
-    "error_msg",
-    "error_message",
-    "error_code",
-    "errorMessage",
-    "errorCode",
-)
-ALONE = ("message", "msg", "detail", "details", "code", "fault", "exception", "title")
+# An error wherever they stand; what is one where there is no choice beside it; and what is
+# content there: of another protocol.
+ALWAYS = "error errors error_msg error_message errorMessage error_code errorCode".split()
+ALONE = "message msg detail details code fault exception title".split()
 FOREIGN = (
-    *("content", "text", "response", "output", "outputs", "candidates", "delta", "completion"),
-    *("generated_text", "result", "results", "answer", "data", "content_block"),
-)
-# Where endpoints put the words.
+    "content text response output outputs candidates delta completion generated_text result "
+    "results answer data content_block"
+).split()
+# Where endpoints put the words, the best first.
 WORDS = (
-    "error",
-    "errors",
-    *ALWAYS[2:],
-    "message",
-    "msg",
-    "detail",
-    "details",
-    "title",
-    "status_msg",
-)
+    "error errors error_msg error_message errorMessage message msg detail details title "
+    "status_msg error_code errorCode"
+).split()
 
 
 def complaint(chunk: dict[str, Any], *, has_choice: bool) -> AgentError | None:

@@ -112,8 +112,10 @@ class Answer:
         if name in FAILED:
             raise broken(f"the upstream ended it with {given}")
         reason = REASONS.get(name, "other") if isinstance(name, str) else "other"
-        # A bad ending stays one, whatever is said after it.
-        if self._reason in (None, "stop"):
+        # A bad ending stays one, whatever is said after it; a good one does not.
+        if self._reason in (None, "stop") or (
+            self._reason == "tool_calls" and reason != "stop"
+        ):
             self._reason = reason
         self.is_whole = True
         return True

@@ -166,10 +166,9 @@ class Upstream:
                 return connection, await connection.head(self._silence_s)
             except BaseException as error:
                 connection.close()
+                is_dead = isinstance(error, OSError) and not isinstance(error, TimeoutError)
                 # A kept connection that the endpoint had closed, or was about to.
-                if is_new or connection.has_heard or not isinstance(error, OSError):
-                    raise
-                if isinstance(error, TimeoutError):
+                if is_new or connection.has_heard or not is_dead:
                     raise
 
     def _request(self, body: bytes, headers: dict[str, str]) -> h11.Request:
