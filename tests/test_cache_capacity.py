@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from benchmarks import capacity, corpus, dictionary, hit_rate
 
 from plateau_sse.store.answers.packing import DICTIONARY, pack, unpack
@@ -13,6 +14,8 @@ def test_8000_english_answers_of_2_kb_fit(cache_url: str) -> None:
     assert asyncio.run(capacity.fit(cache_url, pack)) >= capacity.BOUND
 
 
+# A minute of packing where nothing else runs.
+@pytest.mark.timeout(300)
 def test_the_hit_rate_is_near_that_of_an_ideal_lru(cache_url: str) -> None:
     result = asyncio.run(hit_rate.measure(cache_url, turnovers=1))
     assert result.requests > result.fit > capacity.BOUND
