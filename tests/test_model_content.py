@@ -75,6 +75,21 @@ SAID: dict[str, bytes] = {
     "legacy completions": said(
         choice(text="Hello "), choice(text="you"), choice(text="", finish_reason="stop")
     ),
+    "a choice of index -1": said(
+        {"choices": [{"index": -1, "delta": {"content": "Hello "}}]}, YOU, end()
+    ),
+    "messages in pieces, and the whole before the end": said(
+        choice(message=message("Hello ")),
+        choice(message=message("you")),
+        choice(message=message(TEXT)),
+        end(),
+    ),
+    "messages that grow": said(
+        choice(message=message("He")),
+        choice(message=message("Hello")),
+        choice(message=message(TEXT)),
+        end(),
+    ),
     "legacy completions that say it at last": said(
         choice(text="Hello "), choice(text="you", finish_reason="stop")
     ),
@@ -122,6 +137,18 @@ def test_text_is_told_once(streams_url: str, cache_url: str, body: bytes) -> Non
 
 
 NOT_UNDERSTOOD: dict[str, bytes] = {
+    **{
+        f"{name} in a delta": said(HELLO, delta(**{name: "you"}), end())
+        for name in ("text", "output_text", "response", "generated_text", "answer")
+    },
+    "a message in a delta": said(HELLO, delta(message={"content": "you"}), end()),
+    **{
+        f"{name} in a choice": said(HELLO, choice(delta={}, **{name: "you"}), end())
+        for name in ("content", "output", "output_text", "response")
+    },
+    "messages in a choice": said(HELLO, choice(messages=[{"delta": {"content": "x"}}]), end()),
+    "a choice of its own": said(HELLO, {"choice": {"delta": {"content": "you"}}}, end()),
+    "content beside an empty delta": said(HELLO, {**delta(), "content": "you"}, end()),
     **{
         f"content {content!r}": said(HELLO, delta(content=content), end())
         for content in (5, 0, 1.5, True, {"text": "you"}, {"type": "text", "text": "you"})

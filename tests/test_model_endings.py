@@ -93,7 +93,7 @@ def test_a_whole_answer_is_told_and_kept(
     assert told.text == "Hi" or reason == "tool_calls" or kept.tools
 
 
-LARGE = '{"x": "' + "x" * 20_000 + '"}'
+LARGE, LONG = ('{"x": "' + "x" * size + '"}' for size in (20_000, 15_000))
 TOLD: dict[str, tuple[bytes, str]] = {
     "length": (said(HI, end("length")), "length"),
     "length, and then stop": (said(HI, end("length"), end("stop")), "length"),
@@ -113,7 +113,7 @@ TOLD: dict[str, tuple[bytes, str]] = {
     ),
     "tool calls too many to be kept": (
         said(
-            *(calls(call("save", LARGE[-15_000:], id=f"c{n}", index=n)) for n in range(3)),
+            *(calls(call("save", LONG, id=f"c{n}", index=n)) for n in range(3)),
             end("tool_calls"),
         ),
         "tool_calls",
@@ -187,6 +187,11 @@ ERRORS: list[dict[str, Any]] = [
     {"choices": [{"index": 0, "error": {"message": "said so"}}]},
     {"choices": [{"delta": {"content": ""}, "error": {"message": "said so"}}]},
     {"choices": [{"delta": {"error": "said so"}}]},
+    {"choices": [{"delta": {"error_msg": "said so"}}]},
+    {"choices": [{"index": 0, "error_code": 5, "message": {"error": "said so"}}]},
+    {"status": "failed", "reason": "said so"},
+    {"success": False, "reason": "said so"},
+    {"err": "said so"},
     {"title": "said so", "status": 500},
     {"fault": {"message": "said so"}},
 ]
@@ -227,6 +232,9 @@ FAILED: dict[str, bytes] = {
     "event: error": said(HI, b"event: error\ndata: said so\n\n", end()),
     "event: error, as JSON": said(HI, b'event: error\ndata: {"x": "said so"}\n\n', end()),
     "event: error, and [DONE]": said(HI, end(), b"event: error\n" + DONE),
+    "event: Error": said(HI, b"event: Error\ndata: said so\n\n", end()),
+    "event: exception": said(HI, b'event: exception\ndata: {"x": "so"}\n\n', end()),
+    "more beside [DONE]": said(HI, end(), b'data: [DONE]{"error": "x"}\n\n', done=False),
     "the reason is an error": said(HI, end("error")),
     "the network is the reason": said(HI, end("network_error")),
     "a page": b"<!doctype html><html><body>Sign in</body></html>",

@@ -154,6 +154,29 @@ def test_each_tool_call_is_told_once_and_whole(
     assert [bytes(it) for it in kept.tools] and len(kept.tools) == 2
 
 
+NAMED_IN_PIECES: dict[str, bytes] = {
+    "pieces": said(
+        calls(call("wea", "", id="a", index=0)),
+        calls(call("ther", "", index=0)),
+        calls(call("", A[1], index=0)),
+        end("tool_calls"),
+    ),
+    "all so far": said(
+        calls(call("wea", "", id="a", index=0)),
+        calls(call("weather", "", id="a", index=0)),
+        calls(call("", A[1], index=0)),
+        end("tool_calls"),
+    ),
+}
+
+
+@pytest.mark.parametrize("body", NAMED_IN_PIECES.values(), ids=NAMED_IN_PIECES)
+def test_a_name_in_pieces_is_one_name(streams_url: str, cache_url: str, body: bytes) -> None:
+    told, _ = become(streams_url, cache_url, body)
+    (found,) = told.only("tool.call")
+    assert (found["id"], found["name"], found["arguments"]) == ("a", *A)
+
+
 UNNAMED: dict[str, tuple[bytes, list[tuple[str, str, str]]]] = {
     "no ids": (said(calls(*whole(0)), end("tool_calls")), [("call_0", *A), ("call_1", *B)]),
     "neither ids nor index": (
@@ -211,6 +234,16 @@ def test_a_tool_call_has_an_id_of_its_own(
 
 
 NOT_UNDERSTOOD: dict[str, bytes] = {
+    "arguments that are cut, and a reason": said(
+        calls(call("save", '{"a": ', id="a")), end("tool_calls")
+    ),
+    "arguments that are cut, and stop": said(calls(call("save", '{"a": ', id="a")), end()),
+    "arguments that grow": said(
+        calls(call("save", '{"a"', id="a")), calls(call("", '{"a":1}')), end("tool_calls")
+    ),
+    "calls in the choice": said(
+        HELLO, choice(delta={}, tool_calls=[call(*A, id="a")], finish_reason="stop")
+    ),
     "tool calls that are no list": said(HELLO, delta(tool_calls={"a": 1}), end()),
     "tool calls that are no objects": said(HELLO, delta(tool_calls=["you"]), end()),
     "a tool call without a name": said(HELLO, calls(call("", "{}", id="a", index=0)), end()),

@@ -251,6 +251,8 @@ def test_the_root_without_its_slash_leads_to_the_page(web: Any, root: str) -> No
     started = web(ROOT_PATH=root)
     status, headers, _ = started.send(get(root))
     assert (status, headers["location"]) == (308, f"{root}/")
+    _, headers, _ = started.send(get(f"{root}?x=1&y=%20"))
+    assert headers["location"] == f"{root}/?x=1&y=%20"
     # As the hop before it knows it.
     _, headers, _ = started.send(get(root, f"{HEADER}: /outer{root}"))
     assert headers["location"] == f"/outer{root}/"

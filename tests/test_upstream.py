@@ -101,6 +101,7 @@ def test_a_connection_that_said_anything_else_is_not_used_again(
         assert model.over == [1, 2]
 
 
+ENDED = event({"choices": [{"delta": {"content": "first"}, "finish_reason": "stop"}]})
 LONG_BODY = b"x" * 300_000
 FAILED: dict[str, tuple[str, list[Step]]] = {
     "an error of 300 KB": (
@@ -142,11 +143,36 @@ FAILED: dict[str, tuple[str, list[Step]]] = {
         "upstream_broken_stream",
         [sized(FIRST, "Content-Encoding: br") + POISON],
     ),
+    "blank, and more behind it": ("upstream_broken_stream", [sized(b"\n\n") + POISON, CLOSE]),
+    # An ending that is in each chunk is none.
+    "an ending, more, and a cut": (
+        "upstream_broken_stream",
+        [head_of("Content-Length: 9999") + ENDED + ENDED, CLOSE],
+    ),
+    "an ending, more, and silence": ("upstream_timeout", [chunked(ENDED, ENDED), GO]),
     "a document of 5 MB": (
         "upstream_broken_stream",
         [sized(b'{"x": "' + b"x" * 5_000_000 + b'"}') + POISON],
     ),
 }
+
+
+# Blank lines, as some send while a request waits its turn, and then nothing more.
+BLANK: dict[str, list[Step]] = {
+    "with a length": [sized(b"\n\n")],
+    "in chunks": [chunked(b"\n", b"\n") + chunk(b"\n") + LAST],
+    "compressed": [sized(gzip.compress(b"\n"), "Content-Encoding: gzip")],
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("script", BLANK.values(), ids=BLANK)
+def test_an_answer_of_blank_lines_is_none_and_nobody_waits_for_more(
+    script: list[Step], loop: Callable[[], Any]
+) -> None:
+    with raw_model(script) as model:
+        assert in_turn(model, loop) == ["upstream_broken_stream", "second"]
+        assert model.over == [1, 1]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -157,9 +183,6 @@ def test_what_fails_leaves_nothing_to_the_next(
     with raw_model(script) as model:
         assert in_turn(model, loop) == [code, "second"]
         assert model.over == [1, 2]
-
-
-ENDED = event({"choices": [{"delta": {"content": "first"}, "finish_reason": "stop"}]})
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -200,3 +223,24 @@ def test_a_run_that_is_given_up_leaves_nothing_to_the_next(loop: Callable[[], An
         with asyncio.Runner(loop_factory=loop) as runner:
             assert runner.run(main()) == "second"
         assert model.over == [1, 2]
+
+
+def test_what_is_packed_in_little_leaves_others_their_turn() -> None:
+    """4 MB of blank lines in 4 KB: deadlines and other runs go on meanwhile."""
+    bomb = gzip.compress(b"data: \n\n" + b"\n" * 4_000_000)
+    with raw_model([sized(bomb, "Content-Encoding: gzip")]) as model:
+        agent = make_openai(
+            Settings(openai_base_url=model.base_url, openai_model="m"), silence_s=5
+        )
+
+        async def scenario() -> int:
+            asking = asyncio.ensure_future(ask(agent))
+            turns = 0
+            while not asking.done():
+                turns += 1
+                await asyncio.sleep(0)
+            assert await asking == "upstream_broken_stream"
+            return turns
+
+        # One for each piece that is unpacked, at least.
+        assert asyncio.run(scenario()) > 4_000_000 // (64 * 1024)

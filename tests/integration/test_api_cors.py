@@ -116,6 +116,21 @@ def test_a_preflight(client: httpx.Client, path: str, method: str, asked: str) -
     assert unknown.status_code == 400
 
 
+def test_a_preflight_from_the_network_beyond(client: httpx.Client) -> None:
+    """Of a public page to a service on this machine, as Chromium asks."""
+    asking = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    response = client.options("/v1/runs", headers=asking)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-private-network"] == "true"
+    refused = client.options("/v1/runs", headers=asking | {"Origin": "https://evil.example"})
+    assert refused.status_code == 400
+    assert_shut(refused)
+
+
 def test_a_preflight_that_asks_for_no_header(client: httpx.Client) -> None:
     asking = {"Origin": PAGE, "Access-Control-Request-Method": "DELETE"}
     response = client.options("/v1/conversations/c1", headers=asking)

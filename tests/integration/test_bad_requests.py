@@ -83,7 +83,7 @@ def test_a_run_id_of_the_future(client: httpx.Client, run_id: str) -> None:
         assert_problem(response, 404, "run_not_found")
 
 
-EVENT_IDS = ["1-", "01-1", "1-x", "1-1.0", "1-\u0661", "1-0x1", "1-" + "9" * 5000, "999-%00"]
+EVENT_IDS = ["1-", "01-1", "1-x", "1-1.0", "1-\u0661", "1-0x1", "1-" + "9" * 5000, "999-1%"]
 
 
 @pytest.mark.parametrize("event_id", EVENT_IDS, ids=range(len(EVENT_IDS)))

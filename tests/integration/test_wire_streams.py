@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,20 @@ def test_the_same_key_goes_on_behind_the_position(client: httpx.Client) -> None:
     assert b"id: 1-2\n" not in again.content and b"run.restarted" not in again.content
 
 
+def test_who_joins_goes_on_behind_the_position(client: httpx.Client, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    body = {"agent": "slow", "input": unique(), "options": {"gate": str(gate)}}
+    with client.stream("POST", "/v1/runs", json=body, headers=SSE) as first:
+        told = (line for line in first.iter_lines() if line.startswith("id: "))
+        ids = list(islice(told, 3))
+    headers = {**SSE, "Last-Event-ID": ids[1].removeprefix("id: ")}
+    with client.stream("POST", "/v1/runs", json=body, headers=headers) as again:
+        assert again.headers["x-cache"] == "joined"
+        gate.touch()
+        rest = [line for line in again.iter_lines() if line.startswith(("id: ", "data: "))]
+    assert rest[0] == ids[2] and not any("run.restarted" in line for line in rest)
+
+
 @pytest.mark.parametrize("named", ["", "?event_names=1"])
 @pytest.mark.parametrize("cached", [False, True])
 def test_another_run_says_first_that_it_is_one(
@@ -312,6 +327,36 @@ def test_http_1_0_gets_documents_with_their_length(
     length = re.findall(r"(?im)^content-length: *(\d+)", head)
     assert "transfer-encoding" not in head.lower() and len(length) == 1
     assert len(content) == (0 if method == "HEAD" else int(length[0]))
+    assert re.findall(r"(?im)^connection: *(.*?)\r?$", head) == ["close"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_http_1_0_is_not_told_to_go_on(plateau: Serving, accept: str) -> None:
+    body = json.dumps({"agent": "echo", "input": unique()}).encode()
+    expect = f"Accept: {accept}\r\nExpect: 100-continue\r\n"
+    head, _ = raw(plateau, f"POST /v1/runs HTTP/1.0\r\n{expect}", body)
+    assert head.split()[1] in ("200", "202")
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+def test_another_http_is_refused(plateau: Serving, version: str) -> None:
+    head, _ = raw(plateau, f"GET /health/live HTTP/{version}\r\nHost: x\r\n")
+    assert head.split()[1] == "400"
+
+
+@pytest.mark.parametrize("kind", ["live", "finished", "hit"])
+def test_a_stream_says_once_whether_its_connection_is_kept(
+    plateau: Serving, client: httpx.Client, kind: str
+) -> None:
+    text = unique()
+    body = json.dumps({"agent": "tools", "input": text}).encode()
+    if kind == "live":
+        accept = "Accept: text/event-stream\r\nHost: x\r\nConnection: close\r\n"
+        head, _ = raw(plateau, f"POST /v1/runs HTTP/1.1\r\n{accept}", body)
+    else:
+        run = finish(client, "tools", text)
+        url = (run if kind == "finished" else ask(client, "tools", text))["events_url"]
+        head, _ = raw(plateau, f"GET {url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
     assert re.findall(r"(?im)^connection: *(.*?)\r?$", head) == ["close"]
 
 

@@ -15,12 +15,17 @@ MAX_MESSAGE = 500
 
 # An error wherever they stand; what is one where there is no choice beside it; and what is
 # content there: of another protocol.
-ALWAYS = "error errors error_msg error_message errorMessage error_code errorCode".split()
+ALWAYS = "err error errors error_msg error_message errorMessage error_code errorCode".split()
 ALONE = "message msg detail details code fault exception title".split()
 FOREIGN = (
     "content text response output outputs candidates delta completion generated_text result "
-    "results answer data content_block"
+    "results answer data content_block choice message messages output_text"
 ).split()
+FAILED = ("error", "failed", "failure")
+# The same within a choice, and within its delta or message: there these are where they belong.
+IN_CHOICE = [name for name in FOREIGN if name not in ("text", "delta", "message")]
+IN_CHOICE += ["tool_calls", "function_call"]
+IN_DELTA = [name for name in FOREIGN if name != "content"]
 # Where endpoints put the words, the best first.
 WORDS = (
     "error errors error_msg error_message errorMessage message msg detail details title "
@@ -30,10 +35,11 @@ WORDS = (
 
 def complaint(chunk: dict[str, Any], *, has_choice: bool) -> AgentError | None:
     """What is wrong with it, if anything."""
-    if any(_says(chunk.get(name)) for name in ALWAYS) or "error" in (
-        chunk.get("object"),
-        chunk.get("type"),
-        chunk.get("status"),
+    kinds = (chunk.get("object"), chunk.get("type"), chunk.get("status"))
+    if (
+        any(_says(chunk.get(name)) for name in ALWAYS)
+        or any(isinstance(kind, str) and kind in FAILED for kind in kinds)
+        or chunk.get("success") is False
     ):
         return reported(chunk)
     base = chunk.get("base_resp")
@@ -43,8 +49,26 @@ def complaint(chunk: dict[str, Any], *, has_choice: bool) -> AgentError | None:
         return None
     if any(_says(chunk.get(name)) for name in ALONE):
         return reported(chunk)
+    return foreign(chunk)
+
+
+def foreign(chunk: dict[str, Any]) -> AgentError | None:
+    """Of a chunk in which no choice says anything: content of another protocol."""
     if any(_says(chunk.get(name)) for name in FOREIGN):
         return broken("the upstream sent JSON that is no chat completion")
+    return None
+
+
+def misplaced(
+    choice: dict[str, Any], delta: dict[str, Any], message: dict[str, Any]
+) -> AgentError | None:
+    """An error within a choice, or content where nobody reads it."""
+    for part, names in ((choice, IN_CHOICE), (delta, IN_DELTA), (message, IN_DELTA)):
+        if any(_says(part.get(name)) for name in ALWAYS):
+            return reported(part)
+        for name in names:
+            if _says(part.get(name)):
+                return broken(f"it holds {name} in a place that is not understood")
     return None
 
 

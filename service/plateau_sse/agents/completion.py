@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from plateau_sse.agents import Finish, Usage, Yielded
-from plateau_sse.agents.complaints import broken, complaint, reported
+from plateau_sse.agents.complaints import (
+    broken,
+    complaint,
+    foreign,
+    misplaced,
+    reported,
+)
 from plateau_sse.agents.toolcalls import Calls, index_of
 
 _SPELLINGS = {
@@ -32,15 +38,20 @@ FAILED = ("error", "engine_error", "network_error")
 LEFT_OUT = ("thinking", "redacted_thinking", "reasoning", "reference")
 # Content that is not written: to leave it out would be silence.
 UNREAD = ("audio", "image", "images", "video")
+# Two pieces that are shorter may be alike by chance.
+SURELY_AGAIN = 6
 
 
 class Answer:
-    """Feed it the data of each event; `is_whole` once the upstream has finished the answer,
+    """Feed it the data of each event; `has_ended` once the upstream has given a reason,
     `is_done` once nothing more will come."""
 
     def __init__(self) -> None:
-        self.is_whole = False
+        self.has_ended = False
         self.is_done = False
+        # Content came after an ending: there are endpoints that say `stop` in each chunk, and
+        # then it says nothing.
+        self._goes_on = False
         self._reason: str | None = None
         self._calls = Calls()
         self._said: list[str] = []
@@ -50,29 +61,35 @@ class Answer:
 
     def take(self, data: str, event: str = "message") -> Iterator[Yielded]:
         """What one chunk adds; raises AgentError(upstream_broken_stream)."""
-        if event == "error":
+        if event.lower() in ("error", "exception", "failure"):
             raise reported(data)
         if event == "ping" or not data.strip():
             return
         if data.strip().startswith("[DONE]"):
-            self.is_whole = self.is_done = True
+            if data.strip() != "[DONE]":
+                raise broken("the upstream says more beside its end")
+            self.has_ended = self.is_done = True
             return
         chunk = _parse(data)
         choices = _choices(chunk)
         if error := complaint(chunk, has_choice=bool(choices)):
             raise error
-        fragments = self._calls.fragments
+        had_ended = self.has_ended
+        fragments, pieces = self._calls.fragments, len(self._said)
         for choice in choices:
             yield from self._take_choice(choice)
-        # There are endpoints that say `stop` in each chunk.
-        if self.is_whole and self._calls.fragments == fragments:
+        if self._calls.fragments != fragments or len(self._said) != pieces:
+            self._goes_on = self._goes_on or had_ended
+        elif not self.has_ended and (error := foreign(chunk)):
+            raise error
+        if self.has_ended and self._calls.fragments == fragments:
             yield from self._calls.complete(cut=self._is_cut)
         yield from _usage(chunk, choices)
 
     def finish(self) -> Iterator[Yielded]:
         """The rest, once the upstream has closed; raises where the answer is not whole, or is
         none."""
-        if not self.is_whole:
+        if not self.has_ended:
             raise broken("the upstream stopped without finishing it")
         if self._half:
             self._half = ""
@@ -85,14 +102,18 @@ class Answer:
             yield Finish(reason)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is, whatever becomes of the connection."""
+        return self.is_done or (self.has_ended and not self._goes_on)
+
+    @property
     def _is_cut(self) -> bool:
         return self._reason not in ("stop", "tool_calls")
 
     def _take_choice(self, choice: dict[str, Any]) -> Iterator[str]:
         delta, message = _object(choice, "delta"), _object(choice, "message")
-        for part in (choice, delta, message):
-            if part.get("error"):
-                raise reported(part)
+        if error := misplaced(choice, delta, message):
+            raise error
         is_last = self._ends(choice.get("finish_reason"))
         piece = _text_of(delta)
         self._in_deltas = self._in_deltas or bool(piece)
@@ -117,7 +138,7 @@ class Answer:
             self._reason == "tool_calls" and reason != "stop"
         ):
             self._reason = reason
-        self.is_whole = True
+        self.has_ended = True
         return True
 
     def _beside(self, choice: dict[str, Any], message: dict[str, Any], *, is_last: bool) -> str:
@@ -129,6 +150,11 @@ class Answer:
         whole = _text_of(message)
         if not (whole or text):
             return ""
+        if whole and self._said and not self._in_deltas:
+            said = "".join(self._said)
+            # A message is a whole one, of which more is there each time; or the whole at last.
+            if whole.startswith(said) and (whole != said or len(said) >= SURELY_AGAIN):
+                return whole[len(said) :]
         if self._in_deltas or (is_last and whole):
             said = "".join(self._said)
             for again in (whole, text):
@@ -166,7 +192,7 @@ def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for position, choice in enumerate(choices):
         index = index_of(choice.get("index")) if choice else None
-        if choice and (position if index is None else index) == 0:
+        if choice and (position if index is None else index) <= 0:
             found.append(choice)
     return found
 

@@ -86,13 +86,18 @@ class Connection(asyncio.Protocol):
     async def event(self, silence_s: float) -> h11.Event:
         """What comes next: of the body `h11.Data`, then `h11.EndOfMessage`. TimeoutError after
         `silence_s` without a byte, OSError or h11.RemoteProtocolError where it breaks."""
+        has_ended = False
         while True:
             event = self._http.next_event()
             if isinstance(event, h11.Event):
                 return event
-            await self._feed(silence_s)
+            if has_ended or event is h11.PAUSED:
+                # It would be asked for ever, and nothing else in this loop would have its turn.
+                raise h11.RemoteProtocolError("there is no more of this answer")
+            has_ended = await self._feed(silence_s)
 
-    async def _feed(self, silence_s: float) -> None:
+    async def _feed(self, silence_s: float) -> bool:
+        """Hand on what has been received, or its end; whether it was that."""
         assert self._transport is not None
         while not (self._received or self._is_over):
             unsent = self._transport.get_write_buffer_size()
@@ -106,12 +111,14 @@ class Connection(asyncio.Protocol):
                     raise
         if not self._received and (self._error or not self.has_heard):
             raise self._error or ConnectionResetError("closed without an answer")
+        has_ended = not self._received
         # Nothing, where the endpoint has closed: h11 knows whether that is an end.
         self._http.receive_data(bytes(self._received))
         self._received.clear()
         if self._is_held_back and not self._transport.is_closing():
             self._is_held_back = False
             self._transport.resume_reading()
+        return has_ended
 
     def is_clean(self) -> bool:
         """Whether the next question may go over it."""

@@ -160,7 +160,9 @@ async def _read_events(
                 if next(messages, None) is None:
                     await _read_rest(reader, response)
                 return
-        if by is None and answer.is_whole:
+        if not answer.is_whole:
+            by = None
+        elif by is None:
             by = asyncio.get_running_loop().time() + USAGE_S
         chunk = await response.read(by)
     for message in reader.finish():

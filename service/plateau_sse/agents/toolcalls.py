@@ -71,6 +71,8 @@ class Calls:
                 continue
             if not call.name:
                 raise broken("it holds a tool call without a name")
+            if call.arguments.strip() and not call.is_json:
+                raise broken("the arguments of a tool call are cut, or no JSON")
             call.is_told = True
             yield ToolCall(self._id_of(number, call), call.name, call.arguments)
 
@@ -93,7 +95,10 @@ class Calls:
         elif call.is_told and fragment.arguments:
             raise broken("it went on with a tool call that was finished")
         call.id = call.id or fragment.id
-        call.name = call.name or fragment.name
+        if fragment.name != call.name:
+            # The rest of it, or all of it so far.
+            longer = fragment.name.startswith(call.name)
+            call.name = fragment.name if longer else call.name + fragment.name
         call.arguments += fragment.arguments
         if (
             len(self._calls) > MAX_TOOL_CALLS
@@ -121,6 +126,9 @@ class Calls:
         if not fragment.name:
             # Without index, id and name: several at once go on with the several before.
             return at[position - of] if index is None and of <= len(at) else at[-1]
+        if at[-1].id and index is not None and not (at[-1].arguments or fragment.arguments):
+            # A name that comes in pieces.
+            return at[-1]
         is_his = at[-1].name in ("", fragment.name)
         return None if not is_his or _begins_anew(fragment, at[-1]) else at[-1]
 

@@ -31,6 +31,8 @@ CONNECT_S = 10.0
 KEPT_S, KEPT_MOST = 60.0, 20
 # A compressed body is inflated in pieces of this size, so that a bomb is no more than them.
 INFLATED_BYTES = 64 * 1024
+# Of all of a body: far more than the longest answer, a token a chunk.
+INFLATED_MOST = 64 * 1024 * 1024
 
 
 class Unreachable(Exception):
@@ -87,20 +89,28 @@ class Response:
         self._connection = connection
         self._silence_s = silence_s
         self._inflating = _inflating(self.headers.get("content-encoding", ""))
+        self._is_over = False
+        self._inflated = 0
 
     async def read(self, by: float | None = None) -> bytes:
         """The next bytes of the body, none at its end. TimeoutError after the silence that is
         allowed or at `by` (of the loop's clock); OSError, h11.ProtocolError, zlib.error."""
-        while True:
+        while not self._is_over:
             if self._inflating is not None and self._inflating.unconsumed_tail:
                 piece = self._inflating.unconsumed_tail
+                # Much may be packed in little: others have their turn, deadlines among them.
+                await asyncio.sleep(0)
             else:
                 event = await self._connection.event(self._patience_s(by))
                 if not isinstance(event, h11.Data):
+                    self._is_over = True
                     break
                 piece = bytes(event.data)
             if self._inflating is not None:
                 piece = self._inflating.decompress(piece, INFLATED_BYTES)
+                self._inflated += len(piece)
+                if self._inflated > INFLATED_MOST:
+                    raise zlib.error("it unpacks to more than any answer has")
                 if self._inflating.unused_data:
                     raise zlib.error("more follows what was compressed")
             if piece:
@@ -156,20 +166,26 @@ class Upstream:
         self, body: bytes, headers: dict[str, str]
     ) -> tuple[Connection, h11.Response]:
         request = self._request(body, headers)
-        while True:
-            connection = self._kept_one()
-            is_new = connection is None
-            if connection is None:
-                connection = await self._connected()
+        connection = self._kept_one()
+        if connection is not None:
             try:
-                connection.ask(request, body)
-                return connection, await connection.head(self._silence_s)
-            except BaseException as error:
-                connection.close()
-                is_dead = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+                return connection, await self._ask(connection, request, body)
+            except OSError as error:
                 # A kept connection that the endpoint had closed, or was about to.
-                if is_new or connection.has_heard or not is_dead:
+                if connection.has_heard or isinstance(error, TimeoutError):
                     raise
+        connection = await self._connected()
+        return connection, await self._ask(connection, request, body)
+
+    async def _ask(
+        self, connection: Connection, request: h11.Request, body: bytes
+    ) -> h11.Response:
+        try:
+            connection.ask(request, body)
+            return await connection.head(self._silence_s)
+        except BaseException:
+            connection.close()
+            raise
 
     def _request(self, body: bytes, headers: dict[str, str]) -> h11.Request:
         own = {"User-Agent": f"plateau/{__version__}", "Content-Length": str(len(body))}

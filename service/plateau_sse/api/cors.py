@@ -36,6 +36,7 @@ class Cors(CORSMiddleware):
             # Whatever is asked for: tracing and SDKs add headers of their own, and what a page
             # may do is decided by its origin and its key.
             allow_headers=("*",),
+            allow_private_network=True,
             expose_headers=EXPOSED,
             max_age=3600,
         )

@@ -132,8 +132,8 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     headers["Location"] = links_of(run_url, taken.token)["events_url"]
     headers["Content-Location"] = headers["Location"]
     manner = Manner(_named(request), headers)
-    if position and not taken.is_repeat:
-        # Only a key says for certain that this is the run it has seen: any other begins anew.
+    if position and not (taken.is_repeat or taken.how == "joined"):
+        # Another run than the one it has seen.
         anew = events.restarted(1, "other").data
         manner = manner._replace(opening=sse.encode(0, anew, named=manner.named))
         position = 0

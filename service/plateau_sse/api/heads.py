@@ -35,8 +35,11 @@ def fault_of(scope: Scope) -> Problem | None:
                 "Send the body in chunks or with its length, and not compressed.",
                 headers={"Connection": "close"},
             )
+    version = scope["http_version"]
+    if version not in ("1.1", "1.0"):
+        return _refused("Speak HTTP/1.1.")
     if host is None:
-        return _refused("Send a Host header.") if scope["http_version"] == "1.1" else None
+        return _refused("Send a Host header.") if version == "1.1" else None
     if _HOST.fullmatch(host) is None:
         return _refused("The Host header names no host; send host or host:port.")
     return None

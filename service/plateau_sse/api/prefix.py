@@ -75,7 +75,9 @@ class Entrance:
         path: str = scope["path"]
         if path == self._root:
             if self._is_clear or not self._leads(scope, path):
-                return Response(status_code=308, headers={"Location": url_of(scope, "/")})
+                query = scope["query_string"].decode("latin-1")
+                location = url_of(scope, "/") + (f"?{query}" if query else "")
+                return Response(status_code=308, headers={"Location": location})
         elif path.startswith(self._under):
             rest = path[len(self._root) :]
             if self._is_clear or self._leads(scope, rest):

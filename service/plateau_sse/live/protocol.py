@@ -185,6 +185,8 @@ class LiveProtocol(HttpToolsProtocol):
             self.cycle.message_event = LeanEvent()  # type: ignore[assignment]
             if self.scope["http_version"] == "1.0":
                 self.cycle.__class__ = OldCycle
+                # It would take the 100 for the answer (RFC 9110, 15.2).
+                self.cycle.waiting_for_100_continue = False
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether the connection stays for what is still to be answered. Who has nothing more

@@ -53,6 +53,8 @@ class EventStream(EventSourceResponse):
         }
         headers = {**(headers or {}), **own}
         super().__init__(content, headers=headers, sep="\n", ping=0, **options)
+        # Whether it is kept the server knows, and says.
+        self.raw_headers = [it for it in self.raw_headers if it[0] != b"connection"]
 
 
 class LiveResponse(EventStream):

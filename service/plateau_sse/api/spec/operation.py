@@ -41,8 +41,8 @@ def problems(*statuses: int) -> dict[str, Any]:
         codes = [code for code, (of, _) in PROBLEMS.items() if of == status]
         problem = says("Problem: " + ", ".join(f"`{code}`" for code in codes))
         problem["content"] = content(ref("Problem"), "application/problem+json")
-        if status in (429, 503):
-            problem["headers"] = given.RETRY_AFTER
+        if status in given.OF_PROBLEMS:
+            problem["headers"] = given.OF_PROBLEMS[status]
         found[str(status)] = problem
     return found
 

@@ -119,6 +119,12 @@ LOCATION = {"Location": _header("Where the run is.", type="string", format="uri-
 RETRY_AFTER = {
     "Retry-After": _header("After so many seconds try again.", type="integer", minimum=0)
 }
+OF_PROBLEMS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": _header("How to say who you are.", type="string")},
+    415: {"Accept-Encoding": _header("What a body may be sent in.", type="string")},
+    429: RETRY_AFTER,
+    503: RETRY_AFTER,
+}
 # Of each answer to `POST /v1/runs`.
 TAKEN = LOCATION | {
     "X-Cache": _header(

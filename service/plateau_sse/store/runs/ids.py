@@ -16,7 +16,7 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 HIT_ID = re.compile(r"hit-([0-9A-Za-z_-]{24})")
 _EVENT_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})")
 # Begins as ours do. Those of other servers are words, or longer numbers, or have more dashes.
-_OURS = re.compile(r"(?!0*-)[0-9]{1,9}-(?!0+\Z)[^-]*")
+_OURS = re.compile(r"(?!0*-)[0-9]{1,9}-(?!0+\Z)[0-9]*[^-]{0,2}")
 _SEQ_BITS = 32
 _SEQ_MASK = (1 << _SEQ_BITS) - 1
 
