@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
 from plateau_sse.store.redis import keys
 from tests.deployment import Deployment, deployed
@@ -167,6 +169,8 @@ def test_connections_that_are_killed(
         with streams.client() as redis:
             names = (HUB,) if kind == "pubsub" else COMMANDS
             for _ in range(3):
+                # A hub's counts as one of pub/sub once it has subscribed, which takes a moment.
+                await until(partial(are_of, redis, kind, names), f"all are of {kind}")
                 before = {name: client_ids(redis, name) for name in names}
                 redis.client_kill_filter(_type=kind, skipme=True)
 
@@ -180,6 +184,13 @@ def test_connections_that_are_killed(
         assert followed.attempts() == [1] * 6
 
     asyncio.run(scenario())
+
+
+def are_of(redis: Redis, kind: str, names: Sequence[str]) -> bool:
+    """Whether there are clients of each name, all of them of this type."""
+    of_kind = {int(it["id"]) for it in redis.client_list(_type=kind)}
+    found = [client_ids(redis, name) for name in names]
+    return all(ids and ids <= of_kind for ids in found)
 
 
 def test_a_subscriber_that_lags_is_cut(two_webs: Deployment, streams: OwnRedis) -> None:

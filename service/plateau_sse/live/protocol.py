@@ -28,7 +28,7 @@ LOW_WATER_BYTES = 2 * 1024
 
 # What a request may take to arrive on a new connection when the worker goes: its client knows
 # itself connected, and another worker would have answered.
-NEWCOMER_S = 0.5
+NEWCOMER_S = 1.0
 
 # The parser below keeps whatever a client calls headers; nginx stops at 32 KiB.
 HEAD_BYTES = 64 * 1024

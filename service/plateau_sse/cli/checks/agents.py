@@ -10,7 +10,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from plateau_sse.cli.checks import Finding, error, ok, warning
 from plateau_sse.settings import Settings
 
-IMPORT_S = 7.0
+IMPORT_S = 6.0
 
 
 async def check(settings: Settings) -> list[Finding]:
