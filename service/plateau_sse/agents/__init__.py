@@ -4,8 +4,8 @@
         yield Progress(1, 2, "reading")
         yield "text"
 
-A `str` is a piece of the answer; `Progress`, `ToolCall`, `ToolResult`, `Usage`, `Output` and
-`Finish` say the rest. A plain (synchronous) generator runs in a thread. To end a run with a
+A `str` is a piece of the answer, `Reasoning` one of what it thinks; the other types below say the
+rest. A plain (synchronous) generator runs in a thread. To end a run with a
 code of its own an agent raises `AgentError`. Only the runner imports this package.
 
 Invariant: an agent sees a run and yields values; it never sees Redis or HTTP.
@@ -56,28 +56,98 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A piece of what the model thinks: shown beside the answer, no part of it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that the agent is about to use; `arguments` is JSON text or a JSON value."""
+    """A tool that the agent is about to use; `arguments` is JSON text or a JSON value. With
+    `client` whoever asked is to execute it."""
 
     id: str
     name: str
     arguments: Any = ""
+    client: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDelta:
+    """A call that the model is still writing: all of its arguments so far, as text. It is shown
+    while it lasts and not kept; the `ToolCall` follows."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What the tool call of the same `id` gave."""
+    """What the tool call of the same `id` gave. A `preliminary` one is shown, not kept: the
+    result follows."""
 
     id: str
     output: Any
+    preliminary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolError:
+    """The tool call of the same `id` failed."""
+
+    id: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the answer stands on: a page by its `url`, or a document by its media type, title
+    and file name."""
+
+    id: str
+    url: str | None = None
+    title: str | None = None
+    media_type: str | None = None
+    filename: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that the agent made, at a `url`; it may be a `data:` URL of a few KiB."""
+
+    media_type: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Data of the application's own: a JSON value under a name. With an `id` it replaces what
+    had the same name and id; `transient` data is shown, not kept."""
+
+    name: str
+    value: Any
+    id: str | None = None
+    transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The agent begins a new round: what follows is a new message for those who have them."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens used so far; the last one yielded counts."""
+    """Tokens used so far, and by which model; the last one yielded counts."""
 
     input_tokens: int
     output_tokens: int
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,5 +176,20 @@ class AgentError(PlateauError):
         self.retryable = retryable
 
 
-Yielded = str | Progress | ToolCall | ToolResult | Usage | Output | Finish
+Yielded = (
+    str
+    | Reasoning
+    | Progress
+    | ToolCall
+    | ToolDelta
+    | ToolResult
+    | ToolError
+    | Source
+    | File
+    | Data
+    | Step
+    | Usage
+    | Output
+    | Finish
+)
 Agent = Callable[[Run], AsyncIterator[Yielded] | Iterator[Yielded]]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-QUEUE = "runs:queue"
+# The number is that of the tape: runs of releases before it are none that can be read.
+QUEUE = "runs:queue:2"
 GROUP = "runners"
 AGENTS = "agents"
 # External runs by the time at which to look at them: no queue entry stands for those.
@@ -47,11 +48,18 @@ class RunKeys(NamedTuple):
     text: str
     events: str
     tokens: str
+    marks: str
 
 
 def run(run_id: str) -> RunKeys:
     record = f"run:{{{run_id}}}"
-    return RunKeys(record, f"{record}:text", f"{record}:events", f"{record}:tokens")
+    return RunKeys(
+        record,
+        f"{record}:text",
+        f"{record}:events",
+        f"{record}:tokens",
+        f"{record}:marks",
+    )
 
 
 def conversation(place: str) -> ConversationKeys:
