@@ -29,6 +29,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "The method is not allowed here"),
     "run_finished": (409, "The run has finished"),
     "sequence_gap": (409, "Events are missing before these"),
+    "other_release": (409, "The run is another release's"),
     "not_external": (409, "The run has a producer of its own"),
     "run_expired": (410, "The run's record has expired"),
     "too_large": (413, "The body is too large"),

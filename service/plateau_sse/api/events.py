@@ -17,11 +17,12 @@ from starlette.types import Receive, Scope, Send
 from plateau_sse.api import hits, problems
 from plateau_sse.api.accepting import wants_events
 from plateau_sse.api.cors import Cors
-from plateau_sse.api.requests import check_run_id, position_of, request_id_of
+from plateau_sse.api.requests import check_run_id, request_id_of, seen_of
 from plateau_sse.api.runs import (
     absent,
     create,
     links_of,
+    other_release,
     run_url_of,
     take,
     taken_headers,
@@ -36,11 +37,14 @@ from plateau_sse.live.response import (
     send_at_once,
 )
 from plateau_sse.store.answers.packing import Answer
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.shares import Denied
+from plateau_sse.store.runs.streams import OtherRelease
 
 log = logging.getLogger("plateau.api")
 
+# No run's: whatever was seen under it is another answer.
+_NO_TAG = "-"
 _PREFIX, _SUFFIX = "/v1/runs/", "/events"
 
 
@@ -55,12 +59,11 @@ def wants(scope: Scope) -> bool:
 
 
 class Manner(NamedTuple):
-    """How the client that asked is told a run: with `event:` lines or without, under which
-    headers, and with which frames before all others."""
+    """How the client that asked is told a run: with `event:` lines or without, and under which
+    headers."""
 
     named: bool
     headers: dict[str, str]
-    opening: bytes = b""
 
 
 class Direct:
@@ -124,7 +127,7 @@ def _failed(error: Exception, scope: Scope) -> Response:
 async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:
     """`POST /v1/runs` whose answer is the stream itself. Some clients send it again, with the
     id of the last event that they saw, where others would come back with a GET."""
-    position = position_of(request.headers.get("last-event-id"))
+    seen = seen_of(request.headers.get("last-event-id"))
     taken, ask = await take(request, state)
     run_url = run_url_of(request.scope, taken.run_id)
     headers |= taken_headers(taken, ask, run_url)
@@ -132,15 +135,13 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     headers["Location"] = links_of(run_url, taken.token)["events_url"]
     headers["Content-Location"] = headers["Location"]
     manner = Manner(_named(request), headers)
-    if position and not (taken.is_repeat or taken.how == "joined"):
-        # Another run than the one it has seen.
-        anew = events.restarted(1, "other").data
-        manner = manner._replace(opening=sse.encode(0, anew, named=manner.named))
-        position = 0
     if taken.answer is not None:
-        return _replay(taken.run_id, taken.answer, 0, manner)
+        return _replay(taken.run_id, taken.answer, seen, manner)
+    if seen.number and not (seen.tag or taken.is_repeat or taken.how == "joined"):
+        # Without a tag it would be taken as this run's, which nobody has seen yet.
+        seen = seen._replace(tag=_NO_TAG)
     try:
-        return await _open(state, taken.run_id, position, taken.token, "", manner)
+        return await _open(state, taken.run_id, seen, taken.token, "", manner)
     except Problem:
         raise
     except Exception as error:
@@ -158,7 +159,7 @@ async def _resume(request: Request, state: State, headers: dict[str, str]) -> Re
     token = request.query_params.get("token", "")
     owner = state["access"].reader(request.headers, token)
     query = request.query_params
-    position = position_of(
+    seen = seen_of(
         request.headers.get("last-event-id"),
         query.get("last_event_id"),
         # What polyfills call it, which cannot set headers.
@@ -167,35 +168,38 @@ async def _resume(request: Request, state: State, headers: dict[str, str]) -> Re
     manner = Manner(_named(request), headers)
     if ids.HIT_ID.fullmatch(run_id):
         answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
-        return _replay(run_id, answer, position, manner)
-    return await _open(state, run_id, position, "" if owner else token, owner, manner)
+        return _replay(run_id, answer, seen, manner)
+    return await _open(state, run_id, seen, "" if owner else token, owner, manner)
 
 
 def _named(request: Request) -> bool:
     return request.query_params.get("event_names") == "1"
 
 
-def _replay(run_id: str, answer: Answer, position: int, manner: Manner) -> Response:
-    entries = hits.entries_after(run_id, answer, position)
-    if not entries:
+def _replay(run_id: str, answer: Answer, seen: ids.Seen, manner: Manner) -> Response:
+    content = hits.frames(run_id, answer, seen, named=manner.named)
+    if not content:
         return Response(status_code=204, headers=manner.headers)
-    content = sse.retry() + manner.opening + sse.encode_all(entries, named=manner.named)
-    return WholeResponse(content, manner.headers)
+    return WholeResponse(sse.retry() + content, manner.headers)
 
 
 async def _open(
-    state: State, run_id: str, position: int, token: str, owner: str, manner: Manner
+    state: State, run_id: str, seen: ids.Seen, token: str, owner: str, manner: Manner
 ) -> Response:
     """Subscribe, then read: what the reading lacks will come as messages."""
     hub, streams = state["hub"], state["streams"]
     if hub.draining:
         return come_back_later(manner.headers)
+    is_other = seen.tag not in ("", ids.tag_of(run_id))
+    position = 0 if is_other else seen.number
     feed = await hub.join(run_id)
     try:
         try:
             reading = await streams.read(run_id, position, token)
         except Denied:
             raise Problem("invalid_token", "The token is not this run's.") from None
+        except OtherRelease:
+            raise other_release() from None
         if reading is None:
             raise absent(run_id, state)
         if owner and reading.owner != owner:
@@ -203,7 +207,9 @@ async def _open(
     except BaseException:
         hub.part(feed)
         raise
-    if reading.ended and not reading.entries and reading.snapshot is None:
+    if is_other:
+        reading = reading.begun_anew()
+    elif reading.ended and reading.is_whole and not reading.entries and not reading.restarts:
         hub.part(feed)
         return Response(status_code=204, headers=manner.headers)
     return LiveResponse(
@@ -213,6 +219,5 @@ async def _open(
         reading,
         position=position,
         named=manner.named,
-        opening=manner.opening,
         headers=manner.headers,
     )

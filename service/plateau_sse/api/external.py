@@ -7,7 +7,7 @@ worker takes them, and recognises a repeat by its `first_seq`.
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -16,35 +16,71 @@ from starlette.routing import Route
 
 from plateau_sse import jsontext
 from plateau_sse.api.requests import decode, invalid, read_body, run_id_of
-from plateau_sse.api.runs import absent, own_record
+from plateau_sse.api.runs import absent, other_release, own_record
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs import events
 from plateau_sse.store.runs.appending import Appended
 from plateau_sse.store.runs.events import Event
 
 EVENTS_MOST = 1000
-# One entry of a hundred: a stream of the largest takes 6 MiB.
-EVENT_BYTES = 64 * 1024
+# Of ids and names.
+NAME_CHARS = 500
 
 Code = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=NAME_CHARS)]
+Part = Annotated[int, msgspec.Meta(ge=0, le=events.POINTS_MOST)]
 
 
-class Delta(msgspec.Struct, tag_field="type", tag="message.delta", forbid_unknown_fields=True):
-    text: str
+class _Told(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
+    """One event as its producer tells it."""
+
+    def events(self, duration_ms: int) -> list[Event]:
+        """As they are appended: the first counts, the others belong to it."""
+        return [self.event(duration_ms)]
 
     def event(self, duration_ms: int) -> Event:
-        return events.delta(self.text)
+        raise NotImplementedError
 
 
-class Progress(
-    msgspec.Struct, tag_field="type", tag="run.progress", forbid_unknown_fields=True
-):
+class _Said(_Told):
+    """Text of a part: the open one where no number is given and its kind is the same."""
+
+    text: str
+    part: Part | None = None
+    continues: Part | None = None
+
+    def events(self, duration_ms: int) -> list[Event]:
+        part = "" if self.part is None else str(self.part)
+        given = part if self.continues is None else f"{part} {self.continues}"
+        first, *others = events.pieces(self.text)
+        made = [events.delta(first, self.kind, given)]
+        made += [events.delta(piece, self.kind, part) for piece in others]
+        return made[:1] + [event._replace(op=event.op.upper()) for event in made[1:]]
+
+    @property
+    def kind(self) -> events.Kind:
+        raise NotImplementedError
+
+
+class Delta(_Said, tag="message.delta"):
+    @property
+    def kind(self) -> events.Kind:
+        return "t"
+
+
+class Reasoning(_Said, tag="reasoning.delta"):
+    @property
+    def kind(self) -> events.Kind:
+        return "r"
+
+
+class Progress(_Told, tag="run.progress"):
     step: Count = 0
     total_steps: Count = 0
-    current_agent: str = ""
-    message: str = ""
+    current_agent: Name = ""
+    message: Name = ""
     percentage: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
 
     def event(self, duration_ms: int) -> Event:
@@ -55,35 +91,115 @@ class Progress(
         )
 
 
-class ToolCall(msgspec.Struct, tag_field="type", tag="tool.call", forbid_unknown_fields=True):
-    id: str
-    name: str
+class ToolCall(_Told, tag="tool.call"):
+    id: Name
+    name: Name
     arguments: Any = ""
+    client: bool = False
 
     def event(self, duration_ms: int) -> Event:
-        return events.tool_call(self.id, self.name, self.arguments)
+        return events.tool_call(self.id, self.name, self.arguments, client=self.client)
 
 
-class ToolResult(
-    msgspec.Struct, tag_field="type", tag="tool.result", forbid_unknown_fields=True
-):
-    id: str
-    output: Any
+class ToolDelta(_Told, tag="tool.delta"):
+    id: Name
+    name: Name
+    arguments: str
 
     def event(self, duration_ms: int) -> Event:
-        return events.tool_result(self.id, self.output)
+        return events.tool_delta(self.id, self.name, self.arguments)
 
 
-class Usage(msgspec.Struct, forbid_unknown_fields=True):
-    input_tokens: Count = 0
-    output_tokens: Count = 0
+class ToolResult(_Told, tag="tool.result"):
+    id: Name
+    output: Any = msgspec.UNSET
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    preliminary: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.output is msgspec.UNSET) == (self.error is msgspec.UNSET):
+            raise ValueError("Give either `output` or `error`")
+
+    def event(self, duration_ms: int) -> Event:
+        if isinstance(self.error, str):
+            return events.tool_error(self.id, self.error)
+        return events.tool_result(self.id, self.output, preliminary=self.preliminary)
 
 
-class Completed(
-    msgspec.Struct, tag_field="type", tag="run.completed", forbid_unknown_fields=True
-):
+class Source(_Told, tag="source"):
+    id: Name
+    url: str | None = None
+    media_type: Name | None = None
+    title: Name | None = None
+    filename: Name | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is None and self.media_type is None:
+            raise ValueError("Give either `url` or `media_type`")
+
+    def event(self, duration_ms: int) -> Event:
+        return events.source(
+            self.id,
+            url=self.url,
+            media_type=self.media_type,
+            title=self.title,
+            filename=self.filename,
+        )
+
+
+class File(_Told, tag="file"):
+    media_type: Name
+    url: str
+
+    def event(self, duration_ms: int) -> Event:
+        return events.file(self.media_type, self.url)
+
+
+class Data(_Told, tag="data"):
+    name: Name
+    value: Any
+    id: Name | None = None
+    transient: bool = False
+
+    def event(self, duration_ms: int) -> Event:
+        return events.data(self.name, self.value, self.id, transient=self.transient)
+
+
+class Step(_Told, tag="step"):
+    name: Name
+
+    def event(self, duration_ms: int) -> Event:
+        return events.step(self.name)
+
+
+class InputRequest(_Told, tag="input.request"):
+    id: Name
+    message: str
+    kind: Literal["approval", "question"] = "question"
+    tool_call_id: Name | None = None
+    schema: Any = None
+
+    def event(self, duration_ms: int) -> Event:
+        return events.input_request(
+            self.id,
+            self.kind,
+            self.message,
+            tool_call_id=self.tool_call_id,
+            schema=self.schema,
+        )
+
+
+class Usage(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    input_tokens: Count
+    output_tokens: Count
+    cached_input_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+
+
+class Completed(_Told, tag="run.completed"):
     finish_reason: events.FinishReason = "stop"
     usage: Usage | None = None
+    model: Name | None = None
     output: str | None = None
 
     def event(self, duration_ms: int) -> Event:
@@ -92,11 +208,11 @@ class Completed(
             cached=False,
             duration_ms=duration_ms,
             finish_reason=self.finish_reason,
-            output=self.output,
+            model=self.model,
         )
 
 
-class Failed(msgspec.Struct, tag_field="type", tag="run.failed", forbid_unknown_fields=True):
+class Failed(_Told, tag="run.failed"):
     code: Code
     message: str = ""
     retryable: bool = False
@@ -105,16 +221,29 @@ class Failed(msgspec.Struct, tag_field="type", tag="run.failed", forbid_unknown_
         return events.failed(self.code, self.message, retryable=self.retryable)
 
 
-class Cancelled(
-    msgspec.Struct, tag_field="type", tag="run.cancelled", forbid_unknown_fields=True
-):
+class Cancelled(_Told, tag="run.cancelled"):
     reason: str = "by its producer"
 
     def event(self, duration_ms: int) -> Event:
         return events.cancelled(self.reason)
 
 
-ExternalEvent = Delta | Progress | ToolCall | ToolResult | Completed | Failed | Cancelled
+ExternalEvent = (
+    Delta
+    | Reasoning
+    | Progress
+    | ToolCall
+    | ToolDelta
+    | ToolResult
+    | Source
+    | File
+    | Data
+    | Step
+    | InputRequest
+    | Completed
+    | Failed
+    | Cancelled
+)
 Batch = list[ExternalEvent] | ExternalEvent
 
 
@@ -129,21 +258,21 @@ async def append(request: Request) -> Response:
     if record.agent != "external":
         raise Problem("not_external", "Only runs of the agent `external` take events.")
     now_ms = int(time.time() * 1000)
-    made = [item.event(now_ms - (record.started_ms or now_ms)) for item in batch]
-    if any(len(event.data) > EVENT_BYTES for event in made):
-        raise Problem("too_large", f"An event may have {EVENT_BYTES} bytes.")
+    duration_ms = now_ms - (record.started_ms or now_ms)
+    made = [event for item in batch for event in item.events(duration_ms)]
+    if any(len(event.data) > events.MARK_BYTES for event in made):
+        raise Problem("too_large", f"An event may have {events.MARK_BYTES} bytes.")
     last = batch[-1] if batch else None
     appended = await state["streams"].append_external(
         run_id,
         record.attempt,
         made,
         first_seq=first_seq,
-        usage=msgspec.to_builtins(last.usage) if isinstance(last, Completed) else None,
         output=last.output if isinstance(last, Completed) else None,
     )
     if appended.code == "ok":
         _count_end(state, last)
-    return _answer(appended, run_id, len(made), first_seq, state)
+    return _answer(appended, run_id, len(batch), first_seq, state)
 
 
 def _count_end(state: State, last: ExternalEvent | None) -> None:
@@ -177,7 +306,7 @@ def _first_seq(text: str | None) -> int:
 def _answer(
     appended: Appended, run_id: str, count: int, first_seq: int, state: State
 ) -> Response:
-    code, attempt, seq = appended
+    code, attempt, seq, parts = appended
     if code in ("ok", "dup"):
         first = first_seq or seq - count + 1
         content = {
@@ -196,10 +325,22 @@ def _answer(
             extra={"expected_seq": seq + 1},
         )
     if code == "full":
-        raise Problem("output_too_large", "An answer may have 256 KiB.")
+        raise Problem(
+            "output_too_large",
+            "An answer may have 256 KiB of text and thoughts, as much of other events, and "
+            f"{events.POINTS_MOST} of these and of parts together.",
+        )
+    if code == "part":
+        raise invalid(
+            "part",
+            f"The next part is number {parts}; only the open one goes on, and `continues` is "
+            "the number of an earlier one.",
+        )
+    if code == "version":
+        raise other_release()
     if code == "gone":
         raise absent(run_id, state)
-    raise Problem("run_finished", f"The run has ended with event {ids.show_of(attempt, seq)}.")
+    raise Problem("run_finished", f"The run has ended with event {seq}.")
 
 
 # GET is dispatched ahead of it: it is here for what other methods are told.

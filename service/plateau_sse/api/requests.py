@@ -265,14 +265,15 @@ def check_run_id(run_id: str) -> None:
         raise Problem("run_not_found", "No run has an id of this form.")
 
 
-def position_of(*said: str | None) -> int:
+def seen_of(*said: str | None) -> ids.Seen:
     """The event after which to go on: the first that a client says, from its header on; none
     is the start."""
     try:
-        return next(filter(None, (ids.position(text) for text in said if text)), 0)
+        found = (ids.seen(text) for text in said if text)
+        return next((seen for seen in found if seen.number), ids.NOTHING_SEEN)
     except ValueError:
         raise Problem(
-            "bad_event_id", "An event id is <attempt>-<seq>, both counted from 1: 1-17."
+            "bad_event_id", "An event id is <tag>-<attempt>-<at>, as it was sent: 3fa29c-1-17."
         ) from None
 
 

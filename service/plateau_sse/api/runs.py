@@ -33,6 +33,7 @@ from plateau_sse.live.waiting import until_ended
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.records import Record
 from plateau_sse.store.runs.shares import Denied
+from plateau_sse.store.runs.streams import OtherRelease
 
 CANCEL_REASON = "requested"
 
@@ -160,11 +161,21 @@ async def own_record(state: State, run_id: str, *, token: str, owner: str) -> Re
         record = await state["streams"].record(run_id, "" if owner else token)
     except Denied:
         raise Problem("invalid_token", "The token is not this run's.") from None
+    except OtherRelease:
+        raise other_release() from None
     if record is None:
         raise absent(run_id, state)
     if owner and record.owner != owner:
         raise Problem("run_not_found", "There is no such run.")
     return record
+
+
+def other_release() -> Problem:
+    return Problem(
+        "other_release",
+        "This run is one of another release of Plateau, which keeps runs in another form: ask "
+        "again.",
+    )
 
 
 def absent(run_id: str, state: State) -> Problem:
@@ -193,8 +204,10 @@ def _shown(run_id: str, record: Record) -> dict[str, Any]:
         "cached": False,
         "output": record.output,
         "error": record.error,
+        "parts": record.parts,
         "finish_reason": record.finish_reason,
         "usage": record.usage,
+        "model": record.model,
         "created_at": seconds(record.created_ms),
         "started_at": seconds(record.started_ms),
         "ended_at": seconds(record.ended_ms),

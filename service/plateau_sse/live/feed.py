@@ -12,14 +12,17 @@ import logging
 from typing import Protocol
 
 from plateau_sse.live.sse import Frame, next_turn
+from plateau_sse.store.runs import ids
 
 log = logging.getLogger("plateau.hub")
 
 
 class Follower(Protocol):
-    """What a feed pushes to. `position` is the number of the last event it was given."""
+    """What a feed pushes to. `position` is where the events end that it was given, `states` the
+    count of the last state."""
 
     position: int
+    states: int
 
     def push(self, frame: Frame) -> bool:
         """Take the frame, or answer False to leave the live path and catch up alone."""
@@ -42,11 +45,13 @@ class Feed:
         "ready",
         "repairing",
         "run_id",
+        "tag",
         "turn",
     )
 
     def __init__(self, run_id: str, ready: asyncio.Future[None]) -> None:
         self.run_id = run_id
+        self.tag = ids.tag_of(run_id).encode()
         self.ready = ready
         self.head = 0
         self.newest = 0
@@ -61,10 +66,23 @@ class Feed:
         self.head = number
         if number > self.newest:
             self.newest = number
+        behind = [one for one in self.live if one.position < number]
+        self._push(frame, behind)
+        if frame.terminal:
+            self.live.clear()
+
+    def tell(self, frame: Frame, count: int) -> None:
+        """Push a state to those who have not been told a later one."""
+        behind = [one for one in self.live if one.states < count]
+        self._push(frame, behind)
+        for follower in behind:
+            # Who could not take it reads what is the latest then.
+            if follower in self.live:
+                follower.states = count
+
+    def _push(self, frame: Frame, followers: list[Follower]) -> None:
         slow: list[Follower] = []
-        for follower in self.live:
-            if follower.position >= number:
-                continue
+        for follower in followers:
             try:
                 if follower.push(frame):
                     continue
@@ -72,12 +90,9 @@ class Feed:
                 # It takes nothing from those behind it: it reads on alone.
                 log.exception("a reader could not be given an event")
             slow.append(follower)
-        if slow:
-            for follower in slow:
-                self.live.discard(follower)
-                follower.lag()
-        if frame.terminal:
-            self.live.clear()
+        for follower in slow:
+            self.live.discard(follower)
+            follower.lag()
 
     def attach(self, follower: Follower) -> bool:
         """Take a follower onto the live path, unless something newer is known already."""
@@ -90,8 +105,12 @@ class Feed:
         return True
 
     def rewind(self, number: int) -> None:
-        """The stream ends before what was seen: a failover lost the rest."""
+        """The tape ends before what was seen: a failover lost the rest."""
         self.head = self.newest = number
+        self.scatter()
+
+    def scatter(self) -> None:
+        """Each reads on alone."""
         everyone, self.live = self.live, set()
         for follower in everyone:
             follower.lag()

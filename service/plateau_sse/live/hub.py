@@ -20,7 +20,7 @@ from plateau_sse.live.sse import TURNS, Frame
 from plateau_sse.live.subscriber import Subscriber
 from plateau_sse.live.subscription import Subscription
 from plateau_sse.store.redis import keys
-from plateau_sse.store.runs import ids
+from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Streams
 
@@ -31,6 +31,8 @@ CONFIRM_S = 5.0
 CONNECT_S = 1.0
 # After a reconnect: enough to be quick, few enough not to starve the pool.
 REPAIRS_AT_ONCE = 50
+# An event beyond this is not pushed, since it is not held for a socket that takes no more.
+LONG_BYTES = 16 * 1024
 # What a response may take to end when the worker goes.
 DRAIN_S = 1.5
 
@@ -69,8 +71,6 @@ class Hub:
         # Of those who wait for an end without a stream: set when this worker goes.
         self.waiting: set[asyncio.Event] = set()
         self.draining = False
-        # Readers in the middle of a long snapshot.
-        self.sending_long = 0
         # Since this hub began. One object a second: each reader keeps the one it came with.
         self.second = 0
 
@@ -185,24 +185,42 @@ class Hub:
             self._repair(feed)
 
     def _message(self, feed: Feed, payload: bytes) -> None:
-        event_id, _, data = payload.partition(b" ")
-        attempt, _, seq = event_id.partition(b"-")
+        """What append.lua publishes: `<attempt>-<before>-<at>` and an event, or
+        `<attempt>-s-<count>` and a state."""
+        where, _, data = payload.partition(b" ")
         try:
-            number = ids.number(int(attempt), int(seq))
+            attempt, before, at = where.split(b"-")
+            if before == b"s":
+                self._state(feed, int(attempt), int(at), data)
+                return
+            number = ids.number(int(attempt), int(at))
+            next_in_line = ids.follows(ids.number(int(attempt), int(before)), feed.head)
         except ValueError:
             log.warning("run %s: a message that is not an event was published", feed.run_id)
             return
         if number <= feed.head:
             return
-        if feed.live and feed.repairing is None and ids.follows(number, feed.head):
-            self._deliver(feed, Frame(number, data))
+        carried = 0 < len(data) <= LONG_BYTES
+        if feed.live and feed.repairing is None and next_in_line and carried:
+            self._deliver(feed, Frame(number, data, feed.tag))
             return
         if number > feed.newest:
             feed.newest = number
         if feed.live:
             self._repair(feed)
 
+    def _state(self, feed: Feed, attempt: int, count: int, data: bytes) -> None:
+        # Of another attempt: it would be cleared, or be cleared too late.
+        if feed.live and attempt == ids.split(feed.head)[0]:
+            followers = len(feed.live)
+            feed.tell(Frame(0, data, feed.tag), count)
+            self.count("events_delivered", followers)
+
     def _deliver(self, feed: Feed, frame: Frame) -> None:
+        attempt, _ = ids.split(frame.number)
+        if 0 < ids.split(feed.head)[0] < attempt:
+            again = events.restarted(attempt, "attempt")
+            feed.dispatch(Frame(ids.number(attempt, 0), again, feed.tag))
         followers = len(feed.live)
         self.count("events_delivered", followers)
         feed.dispatch(frame)
@@ -223,15 +241,13 @@ class Hub:
             async with self._repairs:
                 while feed.live:
                     expected = feed.newest
-                    reading = await self._streams.read(feed.run_id, feed.head)
+                    reading = await self._streams.read_log(feed.run_id, feed.head)
                     if reading is None:
                         feed.lose()
-                    elif reading.number < expected:
-                        feed.rewind(reading.number)
-                    else:
-                        self._dispatch(feed, reading)
-                        if feed.head >= feed.newest:
-                            return
+                    elif reading.is_ahead or reading.head < expected:
+                        feed.rewind(reading.head)
+                    elif self._dispatch(feed, reading) and feed.head >= feed.newest:
+                        return
         except StoreError as error:
             # The next message or sweep tries again.
             log.warning("a repair has to wait: %s", error)
@@ -240,13 +256,23 @@ class Hub:
         finally:
             feed.repairing = None
 
-    def _dispatch(self, feed: Feed, reading: Reading) -> None:
-        if reading.snapshot is None:
-            for entry in reading.entries:
-                self._deliver(feed, Frame(entry.number, entry.data))
-        else:
-            # `missed` differs from reader to reader: each reads its own snapshot.
-            feed.rewind(feed.newest)
+    def _dispatch(self, feed: Feed, reading: Reading) -> bool:
+        """Whether it leads from the feed's head to where the tape ends now."""
+        feed.newest = max(feed.newest, reading.head)
+        for entry in reading.entries:
+            if len(entry.data) > LONG_BYTES:
+                # More than is held for a socket that takes no more: each reads it in pieces.
+                feed.scatter()
+                return True
+            self._deliver(feed, Frame(entry.number, entry.data, feed.tag))
+        if reading.is_whole:
+            if reading.progress and not reading.ended:
+                feed.tell(Frame(0, reading.progress, feed.tag), reading.states)
+            return True
+        if not reading.entries:
+            # Nothing leads on from there: what each of them has seen is looked at anew.
+            feed.scatter()
+        return False
 
     # One timer for all
 

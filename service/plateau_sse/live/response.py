@@ -59,7 +59,7 @@ class EventStream(EventSourceResponse):
 
 class LiveResponse(EventStream):
     """Follows a run from `reading` on, through the `feed` that the caller has joined; it parts
-    from it at the end. `opening`: frames that are said first."""
+    from it at the end. A reading that begins anew is told with a `run.restarted`."""
 
     def __init__(
         self,
@@ -70,7 +70,6 @@ class LiveResponse(EventStream):
         *,
         position: int,
         named: bool,
-        opening: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(headers=headers)
@@ -80,7 +79,6 @@ class LiveResponse(EventStream):
         self._reading = reading
         self._position = position
         self._named = named
-        self._opening = opening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
@@ -94,7 +92,7 @@ class LiveResponse(EventStream):
         """Send the head; what is to be driven then needs this response no more."""
         try:
             await send(start(self))
-            await send(sse.body(sse.retry() + self._opening))
+            await send(sse.body(sse.retry()))
         except BaseException:
             self._hub.part(self._feed)
             raise

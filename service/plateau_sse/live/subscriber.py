@@ -1,8 +1,9 @@
 """Subscribers: one for each open response.
 
 Invariant: a subscriber has no queue. While its socket takes bytes, events are pushed through it
-the moment they come; when it does not, the subscriber is a position in the stream and nothing
-more, and reads on from there once the socket takes bytes again.
+the moment they come; when it does not, the subscriber is a position on the tape (and where it is
+within an event that is larger than a piece) and nothing more, and reads on from there once the
+socket takes bytes again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from starlette.types import Receive, Send
 from plateau_sse.errors import StoreError
 from plateau_sse.live import sse
 from plateau_sse.live.feed import Feed
-from plateau_sse.live.snapshot import LongSnapshot, escaped, whole_characters
 from plateau_sse.live.sse import TURNS, Frame, next_turn
-from plateau_sse.store.runs import events
-from plateau_sse.store.runs.reading import Entry, Reading
+from plateau_sse.store.queue.queue import LEASE_S
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Streams
+from plateau_sse.store.runs.tape import Entry
 
 if TYPE_CHECKING:
     from plateau_sse.live.hub import Hub
@@ -31,8 +33,8 @@ log = logging.getLogger("plateau.hub")
 
 # What a reader that must catch up is handed at a time: the socket's pace decides the rest.
 PIECE_BYTES = 8 * 1024
-# A snapshot beyond this is not held for a socket that takes no more.
-LONG_BYTES = 16 * 1024
+# How often a reader looks that has seen more than the store has.
+LOOK_AGAIN_S = 0.5
 # Neither an event nor progress for so long: longer than a run may be silent as shipped.
 STALE_S = 600
 
@@ -48,7 +50,8 @@ class _NeverWritable:
 
 class Subscriber:
     """Follows one run for one response, and parts from its feed at the end. `position` is the
-    number of the last event it was given."""
+    where the events end that it was given, `states` the count of the last state it was told, -1
+    before any."""
 
     __slots__ = (
         "_catching_up",
@@ -64,10 +67,12 @@ class Subscriber:
         "_reading",
         "_seen_at_turn",
         "_send",
+        "_sent",
         "_shares",
         "_streams",
         "opened_at",
         "position",
+        "states",
         "turn",
     )
 
@@ -100,6 +105,9 @@ class Subscriber:
         self._leaving = ""
         self._quiet_turns = 0
         self._seen_at_turn = position
+        # Bytes of the next event that the socket has taken already.
+        self._sent = 0
+        self.states = -1
         # In the hub's seconds.
         self.opened_at = hub.second
         self.position = position
@@ -131,7 +139,8 @@ class Subscriber:
         """Hand the frame to the socket; False where that would have to wait."""
         if self._flow.write_paused:
             return False
-        self.position = frame.number
+        if frame.number:
+            self.position = frame.number
         if self._shares and not frame.terminal:
             # What `send` would do, without making a coroutine, and the chunk anew, for each.
             if not self._connection.disconnected:
@@ -143,8 +152,9 @@ class Subscriber:
 
     def beat(self) -> None:
         """Once every `TURNS` seconds: a ping, or the end of a response that has gone stale."""
-        self._quiet_turns = self._quiet_turns + 1 if self.position == self._seen_at_turn else 0
-        self._seen_at_turn = self.position
+        seen = self.position + self.states
+        self._quiet_turns = self._quiet_turns + 1 if seen == self._seen_at_turn else 0
+        self._seen_at_turn = seen
         writable = not self._flow.write_paused
         # Whoever catches up may be in the middle of a frame.
         live = self in self._feed.live and writable
@@ -214,109 +224,132 @@ class Subscriber:
         """Read and deliver until nothing newer is known, then take to the live path. While the
         store is away the response stays open: whoever waits need not come back."""
         turn = 0
+        patience = asyncio.get_running_loop().time() + LEASE_S
         while not self._gone():
             try:
                 # Nothing is read, and held, for a socket that takes no more.
                 await self._flow.drain()
-                if await self._read_on():
+                if await self._read_on(patience):
                     return
             except StoreError as error:
                 if turn == 0:
                     log.warning("a reader waits for the store: %s", error)
                 turn += 1
-                if turn % TURNS == 0:
+                if turn % TURNS == 0 and not self._sent:
                     await self._send(sse.PING)
                 await asyncio.sleep(random.uniform(0.5, 1.5))
             if self._leaving and not self._done:
+                if self._sent:
+                    # In the middle of an event, which cannot be finished.
+                    self.abort()
+                    return
                 await self._send_in_pieces(sse.retry(), last=True)
 
     def _gone(self) -> bool:
         return self._done or bool(getattr(self._connection, "disconnected", False))
 
-    async def _read_on(self) -> bool:
-        """One reading, delivered; whether the live path has taken over."""
+    async def _read_on(self, patience: float) -> bool:
+        """One reading, delivered; whether the live path has taken over. Until `patience` whoever
+        fills a tape that the store has lost the end of has time to."""
         feed = self._feed
         expected = feed.newest
         reading, self._reading = self._reading, None
         if reading is None:
             reading = await self._streams.read(feed.run_id, self.position)
-            if reading is not None and reading.number < expected <= feed.newest:
-                feed.rewind(reading.number)
+            if reading is not None and reading.head < expected <= feed.newest:
+                feed.rewind(reading.head)
         if reading is None:
             await self._send_in_pieces(_lost(), last=True)
             return False
-        number, ended, entries = reading.number, reading.ended, reading.entries
-        snapshot = reading.snapshot
+        if reading.is_ahead:
+            await self._wait_for_tape(reading, patience)
+            return False
+        items = self._items(reading)
+        whole, ended, states = reading.is_whole, reading.ended, reading.states
+        reached = reading.reached
         del reading
-        if snapshot is not None:
-            self._hub.count("snapshots")
-            if self._pushes and len(snapshot.data) > LONG_BYTES:
-                long = LongSnapshot(snapshot, named=self._named)
-                del snapshot, entries
-                self._hub.sending_long += 1
-                try:
-                    await self._send_long(long)
-                finally:
-                    self._hub.sending_long -= 1
-                return False
-            entries = [snapshot, *entries]
-        if ended and not entries:
+        last = ended and whole
+        if last and not items:
             await self._send_in_pieces(b"", last=True)
             return False
         if not self._pushes:
-            await self._send_in_pieces(sse.encode_all(entries, named=self._named), last=ended)
-        elif not self._push_at_once(entries, ended=ended):
+            content = sse.encode_all(items, tag=feed.tag, named=self._named)
+            await self._send_in_pieces(content, last=last)
+        elif not self._push_at_once(items, last=last):
             # The socket takes no more. The rest is read anew when it does.
             return False
-        self.position = number
+        self.position = reached
+        if not whole:
+            return False
+        self.states = states
         # Whoever has gone meanwhile must not come back: nobody would take it off again.
         stays = not ended and not self._leaving and self in self._hub.subscribers
         return stays and self._hub.attach(feed, self)
 
-    def _push_at_once(self, entries: Sequence[Entry], *, ended: bool) -> bool:
+    def _items(self, reading: Reading) -> list[Entry]:
+        """What is to be said of a reading: where it begins anew, its events, and behind the
+        tape of a run that is on what it is about now."""
+        items = list(reading.entries)
+        if reading.restarts:
+            if self._sent:
+                self.abort()
+                return []
+            attempt, _ = ids.split(reading.head)
+            again = events.restarted(max(1, attempt), reading.restarts)
+            # Before its first attempt a run has no position to go on from.
+            items.insert(0, Entry(attempt and ids.number(attempt, 0), again))
+        if reading.is_whole and not reading.ended and self.states < max(0, reading.states):
+            if reading.status == "queued":
+                items.append(Entry(0, events.queued()))
+            elif reading.progress:
+                items.append(Entry(0, reading.progress))
+        return items
+
+    async def _wait_for_tape(self, reading: Reading, patience: float) -> None:
+        """The store has come back without its last second. Its producer sends that again, byte
+        for byte; where nobody does, what was seen is not what the tape says now."""
+        attempt, _ = ids.split(reading.head)
+        waits = asyncio.get_running_loop().time() < patience and not reading.ended
+        if waits or attempt == 0:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            return
+        if self._sent:
+            self.abort()
+            return
+        start = ids.number(attempt, 0)
+        again = sse.encode(
+            start, events.restarted(attempt, "rewound"), tag=self._feed.tag, named=self._named
+        )
+        self.position, self.states = start, -1
+        await self._send_in_pieces(again, last=False)
+
+    def _push_at_once(self, items: Sequence[Entry], *, last: bool) -> bool:
         """Hand over as many as the socket takes; whether those were all."""
         at = 0
-        while at < len(entries):
+        while at < len(items):
             if self._flow.write_paused:
                 return False
-            some, at = _group(entries, at)
-            self.position = some[-1].number
+            some, at = _group(items, at)
+            content = sse.encode_all(some, tag=self._feed.tag, named=self._named)
+            if not self._push_slices(content, last=last and at == len(items)):
+                return False
+            self.position = some[-1].number or self.position
             self._hub.count("events_delivered", len(some))
-            self._done = ended and at == len(entries)
-            content = sse.encode_all(some, named=self._named)
-            self._write(sse.body(content, last=self._done))
         return True
 
-    async def _send_long(self, long: LongSnapshot) -> None:
-        """Hand over a snapshot that is too long to be held for a reader who is slow: what the
-        socket does not take at once is read again, a piece at a time, when it does."""
-        await self._send(sse.body(long.before))
-        at = 0
-        while at < long.size and not self._flow.write_paused:
-            piece = whole_characters(long.text[at : at + PIECE_BYTES])
-            self._write(sse.body(escaped(piece)))
-            at += len(piece)
-        long.text = b""
-        while at < long.size:
-            await self._flow.drain()
-            text = await self._said(long.attempt, at, min(at + PIECE_BYTES, long.size))
-            if text is None:
-                # Begun anew meanwhile, or gone: this frame cannot be finished.
-                self.abort()
-                return
-            await self._send(sse.body(escaped(text)))
-            at += len(text)
-        await self._send(sse.body(long.after))
-        self.position = long.number
-
-    async def _said(self, attempt: int, start: int, end: int) -> bytes | None:
-        while not self._gone():
-            try:
-                text = await self._streams.said(self._feed.run_id, attempt, start, end)
-                return None if text is None else whole_characters(text)
-            except StoreError:
-                await asyncio.sleep(random.uniform(0.5, 1.5))
-        return None
+    def _push_slices(self, content: bytes, *, last: bool) -> bool:
+        """What is larger than a piece goes in slices: `_sent` says how far it has come."""
+        while len(content) - self._sent > 2 * PIECE_BYTES:
+            if self._flow.write_paused:
+                return False
+            self._write(sse.body(content[self._sent : self._sent + PIECE_BYTES]))
+            self._sent += PIECE_BYTES
+        if self._flow.write_paused:
+            return False
+        rest = content[self._sent :]
+        self._done, self._sent = last, 0
+        self._write(sse.body(rest, last=last))
+        return True
 
     async def _send_in_pieces(self, content: bytes, *, last: bool) -> None:
         for start in range(0, len(content), PIECE_BYTES):

@@ -19,11 +19,12 @@ class _Waiter:
 
     def __init__(self, hub: Hub, position: int) -> None:
         self.position = position
+        self.states = 0
         self.woken = asyncio.Event()
         self._count = hub.count
 
     def push(self, frame: Frame) -> bool:
-        self.position = frame.number
+        self.position = frame.number or self.position
         # The hub has just counted it, and no reader has had it.
         self._count("events_delivered", -1)
         if frame.terminal:
@@ -53,7 +54,7 @@ async def until_ended(hub: Hub, streams: Streams, run_id: str, *, timeout_s: flo
                     # A command of redis-py's may swallow the timeout before Python 3.12.
                     if reading is None or reading.ended or clock() >= deadline:
                         return
-                    waiter.position = reading.number
+                    waiter.position = reading.head
                     if hub.attach(feed, waiter):
                         await waiter.woken.wait()
     finally:

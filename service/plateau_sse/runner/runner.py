@@ -279,8 +279,11 @@ class Runner:
                 self._places.release()
 
     async def _claim(self, ticket: Ticket, *, retaken: bool) -> Claimed | None:
-        """The claimed run, or None where there is nothing (left) to execute."""
+        """The claimed run, or None where there is nothing (left) to execute. A number that may
+        have been another attempt's is skipped: the store can lose the last second, and its
+        readers would go on with another text."""
         attempt, claimant = 0, f"{self._name} {ticket.entry}"
+        number = 1
         if retaken:
             held = await self._streams.claimant(ticket.run_id)
             if held is None:
@@ -290,17 +293,20 @@ class Runner:
             if with_entry and entry != ticket.entry:
                 # Its other place in the queue is the one that counts.
                 return None
+            # It was delivered before: what is not claimed may have been.
+            number = attempt + 1 if attempt else 2
         if attempt >= self._settings.max_attempts:
             message = f"Its runner died, {attempt} times."
             last = events.failed("runner_lost", message, retryable=True)
             if (await self._streams.end(ticket.run_id, attempt, last)).code == "ok":
                 self._stats.count("runs_failed_runner_lost")
             return None
-        first = events.restarted(attempt + 1, "runner_lost")
-        if attempt == 0:
-            first = events.started(ticket.run_id, ticket.agent, 1)
         # By entry: a run that is in the queue twice is claimed once, by the same runner, too.
-        claimed = await self._streams.claim(ticket.run_id, attempt + 1, claimant, first)
+        for later in (number, number + 1):
+            first = events.started(ticket.run_id, ticket.agent, later)
+            claimed = await self._streams.claim(ticket.run_id, later, claimant, first)
+            if not (isinstance(claimed, Appended) and claimed.code == "skip"):
+                break
         if isinstance(claimed, Appended):
             log.info("run %s: nothing to do (%s)", ticket.run_id, claimed.code)
             return None

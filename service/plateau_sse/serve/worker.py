@@ -32,9 +32,6 @@ log = logging.getLogger("plateau.worker")
 MIN_AGE_S = 60.0
 # Long enough for clients that keep a connection busy to hear `Connection: close` on it.
 FAREWELL_S = 2.0
-# Who is in the middle of a long snapshot would begin it anew at another worker, and read it as
-# slowly there: it is waited for, though not for ever.
-SNAPSHOTS_S = 300.0
 # Kept of the grace, so that a worker has gone before its master loses patience.
 RESERVE_S = 3.0
 QUICK_S = 1.0
@@ -49,7 +46,6 @@ class WorkerServer(uvicorn.Server):
         super().__init__(config)
         self._worker = worker
         self._born_at = time.monotonic()
-        self._due_at: float | None = None
         self._leave_at: float | None = None
         self._patience_s = max(1.0, worker.cfg.graceful_timeout - RESERVE_S)
         self._ending: asyncio.Timeout | None = None
@@ -87,10 +83,6 @@ class WorkerServer(uvicorn.Server):
             return
         responses = self.server_state.total_requests
         if responses < self._worker.max_requests or not self._is_old(now):
-            return
-        if self._due_at is None:
-            self._due_at = now
-        if self.lifespan.state["hub"].sending_long and now < self._due_at + SNAPSHOTS_S:
             return
         if self._worker.takes_turn():
             log.info("Worker recycled after %d responses.", responses)

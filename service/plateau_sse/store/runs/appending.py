@@ -11,25 +11,38 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import msgspec
 from redis import Redis as BlockingRedis
 
+from plateau_sse.errors import StoreFull
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 from plateau_sse.store.runs.events import Event
 
-# A late reader needs only the snapshot, so the entries go early.
+# A late reader needs only the tape, so the entries go early.
 ENDED_EVENTS_LIFE_S = 60
 
-SCRIPT = files("plateau_sse.store.runs").joinpath("append.lua").read_text()
+_BODY = files("plateau_sse.store.runs").joinpath("append.lua").read_text()
+# Refused when memory is full; and the one that may write a little all the same.
+SCRIPT = f"#!lua\n{_BODY}"
+TIGHT_SCRIPT = f"#!lua flags=allow-oom\n{_BODY}"
 
 
 class Appended(NamedTuple):
-    """`code` is ok, dup, gap, fenced, ended or gone; attempt and seq are the run's own."""
+    """`code` is one of append.lua's; `attempt` and `seq` are the run's own, `parts` those that
+    have been opened."""
 
     code: str
     attempt: int
     seq: int
+    parts: int = 0
+
+
+def appended_of(reply: list[Any]) -> Appended:
+    """Raises StoreFull where the run has had what it may write while memory is full."""
+    code, attempt, seq, parts = reply
+    if code == b"tight":
+        raise StoreFull("the store is full, and the run has written what it may then")
+    return Appended(code.decode(), attempt, seq, parts)
 
 
 def append_args(
@@ -41,17 +54,19 @@ def append_args(
     fields: Sequence[str | int | bytes],
 ) -> list[str | int | bytes]:
     """What append.lua takes; `lives` are those of a live run, of an ended record and of its
-    entries, in seconds."""
-    args: list[str | int | bytes] = [verb, attempt, first_seq, *lives, len(batch)]
+    entries, in seconds. `tightened` makes those for `TIGHT_SCRIPT` of it."""
+    args: list[str | int | bytes] = [verb, attempt, first_seq, *lives, "", len(batch)]
     for event in batch:
-        args += (event.op, event.data, event.arg)
+        args += (event.op, event.data, event.arg, event.part)
     return [*args, *fields]
 
 
-def end_fields(usage: dict[str, int] | None, output: str | None) -> list[str | int | bytes]:
+def tightened(args: list[str | int | bytes]) -> list[str | int | bytes]:
+    return [*args[:6], "1", *args[7:]]
+
+
+def end_fields(output: str | None) -> list[str | int | bytes]:
     fields: list[str | int | bytes] = list(ended_now())
-    if usage is not None:
-        fields += ["usage", msgspec.json.encode(usage)]
     if output is not None:
         fields += ["output", output]
     return fields
@@ -66,7 +81,7 @@ class BlockingStreams:
 
     def __init__(self, redis: BlockingRedis, *, record_s: int) -> None:
         self._redis: Any = redis
-        self._append = redis.register_script(SCRIPT)
+        self._append = redis.register_script(TIGHT_SCRIPT)
         self._record_s = record_s
 
     def end(self, run_id: str, last: Event) -> None:
@@ -76,4 +91,4 @@ class BlockingStreams:
         with store_errors():
             attempt = self._redis.hget(key.record, "attempt")
             args = append_args("end", int(attempt or 0), 0, lives, [last], ended_now())
-            self._append(keys=list(key), args=args)
+            self._append(keys=list(key), args=tightened(args))

@@ -2,7 +2,7 @@
 -- Writes the record of a new run; a repeat under the same id joins it. Without field, value
 -- pairs it only joins.
 --
--- KEYS  record, text, events, tokens (one slot)
+-- KEYS  record, text, events, tokens, marks (one slot)
 -- ARGV  token, life_s, fingerprint of what is asked, most tokens, then field, value pairs
 --
 -- Gives 'created' (its place is for this caller to find), 'absent', the status of the run that
@@ -36,7 +36,11 @@ for i = 5, #ARGV do
 end
 local time = redis.call('TIME')
 local placer = ARGV[1] .. ' ' .. time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', record, 'fingerprint', ARGV[3], 'placer', placer, unpack(fields))
+-- append.lua looks whether it is still the same.
+local info = redis.pcall('INFO', 'server')
+local server = type(info) == 'string' and info:match('run_id:(%x%x%x%x%x%x%x%x)') or ''
+redis.call('HSET', record, 'fingerprint', ARGV[3], 'placer', placer, 'server', server,
+           'tape', '0 - 0 0 0 0 0 0 0', unpack(fields))
 redis.call('SADD', tokens, ARGV[1])
 redis.call('EXPIRE', record, ARGV[2])
 redis.call('EXPIRE', tokens, ARGV[2])

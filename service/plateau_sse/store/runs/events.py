@@ -242,7 +242,7 @@ def is_terminal(data: bytes) -> bool:
     return data.startswith(_TERMINAL_PREFIX)
 
 
-def _filled(kind: str, **members: Any) -> bytes:
+def _filled(type_: str, **members: Any) -> bytes:
     """Without the members that are None."""
     given = {name: value for name, value in members.items() if value is not None}
-    return _encode({"type": kind, **given})
+    return _encode({"type": type_, **given})

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- One caller gives up its share in a run.
 --
--- KEYS  record, text, events, tokens (one slot)      ARGV  token, reason
+-- KEYS  record, text, events, tokens, marks (one slot)      ARGV  token, reason
 -- Gives how many callers still hold theirs. With the last share the wish to cancel is noted in
 -- the same step, so nobody can join a run that is about to be cancelled. A share given up still
 -- reads: its token stays, and is marked by a second member.

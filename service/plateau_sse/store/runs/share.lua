@@ -1,7 +1,7 @@
 #!lua
 -- One more caller for a run that is on. Refused when memory is full, as new runs are.
 --
--- KEYS  record, text, events, tokens (one slot)
+-- KEYS  record, text, events, tokens, marks (one slot)
 -- ARGV  token, most tokens, ms that a caller may take to find a run its place
 --
 -- Gives the run's status; in place of 'queued' may stand 'enqueued' (known to have a place in

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
+from plateau_sse.errors import StoreFull
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 from plateau_sse.store.redis.fullness import TIGHT
@@ -24,6 +25,8 @@ from plateau_sse.store.runs.reading import Reading, reading_of
 from plateau_sse.store.runs.records import Record
 from plateau_sse.store.runs.shares import TOKENS_MOST, Denied, check_form
 
+# What one reading holds: a piece for a socket, or a little more.
+READ_BYTES = 16 * 1024
 # Beyond the bounds that end a run: time for whoever ends it to do so.
 ALIVE_SLACK_S = 60
 
@@ -50,6 +53,10 @@ class Crowded(Exception):
     """As many callers share the run as may."""
 
 
+class OtherRelease(Exception):
+    """The run is one of another release, whose records mean something else."""
+
+
 class Streams:
     """The streams instance, as far as runs go. Lives: `alive_s` without an event while a run
     is on, `record_s` after its end; `share` tells how full it is, and a full one keeps ended
@@ -66,6 +73,7 @@ class Streams:
         self._redis: Any = redis
         self._create = redis.register_script(_CREATE)
         self._append = redis.register_script(appending.SCRIPT)
+        self._append_tight = redis.register_script(appending.TIGHT_SCRIPT)
         self._read = redis.register_script(_READ)
         self._alive_s = alive_s + ALIVE_SLACK_S
         self._record_s = record_s
@@ -126,7 +134,8 @@ class Streams:
     async def claim(
         self, run_id: str, attempt: int, runner: str, first: Event
     ) -> Claimed | Appended:
-        """Start `attempt` (one more than the record's); else why not, as `append` says it."""
+        """Start `attempt`, later than the record's; else why not, as `append` says it. `skip`:
+        an attempt of that number may have been lost, claim the one after."""
         now_ms = int(time.time() * 1000)
         appended = await self._write(
             run_id, "claim", attempt, 0, [first], ("runner", runner, "started_ms", now_ms)
@@ -167,11 +176,11 @@ class Streams:
         batch: Sequence[Event],
         *,
         first_seq: int,
-        usage: dict[str, int] | None = None,
         output: str | None = None,
     ) -> Appended:
-        """Append a batch whose last event is terminal, together with the record's end."""
-        fields = appending.end_fields(usage, output)
+        """Append a batch whose last event is terminal, together with the record's end; `output`
+        is the answer where it is not the text."""
+        fields = appending.end_fields(output)
         return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
 
     async def append_external(
@@ -181,7 +190,6 @@ class Streams:
         batch: Sequence[Event],
         *,
         first_seq: int = 0,
-        usage: dict[str, int] | None = None,
         output: str | None = None,
     ) -> Appended:
         """As the producer of an external run: any append, an empty one too, renews its lease;
@@ -191,7 +199,7 @@ class Streams:
         fields: list[str | int | bytes] = ["batch", secrets.token_hex(8)]
         fields += ["lease_ms", int(time.time() * 1000)]
         if batch and batch[-1].op == "e":
-            fields += appending.end_fields(usage, output)
+            fields += appending.end_fields(output)
         return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
 
     async def ask_to_cancel(self, run_id: str, reason: str, *, external: bool = False) -> str:
@@ -246,47 +254,49 @@ class Streams:
             )
         lives = (self._alive_s, record_s, appending.ENDED_EVENTS_LIFE_S)
         args = appending.append_args(verb, attempt, first_seq, lives, batch, fields)
-        with store_errors():
-            code, now_attempt, seq = await self._append(keys=list(keys.run(run_id)), args=args)
-        return Appended(code.decode(), now_attempt, seq)
+        names = list(keys.run(run_id))
+        try:
+            with store_errors():
+                reply = await self._append(keys=names, args=args)
+        except StoreFull:
+            # It may write a little all the same, so that what is on can end.
+            with store_errors():
+                reply = await self._append_tight(keys=names, args=appending.tightened(args))
+        return appending.appended_of(reply)
 
-    async def read(self, run_id: str, last: int = 0, token: str = "") -> Reading | None:
-        """What follows event number `last`, in one moment; None where there is no such run.
+    async def read(self, run_id: str, seen: int = 0, token: str = "") -> Reading | None:
+        """What follows position `seen`, in one moment, as far as one piece goes; None where
+        there is no such run. Raises `shares.Denied` where a token is given that is not one of
+        the run's, `OtherRelease` for a run that cannot be read here."""
+        return await self._follow(run_id, seen, token, log="")
 
-        Raises `shares.Denied` where a token is given that is not one of the run's.
-        """
+    async def read_log(self, run_id: str, seen: int) -> Reading | None:
+        """As `read`, but as the stream has it while it has it: to repair a hole in it."""
+        return await self._follow(run_id, seen, "", log="1")
+
+    async def _follow(self, run_id: str, seen: int, token: str, log: str) -> Reading | None:
         check_form(token)
+        args: list[str | int] = [token, *ids.split(seen), READ_BYTES, log]
         with store_errors():
-            reply = await self._read(
-                keys=list(keys.run(run_id)), args=[token, *ids.split(last)]
-            )
+            reply = await self._read(keys=list(keys.run(run_id)), args=args)
         if reply[0] == b"gone":
             return None
         if reply[0] == b"denied":
             raise Denied
-        return reading_of(reply, last)
-
-    async def said(self, run_id: str, attempt: int, start: int, end: int) -> bytes | None:
-        """Bytes of the text of an attempt; None where the run or the attempt is no more."""
-        key = keys.run(run_id)
-        with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.getrange(key.text, start, end - 1)
-                # Last: had another attempt begun before, it would show.
-                pipe.hget(key.record, "attempt")
-                text, now_attempt = await pipe.execute()
-        there = now_attempt is not None and int(now_attempt) == attempt
-        return text if there and len(text) == end - start else None
+        if reply[0] == b"version":
+            raise OtherRelease(run_id)
+        return reading_of(reply, seen)
 
     async def last_numbers(self, run_ids: Sequence[str]) -> list[int | None]:
-        """The number of each run's last event, None for a run that is gone; one round trip."""
+        """Where each run's tape ends, None for a run that is gone; one round trip."""
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for run_id in run_ids:
-                    pipe.hmget(keys.run(run_id).record, ["attempt", "seq"])
+                    pipe.hmget(keys.run(run_id).record, ["attempt", "tape"])
                 rows = await pipe.execute()
         return [
-            None if row[0] is None else ids.number(int(row[0]), int(row[1])) for row in rows
+            None if None in row else ids.number(int(row[0]), int(row[1].split(b" ", 1)[0]))
+            for row in rows
         ]
 
     async def statuses(self, run_ids: Sequence[str]) -> list[str | None]:
@@ -301,21 +311,24 @@ class Streams:
         return [None if status is None else status.decode() for status in found]
 
     async def record(self, run_id: str, token: str = "") -> Record | None:
-        """The run's record; None where there is none, Denied as in `read`."""
+        """The run's record; None where there is none, Denied and OtherRelease as in `read`."""
         check_form(token)
         key = keys.run(run_id)
         with store_errors():
             # No transaction: a full Redis refuses it, whatever is in it. Once the record says
-            # that the run has ended, the text changes no more.
+            # that the run has ended, its tape changes no more.
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hmget(key.record, list(records.FIELDS))
                 pipe.get(key.text)
+                pipe.xrange(key.marks)
                 pipe.sismember(key.tokens, token)
                 pipe.exists(key.record)
-                row, text, known, there = await pipe.execute()
+                row, text, points, known, there = await pipe.execute()
         # Expired in between, text and all.
         if row[1] is None or not there:
             return None
         if token and not known:
             raise Denied
-        return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text)
+        if row[records.FIELDS.index("tape")] is None:
+            raise OtherRelease(run_id)
+        return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text, points)
