@@ -36,7 +36,7 @@ Part = Annotated[int, msgspec.Meta(ge=0, le=events.POINTS_MOST)]
 class _Told(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
     """One event as its producer tells it."""
 
-    def events(self, duration_ms: int) -> list[Event]:
+    def made(self, duration_ms: int) -> list[Event]:
         """As they are appended: the first counts, the others belong to it."""
         return [self.event(duration_ms)]
 
@@ -51,13 +51,15 @@ class _Said(_Told):
     part: Part | None = None
     continues: Part | None = None
 
-    def events(self, duration_ms: int) -> list[Event]:
+    def made(self, duration_ms: int) -> list[Event]:
         part = "" if self.part is None else str(self.part)
         given = part if self.continues is None else f"{part} {self.continues}"
         first, *others = events.pieces(self.text)
-        made = [events.delta(first, self.kind, given)]
-        made += [events.delta(piece, self.kind, part) for piece in others]
-        return made[:1] + [event._replace(op=event.op.upper()) for event in made[1:]]
+        going_on = (events.delta(piece, self.kind, part) for piece in others)
+        return [
+            events.delta(first, self.kind, given),
+            *(event._replace(op=event.op.upper()) for event in going_on),
+        ]
 
     @property
     def kind(self) -> events.Kind:
@@ -259,16 +261,19 @@ async def append(request: Request) -> Response:
         raise Problem("not_external", "Only runs of the agent `external` take events.")
     now_ms = int(time.time() * 1000)
     duration_ms = now_ms - (record.started_ms or now_ms)
-    made = [event for item in batch for event in item.events(duration_ms)]
+    made = [event for item in batch for event in item.made(duration_ms)]
     if any(len(event.data) > events.MARK_BYTES for event in made):
         raise Problem("too_large", f"An event may have {events.MARK_BYTES} bytes.")
     last = batch[-1] if batch else None
+    output = last.output if isinstance(last, Completed) else None
+    if output is not None and len(output.encode()) > events.TAPE_BYTES:
+        raise _too_large()
     appended = await state["streams"].append_external(
         run_id,
         record.attempt,
         made,
         first_seq=first_seq,
-        output=last.output if isinstance(last, Completed) else None,
+        output=output,
     )
     if appended.code == "ok":
         _count_end(state, last)
@@ -325,11 +330,7 @@ def _answer(
             extra={"expected_seq": seq + 1},
         )
     if code == "full":
-        raise Problem(
-            "output_too_large",
-            "An answer may have 256 KiB of text and thoughts, as much of other events, and "
-            f"{events.POINTS_MOST} of these and of parts together.",
-        )
+        raise _too_large()
     if code == "part":
         raise invalid(
             "part",
@@ -341,6 +342,14 @@ def _answer(
     if code == "gone":
         raise absent(run_id, state)
     raise Problem("run_finished", f"The run has ended with event {seq}.")
+
+
+def _too_large() -> Problem:
+    return Problem(
+        "output_too_large",
+        "An answer may have 256 KiB of text and thoughts, as much of other events, and "
+        f"{events.POINTS_MOST} of these and of parts together.",
+    )
 
 
 # GET is dispatched ahead of it: it is here for what other methods are told.
