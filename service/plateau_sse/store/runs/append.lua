@@ -211,6 +211,8 @@ if tight then
   over = over + growth + grown + BESIDES * (new_points - points)
 end
 
+-- Whether all keys are there already, each with its life.
+local had_text = at > points
 local prefix = now_attempt .. '-'
 local entries = tight and TIGHT_ENTRIES or STREAM_ENTRIES
 for i = begin, stop, 4 do
@@ -279,6 +281,17 @@ end
 local life, events_life = ARGV[4], ARGV[4]
 if ended then
   life, events_life = ARGV[5], ARGV[6]
+  -- Both have grown into more than they need, and grow no more.
+  local said = redis.call('GET', text)
+  if said then
+    redis.call('SET', text, said)
+  end
+  if redis.call('COPY', marks, marks .. ':copy', 'REPLACE') == 1 then
+    redis.call('RENAME', marks .. ':copy', marks)
+  end
+elseif had_text and redis.call('TTL', record) > life - 5 then
+  -- They have been renewed a moment ago, all that there are.
+  return answer('ok')
 end
 redis.call('EXPIRE', record, life)
 redis.call('EXPIRE', text, life)
