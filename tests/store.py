@@ -24,8 +24,8 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.events import Event
-from plateau_sse.store.runs.reading import Entry
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.store.runs.tape import Entry
 
 T = TypeVar("T")
 
@@ -58,9 +58,7 @@ async def queued(streams: Streams, request: bytes = b"{}") -> str:
 
 
 async def claim(streams: Streams, run_id: str, attempt: int, runner: str = "r1") -> Claimed:
-    first = events.restarted(attempt, "runner_lost")
-    if attempt == 1:
-        first = events.started(run_id, "notes", 1)
+    first = events.started(run_id, "notes", attempt)
     claimed = await streams.claim(run_id, attempt, runner, first)
     assert isinstance(claimed, Claimed), claimed
     return claimed

@@ -52,6 +52,7 @@ class Held:
         self._tape = tape
         # No two of a kind are beside each other.
         self._segments: list[_Segment] = []
+        self._chars = 0
 
     @property
     def _open_kind(self) -> str:
@@ -77,6 +78,7 @@ class Held:
     def add(self, piece: Piece) -> None:
         """Raises TooLarge where it would open a part too many."""
         segments, kind = self._segments, piece.kind
+        self._chars += len(piece.text)
         if segments and segments[-1].kind == kind:
             segments[-1].add(piece.text)
             return
@@ -90,6 +92,7 @@ class Held:
             segments.append(added)
         if self._points + self._openings > POINTS_MOST:
             segments.remove(added)
+            self._chars -= added.chars
             raise _too_many()
 
     def check_mark(self) -> None:
@@ -113,11 +116,15 @@ class Held:
     @property
     def chars(self) -> int:
         """Without what waits for the end."""
-        return sum(it.chars for it in self._segments if not self._is_for_the_end(it))
+        if self._points < LAST_POINTS:
+            return self._chars
+        waiting = sum(it.chars for it in self._segments if self._is_for_the_end(it))
+        return self._chars - waiting
 
     def _is_for_the_end(self, segment: _Segment) -> bool:
-        goes_on = self._goes_on and segment is self._segments[0]
-        return segment.kind == "r" and self._points >= LAST_POINTS and not goes_on
+        if self._points < LAST_POINTS or segment.kind == "t":
+            return False
+        return not (self._goes_on and segment is self._segments[0])
 
     def take(self, *, opening: bool = True, ending: bool = False) -> list[Event]:
         """What goes on the tape now: with what opens parts, with what waits for the end."""
@@ -128,6 +135,7 @@ class Held:
         else:
             going = self._segments[: self._goes_on]
         self._segments = [it for it in self._segments if it not in going]
+        self._chars -= sum(it.chars for it in going)
         return [
             events.delta(piece, segment.kind)
             for segment in going
