@@ -7,7 +7,7 @@
 --
 -- Gives {'gone'}, {'denied'}, {'version'} (another release's run), or
 -- {how, owner, status, attempt, at, states, progress, output, …} where output is given with the
--- end of the run alone, and how is
+-- end of the run alone, where it has one, and how is
 --   ahead   the position lies behind all that there is
 --   log     before, id, json, … from the stream, from the position on without a hole
 --   tape    the attempt and at that it begins at, the last point before that ('' for none), the
@@ -29,10 +29,10 @@ if not at then
 end
 local attempt = tonumber(state[3])
 at, points = tonumber(at), tonumber(points)
-local reply = {'tape', state[1], state[2], attempt, at, tonumber(states), state[5] or '', ''}
+local reply = {'tape', state[1], state[2], attempt, at, tonumber(states), state[5] or '', false}
 local function add_end(json)
   if json:find('^{"type":"run%.completed"') then
-    reply[8] = redis.call('HGET', KEYS[1], 'output') or ''
+    reply[8] = redis.call('HGET', KEYS[1], 'output')
   end
 end
 

@@ -324,6 +324,9 @@ class Streams:
                 pipe.sismember(key.tokens, token)
                 pipe.exists(key.record)
                 row, text, points, known, there = await pipe.execute()
+        if row[1] is not None and points and not _is_of(points[0][0], row):
+            # Another attempt began in between.
+            return await self.record(run_id, token)
         # Expired in between, text and all.
         if row[1] is None or not there:
             return None
@@ -332,3 +335,8 @@ class Streams:
         if row[records.FIELDS.index("tape")] is None:
             raise OtherRelease(run_id)
         return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text, points)
+
+
+def _is_of(point_id: bytes, row: list[bytes]) -> bool:
+    """Whether the point is of the attempt that the record is at."""
+    return point_id.partition(b"-")[0] == row[records.FIELDS.index("attempt")]
