@@ -44,7 +44,7 @@ local tight, count = ARGV[7] == '1', tonumber(ARGV[8])
 local state = redis.call('HMGET', record, 'state', 'attempt', 'seq', 'tape', 'runner', 'server')
 local status = state[1]
 if not status then
-  return {'gone', 0, 0, 0}
+  return {redis.call('EXISTS', record) == 1 and 'version' or 'gone', 0, 0, 0}
 end
 local now_attempt, seq = tonumber(state[2]), tonumber(state[3])
 local at, kind, open, parts, points, mark_bytes, held, states, over =

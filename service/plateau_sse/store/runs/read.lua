@@ -18,7 +18,7 @@ local wanted_attempt, wanted = tonumber(ARGV[2]), tonumber(ARGV[3])
 local budget = tonumber(ARGV[4])
 local state = redis.call('HMGET', KEYS[1], 'owner', 'state', 'attempt', 'tape', 'progress')
 if not state[2] then
-  return {'gone'}
+  return {redis.call('EXISTS', KEYS[1]) == 1 and 'version' or 'gone'}
 end
 if ARGV[1] ~= '' and redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then
   return {'denied'}
