@@ -321,9 +321,7 @@ class Subscriber:
         attempt, _ = ids.split(reading.head)
         self.position, self.states = attempt and ids.number(attempt, 0), -1
         again_from = events.restarted(max(1, attempt), "rewound")
-        content = sse.encode(
-            self.position, again_from, tag=self._feed.tag, named=self._named
-        )
+        content = sse.encode(self.position, again_from, tag=self._feed.tag, named=self._named)
         await self._send_in_pieces(content, last=False)
 
     def _push_at_once(self, items: Sequence[Entry], *, last: bool) -> bool:
