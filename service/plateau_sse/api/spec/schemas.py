@@ -161,7 +161,7 @@ def _run_request() -> dict[str, Schema]:
             "properties": {"agent": others, "input": text, "messages": null},
         },
         {
-            "title": "A list of messages, the last of them the user's",
+            "title": "A list of messages, the last of them the user's or a tool's",
             "required": ["messages"],
             "properties": {"agent": others, "input": null, "messages": {"type": "array"}},
         },

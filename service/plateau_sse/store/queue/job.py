@@ -17,7 +17,7 @@ class Job(msgspec.Struct, omit_defaults=True):
     none. `asked_ms` is when it was asked, since the epoch; `format` is that of the entries
     under `cache_key`."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any] = {}
     user: str = ""
     version: str = ""
