@@ -16,7 +16,7 @@ from plateau_sse.api.requests import (
     RunRequest,
     check_run_id,
     parse_run,
-    position_of,
+    seen_of,
     wait_of,
 )
 from plateau_sse.errors import Problem
@@ -200,7 +200,7 @@ def test_what_is_asked_is_passed_on_as_it_is(messages: list[dict[str, Any]]) -> 
 
 
 def test_what_was_not_said_is_not_passed_on() -> None:
-    said = {"role": "user", "content": "Hi", "name": None, "tool_calls": []}
+    said: dict[str, Any] = USER | {"name": None, "tool_calls": []}
     assert parsed(messages=[said | {"tool_call_id": None}]).exchange() == [USER]
     absent = {"role": "assistant", "tool_calls": [CALL]}
     assert parsed(messages=[absent, RESULT]).exchange() == [CALLING, RESULT]
@@ -360,38 +360,42 @@ def test_nothing_but_a_problem_comes_of_bad_bytes(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "query", "position"),
+    ("header", "query", "seen"),
     [
-        (None, None, 0),
-        ("", "", 0),
-        (None, "1-2", ids.number(1, 2)),
-        ("", "1-2", ids.number(1, 2)),
-        ("2-1", None, ids.number(2, 1)),
-        ("2-1", "1-2", ids.number(2, 1)),
-        ("2-1", "nonsense", ids.number(2, 1)),
-        ("999999999-999999999", None, ids.number(999_999_999, 999_999_999)),
+        (None, None, ids.NOTHING_SEEN),
+        ("", "", ids.NOTHING_SEEN),
+        (None, "1-2", ids.Seen(ids.number(1, 2))),
+        ("", "0a1b2c-1-2", ids.Seen(ids.number(1, 2), "0a1b2c")),
+        ("0a1b2c-2-1", None, ids.Seen(ids.number(2, 1), "0a1b2c")),
+        ("2-0", "1-2", ids.Seen(ids.number(2, 0))),
+        ("2-1", "nonsense", ids.Seen(ids.number(2, 1))),
+        ("999999999-999999999", None, ids.Seen(ids.number(999_999_999, 999_999_999))),
     ],
 )
 def test_the_header_beats_the_query(
-    header: str | None, query: str | None, position: int
+    header: str | None, query: str | None, seen: ids.Seen
 ) -> None:
-    assert position_of(header, query) == position
+    assert seen_of(header, query) == seen
 
 
 @pytest.mark.parametrize(
-    "text", ["1-", "01-1", "1-x", "1-1.0", "1-0x1", "1-١", "1-+1", "1-1,", "1-" + "9" * 10]
+    "text",
+    [
+        *("1-", "01-1", "1-x", "1-1.0", "1-0x1", "1-١", "1-+1", "1-1,", "1-" + "9" * 10),
+        *("0a1b2c-1-", "0a1b2c-01-1", "0a1b2c-1-1,", "0a1b2c-1-x"),
+    ],
 )
 def test_a_damaged_position(text: str) -> None:
     for header, query in ((text, None), (text, "1-1"), (None, text)):
         with pytest.raises(Problem) as caught:
-            position_of(header, query)
+            seen_of(header, query)
         assert (caught.value.code, caught.value.status) == ("bad_event_id", 400)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("0", "1", "42", "-1", "0-0", "0-1", "1-0", "00-7", "null", "undefined", "NaN", " "),
+        *("0", "1", "42", "-1", "0-0", "0-1", "00-7", "null", "undefined", "NaN", " "),
         *("٠-١", "١-١", "x", "1700000000000-0", "1700000000000-12", "9999999999-1", "-1-1"),
         *("550e8400-e29b-41d4-a716-446655440000", "12345678-1234-1234-1234-123456789012"),
         *("42-message", "20240101-abc", "12345678-9abc"),
@@ -399,20 +403,21 @@ def test_a_damaged_position(text: str) -> None:
     ],
 )
 def test_what_is_none_of_ours_is_no_position(text: str) -> None:
-    assert position_of(text) == position_of(None, text, None) == 0
+    assert seen_of(text) == seen_of(None, text, None) == ids.NOTHING_SEEN
     # A client that says nothing in one place may say it in another.
-    assert position_of(text, None, "1-2") == position_of(text, "1-2") == ids.number(1, 2)
+    seen = ids.Seen(ids.number(1, 2))
+    assert seen_of(text, None, "1-2") == seen_of(text, "1-2") == seen
 
 
 @pytest.mark.parametrize("text", [" 1-2", "1-2 ", "1-2\n", "\t1-2\r\n"])
 def test_white_space_is_no_part_of_a_position(text: str) -> None:
-    assert position_of(text) == ids.number(1, 2)
+    assert seen_of(text) == ids.Seen(ids.number(1, 2))
 
 
-@given(st.integers(1, 999_999_999), st.integers(1, 999_999_999))
-def test_every_event_id_is_a_position(attempt: int, seq: int) -> None:
-    assert position_of(f"{attempt}-{seq}", None) == ids.number(attempt, seq)
-    assert ids.show(position_of(f"{attempt}-{seq}", None)) == f"{attempt}-{seq}"
+@given(st.integers(1, 999_999_999), st.integers(0, 999_999_999))
+def test_every_event_id_is_a_position(attempt: int, at: int) -> None:
+    assert seen_of(f"{attempt}-{at}", None) == ids.Seen(ids.number(attempt, at))
+    assert seen_of(f"00fa12-{attempt}-{at}").tag == "00fa12"
 
 
 # Run ids
