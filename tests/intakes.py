@@ -34,6 +34,7 @@ from tests.store import claim, done, on_streams, texts
 
 RUNNER = "r1"
 RUN_LIFE_S = 300
+JOB_BYTES = 64 * 1024
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
 SAID = QUESTION._replace(conversation_id="c1")
@@ -74,6 +75,7 @@ class Desk:
             self.stats,
             limit=self._limit,
             run_life_s=RUN_LIFE_S,
+            job_bytes=JOB_BYTES,
         )
         return Intake(
             placement,

@@ -188,6 +188,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             stats,
             limit=settings.queue_limit,
             run_life_s=settings.run_life_s,
+            job_bytes=settings.job_bytes,
         )
         intake = Intake(
             placement,

@@ -263,6 +263,14 @@ class Settings:
         """By when a run has ended, whatever became of it."""
         return self.queue_timeout_s + self.max_attempts * self.run_timeout_s
 
+    @property
+    def job_bytes(self) -> int:
+        """What is kept of a request while it is answered, at most: its body, what its
+        conversation remembers (six bytes are the longest escape in JSON), and what stands
+        around both."""
+        remembered = self.max_content_messages * (6 * self.max_content_length + 64)
+        return self.max_body_bytes + remembered + 4096
+
     def _check(self) -> None:
         if self.log_format not in ("text", "json"):
             raise SettingsError(f"LOG_FORMAT must be text or json, not {self.log_format!r}.")

@@ -36,8 +36,13 @@ class Message:
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Message:
         """From the message as it was sent; members that are not known are left out."""
-        members = ("role", "content", "tool_calls", "tool_call_id", "name")
-        return cls(*(said.get(member) for member in members))
+        return cls(
+            said["role"],
+            said["content"],
+            said.get("tool_calls"),
+            said.get("tool_call_id"),
+            said.get("name"),
+        )
 
     @property
     def text(self) -> str:

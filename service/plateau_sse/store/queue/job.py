@@ -1,6 +1,7 @@
 """What a run was asked: written by the web worker that took it on, read by the runner.
 
-Invariant: both sides agree on this one struct; unknown members are ignored, so that a newer
+Invariant: what is kept of a request is as bounded as the request. Both sides agree on this one
+struct; unknown members are ignored, so that a newer
 web worker and an older runner can share a Redis.
 """
 
