@@ -29,6 +29,7 @@ from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.store.runs.tape import Tape
 from tests.executions import LIMITS, keeper_of
 from tests.store import claim, done, on_streams, texts
 
@@ -100,6 +101,10 @@ class Desk:
         """End a run that has been started as its runner does, step by step."""
         job = await self.job(run_id)
         if store:
+            tape = Tape()
+            tape.add(events.delta(text))
+            how: Any = {"output": None, "status": "completed", "attempt": 1}
+            await self.keeper.remember(job, run_id, tape, **how)
             answer = answer_of(
                 agent="notes",
                 owner="ann",
