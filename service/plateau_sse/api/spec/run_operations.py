@@ -184,12 +184,13 @@ def conversations() -> dict[str, Any]:
             "get": operation(
                 "conversations",
                 "getConversation",
-                "What is remembered of a conversation",
-                "As its next run's agent is given it, and the run that is on, if one is.",
+                "What was said in a conversation",
+                "Its latest messages, whole, and the run that is on, if one is. One that has not "
+                "begun is an empty one.",
                 KEY,
                 {
                     "200": says("The conversation", "Conversation"),
-                    **problems(401, 403, 404, 422, 503),
+                    **problems(401, 403, 422, 503),
                 },
             ),
             "delete": operation(
