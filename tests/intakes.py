@@ -29,11 +29,13 @@ from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.store.runs.tape import Tape
 from tests.executions import LIMITS, keeper_of
 from tests.store import claim, done, on_streams, texts
 
 RUNNER = "r1"
 RUN_LIFE_S = 300
+JOB_BYTES = 64 * 1024
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
 SAID = QUESTION._replace(conversation_id="c1")
@@ -74,6 +76,7 @@ class Desk:
             self.stats,
             limit=self._limit,
             run_life_s=RUN_LIFE_S,
+            job_bytes=JOB_BYTES,
         )
         return Intake(
             placement,
@@ -98,6 +101,10 @@ class Desk:
         """End a run that has been started as its runner does, step by step."""
         job = await self.job(run_id)
         if store:
+            tape = Tape()
+            tape.add(events.delta(text))
+            how: Any = {"output": None, "status": "completed", "attempt": 1}
+            await self.keeper.remember(job, run_id, tape, **how)
             answer = answer_of(
                 agent="notes",
                 owner="ann",

@@ -18,6 +18,7 @@ from typing import Any
 
 from plateau_sse.agents import AgentError, Message, Run, Yielded
 from plateau_sse.agents.registry import RegisteredAgent
+from plateau_sse.content import latest_text
 from plateau_sse.errors import StoreError
 from plateau_sse.runner.fitting import short
 from plateau_sse.runner.keeper import Keeper
@@ -240,13 +241,11 @@ class Execution:
                 self._threads.submit(close)
 
     def _run(self) -> Run:
-        messages = [Message(m["role"], m["content"]) for m in self._job.messages]
-        asked = next((m.content for m in reversed(messages) if m.role == "user"), "")
         return Run(
             id=self.run_id,
             agent=self._claimed.agent,
-            input=asked,
-            messages=messages,
+            input=latest_text(self._job.messages),
+            messages=[Message.of(message) for message in self._job.messages],
             options=self._job.options,
             attempt=self._claimed.attempt,
             conversation=self._job.conversation or None,

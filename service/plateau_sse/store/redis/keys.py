@@ -40,6 +40,7 @@ class ConversationKeys(NamedTuple):
     bodies: str
     deletion: str
     coming: str
+    wholes: str
 
 
 class RunKeys(NamedTuple):
@@ -66,7 +67,11 @@ def run(run_id: str) -> RunKeys:
 def conversation(place: str) -> ConversationKeys:
     name = f"conversation:{{{place}}}"
     return ConversationKeys(
-        f"{name}:index", f"{name}:bodies", f"{name}:deleted", f"{name}:coming"
+        f"{name}:index",
+        f"{name}:bodies",
+        f"{name}:deleted",
+        f"{name}:coming",
+        f"{name}:wholes",
     )
 
 
