@@ -36,7 +36,7 @@ from plateau_sse.live.response import (
     come_back_later,
     send_at_once,
 )
-from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.shares import Denied
 from plateau_sse.store.runs.streams import OtherRelease

@@ -7,7 +7,6 @@ error; what comes out is byte for byte what went in.
 from __future__ import annotations
 
 import logging
-import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,12 +18,11 @@ from redis.asyncio import Redis
 
 from plateau_sse.errors import StoreError
 from plateau_sse.store.answers import packing
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.lookups import Lookups
-from plateau_sse.store.answers.packing import Answer, pack, unpack
+from plateau_sse.store.answers.packing import pack, unpack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
-from plateau_sse.store.runs import ids
-from plateau_sse.store.runs.events import FinishReason
 
 log = logging.getLogger("plateau.cache")
 
@@ -145,28 +143,3 @@ class Cache:
         elif error is None and self._down:
             log.info("the cache is back")
         self._down = error is not None
-
-
-def answer_of(
-    *,
-    agent: str,
-    owner: str,
-    text: str,
-    output: str | None,
-    usage: dict[str, int] | None,
-    tools: list[bytes],
-    duration_ms: int,
-    finish_reason: FinishReason = "stop",
-) -> Answer:
-    return Answer(
-        text=text,
-        stored_s=int(time.time()),
-        token=ids.new_token(),
-        duration_ms=duration_ms,
-        usage=usage,
-        output=output,
-        tools=[msgspec.Raw(tool) for tool in tools],
-        agent=agent,
-        owner=owner,
-        finish_reason=finish_reason,
-    )
