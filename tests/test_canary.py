@@ -206,7 +206,7 @@ def test_its_run_ends_with_it(streams_url: str) -> None:
             await cage.heard()
             (key,) = await cage.run_keys()
             await tasks.end(cage.singing)
-            assert await cage.redis.hget(key, "status") == b"completed"
+            assert await cage.redis.hget(key, "state") == b"completed"
             assert cage.hub.followed == 0
             assert await cage.count("events_delivered") == 0
 

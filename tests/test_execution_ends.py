@@ -224,6 +224,6 @@ def test_a_store_that_fails_is_not_the_agents_failure(streams_url: str) -> None:
             with pytest.raises(StoreError):
                 await execution.run()
             record = await redis.hgetall(keys.run(execution.run_id).record)
-            assert record[b"status"] == b"running" and b"end" not in record
+            assert record[b"state"] == b"running" and b"end" not in record
 
     on_streams(streams_url, scenario)

@@ -268,7 +268,7 @@ class RunMachine(RuleBasedStateMachine):
         if not self.run_id:
             return
         model, (record, text, stream) = self.model, self.wait(self._look())
-        assert record[b"status"].decode() == model.status
+        assert record[b"state"].decode() == model.status
         assert (int(record[b"attempt"]), int(record[b"seq"])) == (model.attempt, model.seq)
         assert record.get(b"progress", b"") == model.progress
         assert record.get(b"tools", b"") == b",".join(model.tools)

@@ -129,18 +129,18 @@ def test_a_living_process_row_is_nobody_elses() -> None:
     going, leave = os.pipe()
     pid = os.fork()
     if not pid:
-        board.claim().add("snapshots", 7)
+        board.claim().add("readers_slow", 7)
         os.write(writing, b".")
         os.read(going, 1)
         os._exit(0)
     os.read(reading, 1)
     assert list(board.left_behind()) == []
     own = board.claim()
-    own.add("snapshots", 1)
+    own.add("readers_slow", 1)
     os.write(leave, b".")
     os.waitpid(pid, 0)
-    assert [taken(row) for row in board.left_behind()] == [{"snapshots": 7}]
-    assert taken(own) == {"snapshots": 1}
+    assert [taken(row) for row in board.left_behind()] == [{"readers_slow": 7}]
+    assert taken(own) == {"readers_slow": 1}
 
 
 def test_more_processes_than_rows_count_in_memory_of_their_own() -> None:

@@ -178,7 +178,7 @@ def test_a_producer_that_is_faster_than_the_store_waits(
         await writer.finish(done())
         if as_text:
             await assert_whole(redis, run_id, piece * count)
-        assert await redis.hget(keys.run(run_id).record, "status") == b"completed"
+        assert await redis.hget(keys.run(run_id).record, "state") == b"completed"
 
     over_flaky(streams_url, scenario)
 

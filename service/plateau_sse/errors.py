@@ -54,7 +54,7 @@ RUN_FAILURES: dict[str, str] = {
     "agent_invalid_output": "the agent yielded something that is not an event",
     "agent_unknown": "no runner has the agent any more",
     "invalid_options": "the agent does not take these options or this input",
-    "output_too_large": "the answer passed 256 KiB",
+    "output_too_large": "the answer passed a bound of its tape",
     "timeout": "the attempt took longer than RUN_TIMEOUT_S",
     "runner_lost": "its runners died, MAX_ATTEMPTS times",
     "producer_lost": "its external producer was silent for EXTERNAL_IDLE_S",

@@ -57,7 +57,6 @@ COUNTERS = {
     "opened": "plateau_responses_opened_total",
     "resumed": "plateau_responses_resumed_total",
     "delivered": "plateau_events_delivered_total",
-    "snapshots": "plateau_snapshots_total",
     "completed ": "plateau_run_duration_seconds_count",
     "completed  ": "plateau_time_to_first_token_seconds_count",
 }

@@ -212,9 +212,11 @@ class Hub:
     def _state(self, feed: Feed, attempt: int, count: int, data: bytes) -> None:
         # Of another attempt: it would be cleared, or be cleared too late.
         if feed.live and attempt == ids.split(feed.head)[0]:
-            followers = len(feed.live)
-            feed.tell(Frame(0, data, feed.tag), count)
-            self.count("events_delivered", followers)
+            self._tell(feed, data, count)
+
+    def _tell(self, feed: Feed, data: bytes, count: int) -> None:
+        self.count("events_delivered", len(feed.live))
+        feed.tell(Frame(0, data, feed.tag), count)
 
     def _deliver(self, feed: Feed, frame: Frame) -> None:
         attempt, _ = ids.split(frame.number)
@@ -267,7 +269,7 @@ class Hub:
             self._deliver(feed, Frame(entry.number, entry.data, feed.tag))
         if reading.is_whole:
             if reading.progress and not reading.ended:
-                feed.tell(Frame(0, reading.progress, feed.tag), reading.states)
+                self._tell(feed, reading.progress, reading.states)
             return True
         if not reading.entries:
             # Nothing leads on from there: what each of them has seen is looked at anew.

@@ -62,10 +62,11 @@ class Canary:
         self._stats = stats
         self._run_id = ""
         self._feed: Any = None
-        self._heard = 0
+        # When the latest song that was heard was written.
+        self._heard = 0.0
         self._unheard_since: float | None = None
         self._reconnect_at = 0.0
-        self.position = 0
+        self.position = self.states = 0
         # Of the latest event that was pushed, in milliseconds.
         self.lag_ms: float | None = None
 
@@ -100,11 +101,13 @@ class Canary:
             await self._begin()
         if self._feed is None:
             await self._listen()
-        song = events.progress(0, 0, AGENT, f"{time.monotonic():.6f}", 0)
+        # A state, which takes no place on the tape: that has an end.
+        sung_at = f"{time.monotonic():.6f}"
+        song = events.progress(0, 0, AGENT, sung_at, 0)
         appended = await self._streams.append(self._run_id, 1, [song])
         if appended.code != "ok":
             self._forget()
-        elif self._heard < ids.number(1, appended.seq) and self._unheard_since is None:
+        elif self._heard < float(sung_at) and self._unheard_since is None:
             self._unheard_since = time.monotonic()
 
     async def _begin(self) -> None:
@@ -117,7 +120,8 @@ class Canary:
         if not isinstance(claimed, Claimed):
             raise StoreError(f"the store has lost run {run_id}")
         self._run_id = run_id
-        self._heard = self.position = ids.number(1, claimed.seq)
+        # Behind its first mark.
+        self.position, self.states = ids.number(1, 1), 0
 
     async def _listen(self) -> None:
         """Where that is not to be had, what is written next is not heard."""
@@ -146,7 +150,6 @@ class Canary:
     # As the feed's follower
 
     def push(self, frame: Any) -> bool:
-        self.position = frame.number
         # The hub has just counted it, and no reader has had it.
         self._stats.count("events_delivered", -1)
         written_at = float(msgspec.json.decode(frame.data, type=_Song).message)
@@ -154,7 +157,7 @@ class Canary:
         self._stats.observe("event_lag", took_s)
         self.lag_ms = took_s * 1000
         if self._feed.repairing is None:
-            self._heard = frame.number
+            self._heard = written_at
             self._unheard_since = None
         return True
 

@@ -127,7 +127,6 @@ def _sse(seen: Seen, counted: Counted) -> Section:
         "lag_ms": max((lag for lag in lags if lag >= 0), default=None),
         "opened": counted("responses_opened"),
         "resumed": counted("responses_resumed"),
-        "snapshots": counted("snapshots"),
         "slow": counted("readers_slow"),
         "closed": {reason: counted(f"responses_closed_{reason}") for reason in CLOSED_BY},
         "events": counted("events_delivered"),

@@ -64,7 +64,6 @@ COUNTERS = (
     Counter("responses_resumed", "Event streams opened with the id of a last event"),
     _told_apart("responses_closed", "Event streams that ended", "reason"),
     Counter("events_delivered", "Events pushed to readers"),
-    Counter("snapshots", "Snapshots sent to readers"),
     Counter("readers_slow", "Readers who left the live path since they did not read"),
     Counter("feeds_repaired", "Followed runs read anew since a message was missing"),
     Counter("feeds_resubscribed", "Followed runs subscribed to anew"),

@@ -14,8 +14,8 @@ from plateau_sse.api.spec.event_schemas import Schema, ref
 _TEXT: Schema = {"type": "string"}
 _EVENT_ID: Schema = {
     "type": "string",
-    "pattern": "^[1-9][0-9]{0,8}-[1-9][0-9]{0,8}$",
-    "examples": ["1-17"],
+    "pattern": "^([0-9a-f]{6}-)?[1-9][0-9]{0,8}-(0|[1-9][0-9]{0,8})$",
+    "examples": ["3fa29c-1-17"],
 }
 
 

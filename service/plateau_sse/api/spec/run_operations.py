@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api.external import EVENT_BYTES, EVENTS_MOST
+from plateau_sse.api.external import EVENTS_MOST
 from plateau_sse.api.requests import BODY_BYTES, OPTIONS_DEPTH
 from plateau_sse.api.spec import parameters as given
 from plateau_sse.api.spec.event_schemas import ref
+from plateau_sse.store.runs.events import MARK_BYTES, TAPE_BYTES
 from plateau_sse.api.spec.operation import (
     JSON,
     KEY,
@@ -97,7 +98,8 @@ def _append() -> Operation:
         "appendEvents",
         "Append to an external run",
         "One event or an array, all or nothing; `[]` renews the lease. Nothing can follow the "
-        f"event that ends the run. An event may have {EVENT_BYTES // 1024} KiB, an answer 256. "
+        "event that ends the run. Text may have any length; any other event "
+        f"{MARK_BYTES // 1024} KiB, an answer {TAPE_BYTES // 1024} KiB of text and thoughts. "
         "A run's token only reads: this takes its owner's key.",
         KEY,
         {

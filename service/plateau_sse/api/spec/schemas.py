@@ -37,7 +37,25 @@ def _object(members: Schema, *optional: str, **more: Any) -> Schema:
 _ERROR = _object(
     {"code": _TEXT, "message": _TEXT, "retryable": {"type": "boolean"}}, "retryable"
 )
-_LATER = ("attempt", "output", "error", "usage", "finish_reason", "created_at", "started_at")
+_LATER = (
+    *("attempt", "output", "parts", "error", "usage", "model", "finish_reason"),
+    *("created_at", "started_at"),
+)
+_PARTS: Schema = {
+    "type": "array",
+    "description": "What has been said, in its order: parts of text and thoughts, and the "
+    "events between them.",
+    "items": {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": _TEXT | {"description": "`text`, `reasoning`, or that of an event."},
+            "part": {"type": "integer", "minimum": 0},
+            "text": _TEXT,
+            "continues": {"type": "integer", "minimum": 0},
+        },
+    },
+}
 RUN = _object(
     {
         "id": ref("RunId"),
@@ -46,8 +64,10 @@ RUN = _object(
         "cached": {"type": "boolean"},
         "attempt": {"type": "integer", "minimum": 0},
         "output": or_null(_TEXT | {"description": "The whole answer, once it has completed."}),
+        "parts": _PARTS,
         "error": or_null(_ERROR),
         "usage": or_null(ref("Usage")),
+        "model": or_null(_TEXT | {"description": "That gave the answer, where it is known."}),
         "finish_reason": or_null(ref("FinishReason")),
         "created_at": _WHEN,
         "started_at": or_null(_WHEN),

@@ -60,7 +60,6 @@ NAMES: tuple[str, ...] = (
     "responses_resumed",
     *(f"responses_closed_{reason}" for reason in CLOSED_BY),
     "events_delivered",
-    "snapshots",
     "readers_slow",
     "feeds_repaired",
     "feeds_resubscribed",

@@ -56,7 +56,7 @@ class Owners:
             members: list[bytes] = await self._redis.zrange(keys.owner(owner), 0, -1)
             async with self._redis.pipeline(transaction=False) as pipe:
                 for member in members:
-                    pipe.hget(keys.run(member.decode()).record, "status")
+                    pipe.hget(keys.run(member.decode()).record, "state")
                 statuses = await pipe.execute()
             ended = [
                 member

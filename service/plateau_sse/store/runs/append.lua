@@ -39,7 +39,7 @@ local record, text, events, marks = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
 local verb, attempt, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local tight, count = ARGV[7] == '1', tonumber(ARGV[8])
 
-local state = redis.call('HMGET', record, 'status', 'attempt', 'seq', 'tape', 'runner', 'server')
+local state = redis.call('HMGET', record, 'state', 'attempt', 'seq', 'tape', 'runner', 'server')
 local status = state[1]
 if not status then
   return {'gone', 0, 0, 0}
@@ -193,7 +193,7 @@ end
 if fresh then
   redis.call('DEL', text, marks)
   redis.call('HDEL', record, 'progress', 'placer')
-  redis.call('HSET', record, 'status', 'running', 'attempt', now_attempt)
+  redis.call('HSET', record, 'state', 'running', 'attempt', now_attempt)
 elseif verb == 'end' and attempt == 0 then
   redis.call('HSET', record, 'attempt', now_attempt)
 elseif again then
@@ -238,7 +238,7 @@ for i = begin, stop, 4 do
     mark_bytes = mark_bytes + #json
     redis.call('XADD', marks, prefix .. at, 'n', points, 'm', json)
     if op == 'e' then
-      redis.call('HSET', record, 'status', arg)
+      redis.call('HSET', record, 'state', arg)
       -- What only a run that is on needs.
       redis.call('HDEL', record, 'request', 'progress', 'runner', 'enqueued', 'lease_ms')
     end

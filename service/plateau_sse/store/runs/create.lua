@@ -11,7 +11,7 @@
 -- Refused when memory is full: a new run is not worth a running one.
 
 local record, tokens = KEYS[1], KEYS[4]
-local status = redis.call('HGET', record, 'status')
+local status = redis.call('HGET', record, 'state')
 if status then
   if redis.call('HGET', record, 'fingerprint') ~= ARGV[3] then
     return 'conflict'

@@ -49,7 +49,7 @@ class External:
             run_ids = [member.decode() for member in due]
             async with self._redis.pipeline(transaction=False) as pipe:
                 for run_id in run_ids:
-                    fields = ["status", "attempt", "lease_ms"]
+                    fields = ["state", "attempt", "lease_ms"]
                     pipe.hmget(keys.run(run_id).record, fields)
                 rows = await pipe.execute()
             silent: list[tuple[str, int]] = []

@@ -16,7 +16,7 @@ for _, member in ipairs(all) do
   end
 end
 local held = #all - 2 * given
-local status = redis.call('HGET', KEYS[1], 'status')
+local status = redis.call('HGET', KEYS[1], 'state')
 if held == 0 and (status == 'queued' or status == 'running') then
   redis.call('HSET', KEYS[1], 'cancel', ARGV[2])
 end

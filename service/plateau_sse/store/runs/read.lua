@@ -16,7 +16,7 @@
 local MOST_POINTS = 24
 local wanted_attempt, wanted = tonumber(ARGV[2]), tonumber(ARGV[3])
 local budget = tonumber(ARGV[4])
-local state = redis.call('HMGET', KEYS[1], 'owner', 'status', 'attempt', 'tape', 'progress')
+local state = redis.call('HMGET', KEYS[1], 'owner', 'state', 'attempt', 'tape', 'progress')
 if not state[2] then
   return {'gone'}
 end

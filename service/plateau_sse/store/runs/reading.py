@@ -37,7 +37,6 @@ class Reading(NamedTuple):
         """Whether nothing was left out behind its entries."""
         return self.reached == self.head
 
-
     def begun_anew(self) -> Reading:
         """For a reader who has seen the tape of another run."""
         return self._replace(restarts="other")

@@ -12,9 +12,10 @@ import msgspec
 from plateau_sse.store.runs.reading import point_of
 from plateau_sse.store.runs.tape import Tape
 
+# `state` is what is shown as the status: releases before 0.2 look for that name, and find no run.
 FIELDS = (
     "owner",
-    "status",
+    "state",
     "agent",
     "attempt",
     "tape",
@@ -61,7 +62,7 @@ def record_of(
         value = row[name]
         return None if value is None else int(value)
 
-    status = (row["status"] or b"").decode()
+    status = (row["state"] or b"").decode()
     attempt = whole("attempt") or 0
     tape = tape_of(attempt, text or b"", points)
     end: dict[str, Any] = {}
@@ -88,9 +89,7 @@ def record_of(
     )
 
 
-def tape_of(
-    attempt: int, text: bytes, points: list[tuple[bytes, dict[bytes, bytes]]]
-) -> Tape:
+def tape_of(attempt: int, text: bytes, points: list[tuple[bytes, dict[bytes, bytes]]]) -> Tape:
     found = []
     for point_id, fields in points:
         what = b"o" if b"o" in fields else b"m"

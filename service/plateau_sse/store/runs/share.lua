@@ -10,7 +10,7 @@
 -- cancelled, or shared by as many as may. Who has a share keeps it: it is told what became of
 -- the run.
 local record, tokens = KEYS[1], KEYS[4]
-local state = redis.call('HMGET', record, 'status', 'cancel', 'enqueued', 'placer')
+local state = redis.call('HMGET', record, 'state', 'cancel', 'enqueued', 'placer')
 local status = state[1]
 if not status then
   return 'over'

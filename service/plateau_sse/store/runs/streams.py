@@ -94,7 +94,7 @@ class Streams:
         `fingerprint`), Crowded where nobody else may join it, StoreFull where there is no
         room."""
         fields: list[str | int | bytes] = [
-            *("status", "queued", "agent", agent, "owner", owner, "attempt", 0, "seq", 0),
+            *("state", "queued", "agent", agent, "owner", owner, "attempt", 0, "seq", 0),
             *("created_ms", int(time.time() * 1000), "request", request),
         ]
         return await self._create_or_join(run_id, token, fingerprint, fields)
@@ -306,7 +306,7 @@ class Streams:
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for run_id in run_ids:
-                    pipe.hget(keys.run(run_id).record, "status")
+                    pipe.hget(keys.run(run_id).record, "state")
                 found: list[bytes | None] = await pipe.execute()
         return [None if status is None else status.decode() for status in found]
 

@@ -4,7 +4,7 @@
 -- KEYS  record, text, events, tokens, marks (one slot)      ARGV  token, reason
 -- Gives 'gone'; 'left' where it is the others', or has been claimed; 'given_up' where all of
 -- them have given it up: the wish to cancel is noted then, so nobody can join it any more.
-if redis.call('HGET', KEYS[1], 'status') ~= 'queued' then
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then
   return 'left'
 end
 redis.call('SREM', KEYS[4], ARGV[1], '!' .. ARGV[1])
