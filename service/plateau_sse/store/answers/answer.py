@@ -1,4 +1,4 @@
-"""An answer as the cache keeps it: the tape of the attempt that gave it, and what is known of it.
+"""An answer as the cache keeps it: the tape of the attempt that gave it, and what it was.
 
 Invariant: a position on the tape of the run that gave it is the same position on the tape of
 every hit: `run.started` and the end, which name the run that is asked about, are marks whatever
@@ -8,6 +8,7 @@ is in them.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,13 @@ class Answer(msgspec.Struct):
         if self.points == USUAL_POINTS:
             return self.text.decode()
         return Tape(self.attempt, self.text, self._points("")).said()
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """As records show them."""
+        if self.points == USUAL_POINTS:
+            return [{"type": "text", "part": 0, "text": self.text.decode()}]
+        return Tape(self.attempt, self.text, self._points("")).shown()
 
     def tape(self, run_id: str) -> Tape:
         """As that of a run of this id which did at once what the one that gave it did."""
