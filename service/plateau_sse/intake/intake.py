@@ -22,8 +22,9 @@ from plateau_sse.errors import Problem, StoreError
 from plateau_sse.intake.ask import Ask, Taken
 from plateau_sse.intake.placement import Placement
 from plateau_sse.intake.versions import Versions
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache, Question, key_of
-from plateau_sse.store.answers.packing import FORMAT, Answer
+from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import (
     Conversations,
     Message,

@@ -13,8 +13,9 @@ from functools import partial
 
 from plateau_sse.errors import StoreError, StoreFull
 from plateau_sse.runner.writer import insist
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache
-from plateau_sse.store.answers.packing import FORMAT, Answer
+from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import Conversations, answered, asked
 from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job

@@ -7,6 +7,7 @@ writes it first.
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from typing import NamedTuple
 
 # The number is that of the tape: runs of releases before it are none that can be read.
@@ -87,6 +88,11 @@ def run_of(channel_name: bytes) -> str:
 
 def cache(key: str) -> str:
     return f"cache:{key}"
+
+
+def left_by(run_id: str) -> str:
+    """The pointer of a run to the cached answer that it left; in the cache, too."""
+    return f"late:{urlsafe_b64encode(bytes.fromhex(run_id)).rstrip(b'=').decode()}"
 
 
 def inflight(key: str) -> str:
