@@ -130,7 +130,7 @@ function begin(taken, response, {title, asked}) {
   };
   if (taken.output) run.first_ms = clock() - asked;
   for (const one of runs) if (one.over) one.card.open = false;
-  runs.unshift(new Run(run, page, taken.output));
+  runs.unshift(new Run(run, page, taken));
   $("answers").prepend(runs[0].card);
   dropOldest();
   runsChanged();

@@ -16,13 +16,14 @@ const ms = (value) => (value === undefined || value === null ? "–" : `${Math.r
 
 export class Run {
   // `run` is what is kept of it: {id, title, cache, events_url, record_url, cancel_url, asked,
-  // first_ms, total_ms}. `early` is a hit's answer, shown before its stream has even begun.
+  // first_ms, total_ms}. `early` is what a hit's POST was answered, shown before its stream has
+  // even begun.
   // `page` is told: changed(), problem(problem), again(this).
-  constructor(run, page, early = "") {
+  constructor(run, page, early = {}) {
     this.run = run;
     this.page = page;
-    this.early = early
-      ? {...initial, text: early, parts: [{type: "text", part: 0, text: early}]} : null;
+    const {output, parts = [{type: "text", part: 0, text: output}]} = early;
+    this.early = output ? {...initial, ...partsOf(parts)} : null;
     this.card = document.getElementById("run-template").content.firstElementChild.cloneNode(true);
     this.answer = new Answer(this.at("answer"));
     this.log = new Log(this.at("log"));
