@@ -207,7 +207,7 @@ class Intake:
         asked_of, job = asked_for.ask.messages, asked_for.job
         add = partial(self._conversations.add, job.place, asked_ms=job.asked_ms)
         if taken.answer is not None:
-            final, parts = taken.answer.final, _parts_of(taken.answer)
+            final, parts = taken.answer.final, taken.answer.parts
             said = [asked(message_id, asked_of, "")]
             if final or parts:
                 said.append(answered(message_id, final, parts))
@@ -221,12 +221,6 @@ class Intake:
             log.warning(
                 "run %s: its message has to wait for its answer: %s", taken.run_id, error
             )
-
-
-def _parts_of(answer: Answer) -> list[Any]:
-    """As records show them."""
-    text = {"type": "text", "part": 0, "text": answer.text}
-    return [*answer.tools, text] if answer.text else list(answer.tools)
 
 
 def _first_or_new(run_ids: list[str]) -> str:
