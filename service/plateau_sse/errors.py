@@ -25,7 +25,6 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid_token": (401, "The token does not open this run"),
     "not_found": (404, "There is no such thing"),
     "run_not_found": (404, "There is no such run"),
-    "conversation_not_found": (404, "There is no such conversation"),
     "method_not_allowed": (405, "The method is not allowed here"),
     "run_finished": (409, "The run has finished"),
     "sequence_gap": (409, "Events are missing before these"),

@@ -224,12 +224,11 @@ class Subscriber:
         """Read and deliver until nothing newer is known, then take to the live path. While the
         store is away the response stays open: whoever waits need not come back."""
         turn = 0
-        patience = asyncio.get_running_loop().time() + LEASE_S
         while not self._gone():
             try:
                 # Nothing is read, and held, for a socket that takes no more.
                 await self._flow.drain()
-                if await self._read_on(patience):
+                if await self._read_on():
                     return
             except StoreError as error:
                 if turn == 0:
@@ -240,7 +239,6 @@ class Subscriber:
                 await asyncio.sleep(random.uniform(0.5, 1.5))
             if self._leaving and not self._done:
                 if self._sent:
-                    # In the middle of an event, which cannot be finished.
                     self.abort()
                     return
                 await self._send_in_pieces(sse.retry(), last=True)
@@ -248,9 +246,8 @@ class Subscriber:
     def _gone(self) -> bool:
         return self._done or bool(getattr(self._connection, "disconnected", False))
 
-    async def _read_on(self, patience: float) -> bool:
-        """One reading, delivered; whether the live path has taken over. Until `patience` whoever
-        fills a tape that the store has lost the end of has time to."""
+    async def _read_on(self) -> bool:
+        """One reading, delivered; whether the live path has taken over."""
         feed = self._feed
         expected = feed.newest
         reading, self._reading = self._reading, None
@@ -262,7 +259,7 @@ class Subscriber:
             await self._send_in_pieces(_lost(), last=True)
             return False
         if reading.is_ahead:
-            await self._wait_for_tape(reading, patience)
+            await self._wait_for_tape(reading)
             return False
         items = self._items(reading)
         whole, ended, states = reading.is_whole, reading.ended, reading.states
@@ -305,23 +302,27 @@ class Subscriber:
                 items.append(Entry(0, reading.progress))
         return items
 
-    async def _wait_for_tape(self, reading: Reading, patience: float) -> None:
+    async def _wait_for_tape(self, reading: Reading) -> None:
         """The store has come back without its last second. Its producer sends that again, byte
-        for byte; where nobody does, what was seen is not what the tape says now."""
-        attempt, _ = ids.split(reading.head)
-        waits = asyncio.get_running_loop().time() < patience and not reading.ended
-        if waits or attempt == 0:
+        for byte, within a lease's time; where nobody does, what was seen is not what the tape
+        says now."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + LEASE_S
+        while not reading.ended and now() < deadline:
             await asyncio.sleep(LOOK_AGAIN_S)
-            return
+            again = await self._streams.read(self._feed.run_id, self.position)
+            if again is None or not again.is_ahead or self._gone() or self._leaving:
+                return
+            reading = again
         if self._sent:
+            # In the middle of an event, which cannot be finished.
             self.abort()
             return
-        start = ids.number(attempt, 0)
-        again = sse.encode(
-            start, events.restarted(attempt, "rewound"), tag=self._feed.tag, named=self._named
-        )
-        self.position, self.states = start, -1
-        await self._send_in_pieces(again, last=False)
+        attempt, _ = ids.split(reading.head)
+        self.position, self.states = attempt and ids.number(attempt, 0), -1
+        again_from = events.restarted(max(1, attempt), "rewound")
+        content = sse.encode(self.position, again_from, tag=self._feed.tag, named=self._named)
+        await self._send_in_pieces(content, last=False)
 
     def _push_at_once(self, items: Sequence[Entry], *, last: bool) -> bool:
         """Hand over as many as the socket takes; whether those were all."""

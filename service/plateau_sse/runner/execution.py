@@ -14,16 +14,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from plateau_sse.agents import AgentError, Message, Run, Yielded
 from plateau_sse.agents.registry import RegisteredAgent
+from plateau_sse.content import latest_text
 from plateau_sse.errors import StoreError
 from plateau_sse.runner.fitting import short
 from plateau_sse.runner.keeper import Keeper
 from plateau_sse.runner.writer import Refused, Writer
 from plateau_sse.runner.yields import Call, Draft, Piece, TooLarge, Yields
-from plateau_sse.store.answers import cache
+from plateau_sse.store.answers.answer import answer_of
+from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.streams import Claimed, Streams
@@ -100,7 +102,7 @@ class Execution:
             last = await self._outcome()
             await self._writer.close()
             output = self._output() if last.arg == "completed" else None
-            await self._keep(last.arg, output)
+            await self._keep(cast(Status, last.arg), output)
             self.last = await self._writer.finish(last, output=output)
             await self._keeper.free(self._job, self.run_id)
         except BaseException:
@@ -240,13 +242,11 @@ class Execution:
                 self._threads.submit(close)
 
     def _run(self) -> Run:
-        messages = [Message(m["role"], m["content"]) for m in self._job.messages]
-        asked = next((m.content for m in reversed(messages) if m.role == "user"), "")
         return Run(
             id=self.run_id,
             agent=self._claimed.agent,
-            input=asked,
-            messages=messages,
+            input=latest_text(self._job.messages),
+            messages=[Message.of(message) for message in self._job.messages],
             options=self._job.options,
             attempt=self._claimed.attempt,
             conversation=self._job.conversation or None,
@@ -281,7 +281,7 @@ class Execution:
         output = self._yields.output
         return None if output == self._tape.said() else output
 
-    async def _keep(self, status: str, output: str | None) -> None:
+    async def _keep(self, status: Status, output: str | None) -> None:
         """Before the end is announced: who asks then gets a hit."""
         await self._keeper.remember(
             self._job,
@@ -294,15 +294,14 @@ class Execution:
         if status != "completed" or not self._yields.is_whole:
             return
         agent = self._agents[self._claimed.agent]
-        answer = cache.answer_of(
+        answer = answer_of(
+            tape=self._tape,
+            run_id=self.run_id,
             agent=agent.name,
             owner=self._claimed.owner,
-            text=self._tape.said(),
             output=output,
             usage=self._yields.usage,
-            tools=[
-                it.data for it in self._tape.points if it.data.startswith(b'{"type":"tool.')
-            ],
+            model=self._yields.model,
             duration_ms=self.elapsed_ms,
             finish_reason=self._yields.finish_reason,
         )

@@ -3,7 +3,7 @@
 Invariant: the order at a run's end is conversation, cache, terminal event, hint: who has seen
 the end finds the answer, and who finds no hint finds it in the cache or runs anew. Only a whole
 answer is cached: what was cut off or is empty is told to those who wait for it, and to nobody
-who asks later.
+who asks later. A conversation keeps whatever was said, and how it ended.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from functools import partial
 
 from plateau_sse.errors import StoreError, StoreFull
 from plateau_sse.runner.writer import insist
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache
-from plateau_sse.store.answers.packing import FORMAT, Answer
+from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import Conversations, answered, asked
+from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.tape import Tape
@@ -38,21 +40,20 @@ class Keeper:
         tape: Tape,
         *,
         output: str | None,
-        status: str,
+        status: Status,
         attempt: int,
     ) -> None:
-        """What was said, in its conversation, whatever the `status` of the end that is to be
-        announced; `output` is the answer where it is not the text. The attempt before may have
-        come as far as this."""
-        if not job.place or status != "completed":
+        """What was said, at whatever end, before that is announced; `output` is the answer where
+        it is not the text. The attempt before may have come as far as this. Of a run that has
+        said nothing only the question is kept."""
+        if not job.place:
             return
-        text = job.messages[-1]["content"]
         # The question again: its worker may have died before it could add it.
-        said = [asked(run_id, text, "")]
-        answer = tape.said() if output is None else output
-        # Endpoints refuse a message of nothing, and with it all that is asked later.
-        if answer:
-            said.append(answered(run_id, answer, attempt))
+        said = [asked(run_id, job.messages, "")]
+        parts = [part for part in tape.shown() if part.get("text") != ""]
+        text = tape.said() if output is None else output
+        if text or parts:
+            said.append(answered(run_id, text, parts, attempt=attempt, status=status))
         add = self._conversations.add
         try:
             await insist(partial(add, job.place, said, asked_ms=job.asked_ms))

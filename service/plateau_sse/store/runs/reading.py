@@ -37,7 +37,6 @@ class Reading(NamedTuple):
         """Whether nothing was left out behind its entries."""
         return self.reached == self.head
 
-
     def begun_anew(self) -> Reading:
         """For a reader who has seen the tape of another run."""
         return self._replace(restarts="other")
@@ -69,7 +68,7 @@ def reading_of(reply: list[Any], seen: int) -> Reading:
         except Inside:
             start = ids.number(attempt, 0)
             return Reading(reached=start, entries=[], restarts="rewound", **common)
-    if entries and output:
+    if entries and output is not None:
         last = entries[-1]
         entries[-1] = last._replace(data=events.with_output(last.data, output))
     reached = entries[-1].number if entries else start

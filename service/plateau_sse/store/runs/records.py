@@ -89,9 +89,7 @@ def record_of(
     )
 
 
-def tape_of(
-    attempt: int, text: bytes, points: list[tuple[bytes, dict[bytes, bytes]]]
-) -> Tape:
+def tape_of(attempt: int, text: bytes, points: list[tuple[bytes, dict[bytes, bytes]]]) -> Tape:
     found = []
     for point_id, fields in points:
         what = b"o" if b"o" in fields else b"m"
