@@ -90,7 +90,10 @@ def test_an_answer_is_in_the_cache_before_its_end_is_told(
             assert answer is not None and answer.final == "née" == told.record.output
             assert (answer.agent, answer.owner) == ("notes", "ann")
             assert answer.usage == {"input_tokens": 1, "output_tokens": 2}
-            assert len(answer.tools) == 21
+            # All of it, in its order, and position by position.
+            assert answer.parts == told.record.parts and len(answer.parts) == 23
+            hit, run = answer.tape(execution.run_id), told.record.tape
+            assert hit.entries()[:-1] == run.entries()[:-1] and hit.at == run.at
             assert 25 <= await looking.ttl(keys.cache(KEY)) <= 30
         finally:
             await looking.client_unpause()
@@ -108,7 +111,7 @@ def test_the_final_output_is_what_is_remembered(streams_url: str, cache_url: str
         client: Any = connect(cache_url, "test")
         answer = await Cache(client, ttl_s=60, max_bytes=1024**2).get(KEY)
         await client.aclose()
-        assert answer is not None and (answer.text, answer.final) == ("draft", "final")
+        assert answer is not None and (answer.text, answer.final) == (b"draft", "final")
 
     asyncio.run(look())
 

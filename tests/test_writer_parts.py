@@ -341,15 +341,20 @@ def test_drafts_are_bounded() -> None:
     drafts = Drafts()
     for number in range(2 * DRAFTS):
         drafts.add(Draft(f"{number}", "find", "x"))
-    assert len(drafts.take(0.0)) == DRAFTS and drafts.due is None
-    # What is long is told less often; what no call may hold, not at all.
-    drafts.add(Draft("0", "find", "x" * 20_000))
-    assert drafts.due == holding.DRAFT_S
-    assert len(drafts.take(0.1)) == 1
-    drafts.add(Draft("0", "find", "x" * 20_001))
-    assert drafts.due is not None and drafts.due > 0.5
-    drafts.add(Draft("1", "find", "x" * MARK_BYTES))
-    assert drafts.take(0.2) == [] and drafts.due > 0.5
+    assert len(drafts.take(0.0)) == DRAFTS
+    assert drafts.due is None
+
+
+def test_long_drafts_are_told_less_often_and_too_long_ones_not_at_all() -> None:
+    drafts, long = Drafts(), Draft("a", "find", "x" * 20_000)
+    drafts.add(long)
+    assert len(drafts.take(0.0)) == 1
+    drafts.add(long)
+    assert drafts.take(0.4) == []
+    drafts.add(Draft("b", "find", "x" * MARK_BYTES))
+    assert drafts.take(0.4) == []
+    (event,) = drafts.take(0.6)
+    assert decoded(event.data)["id"] == "a"
 
 
 async def put_anything(writer: Writer, chance: random.Random, count: int) -> dict[str, str]:

@@ -260,8 +260,11 @@ def _usage(
             return
 
 
-def _detail(usage: dict[str, Any], of: str, name: str, flat: str = "") -> int | None:
-    """Some endpoints have the detail in the usage itself."""
+def _detail(usage: dict[str, Any], of: str, *names: str) -> int | None:
+    """Of the usage's details, or beside them, as some endpoints have it."""
     details = usage.get(of)
-    found = index_of(details.get(name)) if isinstance(details, dict) else None
-    return index_of(usage.get(flat or name)) if found is None else found
+    for counts in (details if isinstance(details, dict) else {}, usage):
+        for name in names:
+            if (count := index_of(counts.get(name))) is not None:
+                return count
+    return None
