@@ -208,6 +208,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             shares=shares,
             cache=cache,
             conversations=conversations,
+            external=external,
             hub=hub,
             intake=intake,
             health=Health(redis, hub, canary, watch, settings, host),
