@@ -17,7 +17,8 @@ from plateau_sse.intake.ask import Ask
 from plateau_sse.intake.intake import Intake
 from plateau_sse.intake.placement import Placement
 from plateau_sse.intake.versions import Versions
-from plateau_sse.store.answers.cache import Cache, answer_of
+from plateau_sse.store.answers.answer import answer_of
+from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.conversations.conversations import Conversations, place_of
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.queue.job import Job
@@ -31,7 +32,7 @@ from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Claimed, Streams
 from plateau_sse.store.runs.tape import Tape
 from tests.executions import LIMITS, keeper_of
-from tests.store import claim, done, on_streams, texts
+from tests.store import claim, done, on_streams, tape_of, texts
 
 RUNNER = "r1"
 RUN_LIFE_S = 300
@@ -108,10 +109,10 @@ class Desk:
             answer = answer_of(
                 agent="notes",
                 owner="ann",
-                text=text,
+                tape=tape_of(run_id, *texts(text)),
+                run_id=run_id,
                 output=None,
                 usage=None,
-                tools=[],
                 duration_ms=1,
             )
             await self.keeper.keep(job, run_id, answer, version="1", attempt=1, is_whole=True)

@@ -38,6 +38,7 @@ from plateau_sse.intake.placement import Placement
 from plateau_sse.intake.reaper import Reaper
 from plateau_sse.intake.versions import Versions
 from plateau_sse.live.hub import Hub
+from plateau_sse.live.paced import Pacer
 from plateau_sse.ops.canary import Canary
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.reporting import Reporter
@@ -210,6 +211,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             conversations=conversations,
             external=external,
             hub=hub,
+            pacer=Pacer(),
             intake=intake,
             health=Health(redis, hub, canary, watch, settings, host),
             watch=watch,

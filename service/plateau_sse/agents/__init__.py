@@ -4,8 +4,8 @@
         yield Progress(1, 2, "reading")
         yield "text"
 
-A `str` is a piece of the answer, `Reasoning` one of what it thinks; the other types below say the
-rest. A plain (synchronous) generator runs in a thread. To end a run with a
+A `str` is a piece of the answer, `Reasoning` one of what it thinks; the other types below say
+the rest. A plain (synchronous) generator runs in a thread. To end a run with a
 code of its own an agent raises `AgentError`. Only the runner imports this package.
 
 Invariant: an agent sees a run and yields values; it never sees Redis or HTTP.

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from plateau_sse.content import latest_text
-from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.conversations.conversations import Message, place_of
 
 # The agent of a run whose producer is not a runner of ours.

@@ -16,14 +16,15 @@ import logging
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.intake.ask import Ask, Taken
 from plateau_sse.intake.placement import Placement
 from plateau_sse.intake.versions import Versions
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache, Question, key_of
-from plateau_sse.store.answers.packing import FORMAT, Answer
+from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import (
     Conversations,
     Message,
@@ -206,7 +207,7 @@ class Intake:
         asked_of, job = asked_for.ask.messages, asked_for.job
         add = partial(self._conversations.add, job.place, asked_ms=job.asked_ms)
         if taken.answer is not None:
-            final, parts = taken.answer.final, _parts_of(taken.answer)
+            final, parts = taken.answer.final, taken.answer.parts
             said = [asked(message_id, asked_of, "")]
             if final or parts:
                 said.append(answered(message_id, final, parts))
@@ -220,12 +221,6 @@ class Intake:
             log.warning(
                 "run %s: its message has to wait for its answer: %s", taken.run_id, error
             )
-
-
-def _parts_of(answer: Answer) -> list[Any]:
-    """As records show them."""
-    text = {"type": "text", "part": 0, "text": answer.text}
-    return [*answer.tools, text] if answer.text else list(answer.tools)
 
 
 def _first_or_new(run_ids: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Subscribers: one for each open response.
 
 Invariant: a subscriber has no queue. While its socket takes bytes, events are pushed through it
-the moment they come; when it does not, the subscriber is a position on the tape (and where it is
+the moment they come; when it does not, the subscriber is a position on the tape (and a place
 within an event that is larger than a piece) and nothing more, and reads on from there once the
 socket takes bytes again.
 """

@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from plateau_sse.errors import StoreError
+from plateau_sse.errors import StoreError, StoreFull
 from plateau_sse.runner.writer import insist
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache
-from plateau_sse.store.answers.packing import FORMAT, Answer
+from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import Conversations, answered, asked
 from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
@@ -32,24 +33,6 @@ class Keeper:
         self._conversations = conversations
         self._inflight = inflight
 
-    async def keep(
-        self,
-        job: Job,
-        run_id: str,
-        answer: Answer,
-        *,
-        version: str,
-        attempt: int,
-        is_whole: bool,
-    ) -> None:
-        """Before the end is announced; `version` is that of the agent which gave the answer.
-        The attempt before may have come as far as this."""
-        # A web worker of another release has another dictionary: it could not tell that what
-        # it unpacks is not what was said.
-        is_asked = job.cache_key and job.version == version and job.format == FORMAT
-        if is_asked and is_whole:
-            await self._cache.put(job.cache_key, answer, job.ttl_s)
-
     async def remember(
         self,
         job: Job,
@@ -60,8 +43,9 @@ class Keeper:
         status: Status,
         attempt: int,
     ) -> None:
-        """What was said, at whatever end, before that is announced. The attempt before may have
-        come as far as this. Of a run that has said nothing only the question is kept."""
+        """What was said, at whatever end, before that is announced; `output` is the answer
+        where it is not the text. The attempt before may have come as far as this. Of a run that has
+        said nothing only the question is kept."""
         if not job.place:
             return
         # The question again: its worker may have died before it could add it.
@@ -71,7 +55,17 @@ class Keeper:
         if text or parts:
             said.append(answered(run_id, text, parts, attempt=attempt, status=status))
         add = self._conversations.add
-        await insist(partial(add, job.place, said, asked_ms=job.asked_ms))
+        try:
+            await insist(partial(add, job.place, said, asked_ms=job.asked_ms))
+        except StoreFull as error:
+            log.warning("run %s: its conversation cannot keep it: %s", run_id, error)
+
+    async def cache(self, job: Job, answer: Answer, *, version: str) -> None:
+        """A whole answer, where it was asked to be kept, of the agent of that `version`."""
+        # A web worker of another release has another dictionary: it could not tell that what
+        # it unpacks is not what was said.
+        if job.cache_key and job.version == version and job.format == FORMAT:
+            await self._cache.put(job.cache_key, answer, job.ttl_s)
 
     async def free(self, job: Job, run_id: str) -> None:
         """Once the end is announced: the question is nobody's any more."""
