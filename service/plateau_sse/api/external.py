@@ -7,6 +7,7 @@ worker takes them, and recognises a repeat by its `first_seq`.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,7 +19,7 @@ from plateau_sse import jsontext
 from plateau_sse.api.requests import decode, invalid, read_body, run_id_of
 from plateau_sse.api.runs import absent, other_release, own_record
 from plateau_sse.api.state import State, state_of
-from plateau_sse.errors import Problem
+from plateau_sse.errors import Problem, StoreError
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.appending import Appended
 from plateau_sse.store.runs.events import Event
@@ -274,10 +275,20 @@ async def append(request: Request) -> Response:
         made,
         first_seq=first_seq,
         output=output,
+        # All there is of it: that it began, and its end.
+        briefly=record.tape.at <= 1 and len(made) == 1 and output is None,
     )
     if appended.code == "ok":
         _count_end(state, last)
+        if isinstance(last, Completed | Cancelled | Failed):
+            await _make_room(state, run_id)
     return _answer(appended, run_id, len(batch), first_seq, state)
+
+
+async def _make_room(state: State, run_id: str) -> None:
+    """For another external run. Should it fail: at the limit it is found to have ended."""
+    with suppress(StoreError):
+        await state["external"].forget(run_id)
 
 
 def _count_end(state: State, last: ExternalEvent | None) -> None:
