@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from plateau_sse.api.pages import DOCS_POLICY, PAGES, POLICY
-from tests.tapes import Event
+from tests.handmade import Event
 
 WAIT_S = 20.0
 Step = tuple[str, Event]

@@ -23,7 +23,7 @@ import pytest
 from plateau_sse.cli import ask, main
 from plateau_sse.cli.follow import Client, Unreachable
 from plateau_sse.cli.screen import Screen
-from tests.tapes import Event, Tape
+from tests.handmade import Event, Tape
 
 WAIT_S = 10.0
 Step = tuple[str, Event]

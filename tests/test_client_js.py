@@ -20,7 +20,7 @@ from selenium.webdriver import Chrome
 
 import plateau_sse.web
 from tests.browser import await_true, browser
-from tests.tapes import Event, Tape, event
+from tests.handmade import Event, Tape, event
 
 WEB = Path(plateau_sse.web.__file__).parent
 

@@ -212,8 +212,9 @@ def test_what_is_remembered_is_the_answer_that_readers_got(streams_url: str) -> 
         conversations = Conversations(redis, LIMITS, Fullness(redis, 64 * 1024**2).bound)
         how = {"attempt": 2, "redis": redis, "place": place, "asked_ms": 1}
         async with execution_of(streams, good, **how) as execution:
-            question = asked(execution.run_id, "Why?", "token")
-            first = answered(execution.run_id, "another answer", 1)
+            why = [{"role": "user", "content": "Why?"}]
+            question = asked(execution.run_id, why, "token")
+            first = answered(execution.run_id, "another answer", [], attempt=1)
             await conversations.add(place, [question, first])
             await execution.run()
             told = await told_of(streams, redis, execution.run_id)

@@ -245,6 +245,6 @@ def _usage(chunk: dict[str, Any], choices: list[dict[str, Any]]) -> Iterator[Usa
     # Some endpoints count in the choice.
     for usage in (chunk.get("usage"), *(choice.get("usage") for choice in choices)):
         if isinstance(usage, dict) and usage:
-            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-            yield Usage(*(index_of(count) or 0 for count in counts))
+            asked, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            yield Usage(index_of(asked) or 0, index_of(said) or 0)
             return

@@ -12,6 +12,7 @@ from starlette.types import Scope
 from plateau_sse.api.access import Access
 from plateau_sse.intake.intake import Intake
 from plateau_sse.live.hub import Hub
+from plateau_sse.live.paced import Pacer
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.watch import Watch
 from plateau_sse.settings import Settings
@@ -30,6 +31,7 @@ class State(TypedDict):
     cache: Cache
     conversations: Conversations
     hub: Hub
+    pacer: Pacer
     intake: Intake
     health: Health
     watch: Watch

@@ -39,7 +39,7 @@ log = logging.getLogger("plateau.intake")
 
 class Placement:
     """One a worker. `limit` is the number of runs that may wait; each ends within
-    `run_life_s`."""
+    `run_life_s`. Of what is asked `job_bytes` are kept at most."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Placement:
         *,
         limit: int,
         run_life_s: int,
+        job_bytes: int,
     ) -> None:
         self._streams = streams
         self._shares = shares
@@ -65,6 +66,7 @@ class Placement:
         self._stats = stats
         self._limit = limit
         self._run_life_s = run_life_s
+        self._job_bytes = job_bytes
 
     async def record(self, ask: Ask, job: Job, run_id: str) -> Taken:
         """Write the record of a run that has no place yet: status `created`. Under a key it may
@@ -73,6 +75,10 @@ class Placement:
             self._stats.count("runs_refused_store_full")
             log.warning("a run was refused: the store is nearly full")
             raise refusals.store_full()
+        request = job.encode()
+        if len(request) > self._job_bytes:
+            # Numbers may be shorter as they came: 1e9 is kept as 1000000000.0.
+            raise refusals.too_large(self._job_bytes)
         token = ids.new_token()
         with _refused():
             status = await self._streams.create(
@@ -80,7 +86,7 @@ class Placement:
                 agent=ask.agent,
                 owner=ask.owner,
                 token=token,
-                request=job.encode(),
+                request=request,
                 fingerprint=ask.fingerprint(),
             )
         return Taken(run_id, token, status=status)

@@ -59,6 +59,12 @@ def no_runner() -> Problem:
     )
 
 
+def too_large(most: int) -> Problem:
+    return Problem(
+        "too_large", f"With what its conversation remembers it may have {most} bytes as JSON."
+    )
+
+
 def unknown_agent(agent: str, known: Iterable[str]) -> Problem:
     return Problem(
         "unknown_agent",

@@ -1,7 +1,7 @@
 """Subscribers: one for each open response.
 
 Invariant: a subscriber has no queue. While its socket takes bytes, events are pushed through it
-the moment they come; when it does not, the subscriber is a position on the tape (and where it is
+the moment they come; when it does not, the subscriber is a position on the tape (and a place
 within an event that is larger than a piece) and nothing more, and reads on from there once the
 socket takes bytes again.
 """
@@ -321,9 +321,7 @@ class Subscriber:
         attempt, _ = ids.split(reading.head)
         self.position, self.states = attempt and ids.number(attempt, 0), -1
         again_from = events.restarted(max(1, attempt), "rewound")
-        content = sse.encode(
-            self.position, again_from, tag=self._feed.tag, named=self._named
-        )
+        content = sse.encode(self.position, again_from, tag=self._feed.tag, named=self._named)
         await self._send_in_pieces(content, last=False)
 
     def _push_at_once(self, items: Sequence[Entry], *, last: bool) -> bool:
