@@ -14,7 +14,8 @@ QUEUE = "runs:queue:2"
 GROUP = "runners"
 AGENTS = "agents"
 # External runs by the time at which to look at them: no queue entry stands for those.
-EXTERNAL = "runs:external"
+# Their number is the queue's.
+EXTERNAL = "runs:external:2"
 # Whose turn it is to sweep.
 JANITOR = "janitor"
 # Who has figures of its own, by the time at which it last wrote them: hosts and processes.

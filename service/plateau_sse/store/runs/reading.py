@@ -68,7 +68,7 @@ def reading_of(reply: list[Any], seen: int) -> Reading:
         except Inside:
             start = ids.number(attempt, 0)
             return Reading(reached=start, entries=[], restarts="rewound", **common)
-    if entries and output:
+    if entries and output is not None:
         last = entries[-1]
         entries[-1] = last._replace(data=events.with_output(last.data, output))
     reached = entries[-1].number if entries else start

@@ -53,7 +53,7 @@ class Crowded(Exception):
     """As many callers share the run as may."""
 
 
-class OtherRelease(Exception):
+class OtherRelease(Conflict):
     """The run is one of another release, whose records mean something else."""
 
 
@@ -115,6 +115,8 @@ class Streams:
             reply: bytes = await self._create(keys=list(keys.run(run_id)), args=args)
         if reply == b"conflict":
             raise Conflict
+        if reply == b"version":
+            raise OtherRelease(run_id)
         if reply == b"crowded":
             raise Crowded
         return reply.decode()
@@ -324,11 +326,19 @@ class Streams:
                 pipe.sismember(key.tokens, token)
                 pipe.exists(key.record)
                 row, text, points, known, there = await pipe.execute()
-        # Expired in between, text and all.
-        if row[1] is None or not there:
+        if row[1] is not None and points and not _is_of(points[0][0], row):
+            # Another attempt began in between.
+            return await self.record(run_id, token)
+        if not there:
             return None
         if token and not known:
             raise Denied
-        if row[records.FIELDS.index("tape")] is None:
+        if None in (row[records.FIELDS.index("state")], row[records.FIELDS.index("tape")]):
+            # Or it was made in between: who asks again finds it.
             raise OtherRelease(run_id)
         return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text, points)
+
+
+def _is_of(point_id: bytes, row: list[bytes]) -> bool:
+    """Whether the point is of the attempt that the record is at."""
+    return point_id.partition(b"-")[0] == row[records.FIELDS.index("attempt")]
