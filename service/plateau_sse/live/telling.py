@@ -19,8 +19,8 @@ PIECE_BYTES = 8 * 1024
 
 
 def items(reading: Reading, states: int) -> list[Entry]:
-    """Where it begins anew, its events, and behind the tape of a run that is on what it is about
-    now, unless the state of that count has been told."""
+    """Where it begins anew, its events, and behind the tape of a run that is on what it is
+    about now, unless the state of that count has been told."""
     found = list(reading.entries)
     if reading.restarts:
         found.insert(0, restarted(reading, reading.restarts))
