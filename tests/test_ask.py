@@ -23,50 +23,16 @@ import pytest
 from plateau_sse.cli import ask, main
 from plateau_sse.cli.follow import Client, Unreachable
 from plateau_sse.cli.screen import Screen
+from tests.handmade import Event, Tape
 
 WAIT_S = 10.0
-Event = dict[str, Any]
 Step = tuple[str, Event]
 Out = pytest.CaptureFixture[str]
 
 
-TAG = "3fa29c"
-
-
-class Tape:
-    """Events with their ids, as a run's tape has them."""
-
-    def __init__(self, attempt: int = 1, tag: str = TAG) -> None:
-        self.attempt, self.tag, self.at = attempt, tag, 0
-        self._open: Any = None
-
-    @property
-    def here(self) -> str:
-        return f"{self.tag}-{self.attempt}-{self.at}"
-
-    def delta(self, text: str, part: int = 0, kind: str = "message") -> Step:
-        self.at += len(text.encode()) + (part != self._open)
-        self._open = part
-        return self.here, {"type": f"{kind}.delta", "part": part, "text": text}
-
-    def mark(self, type_: str, **fields: Any) -> Step:
-        self.at, self._open = self.at + 1, None
-        return self.here, {"type": type_, **fields}
-
-    def started(self) -> Step:
-        return self.mark("run.started", run="r1", agent="study", attempt=self.attempt)
-
-    def restarted(self, reason: str = "attempt") -> Step:
-        told = {"type": "run.restarted", "attempt": self.attempt, "reason": reason}
-        return self.here, told
-
-    def completed(self, **fields: Any) -> Step:
-        return self.mark("run.completed", usage=None, cached=False, **fields)
-
-
 def tape_of(*texts: str, **end: Any) -> list[Step]:
     tape = Tape()
-    return [tape.started(), *map(tape.delta, texts), tape.completed(**end)]
+    return [tape.started(), *map(tape.say, texts), tape.completed(**end)]
 
 
 def state(kind: str, **fields: Any) -> Step:
@@ -160,12 +126,12 @@ def ask_it(plateau: FakePlateau, *args: str) -> int:
 
 def test_the_answer_survives_connections_that_drop(capsys: Out) -> None:
     tape = Tape()
-    first = [tape.started(), tape.delta("one "), tape.delta("two ")]
+    first = [tape.started(), tape.say("one "), tape.say("two ")]
     seen = tape.here
     # An event that was read already comes again: it must not be printed twice.
-    second = [first[-1], tape.delta("three ")]
+    second = [first[-1], tape.say("three ")]
     later = tape.here
-    third = [tape.delta("four"), tape.completed()]
+    third = [tape.say("four"), tape.completed()]
     with fake_plateau(first, [], second, 503, third) as plateau:
         assert ask_it(plateau) == 0
         assert plateau.last_ids == [None, seen, seen, later, later]
@@ -176,9 +142,9 @@ def test_the_answer_survives_connections_that_drop(capsys: Out) -> None:
 
 def test_a_hole_is_not_read_over(capsys: Out) -> None:
     tape = Tape()
-    first = [tape.started(), tape.delta("one ")]
+    first = [tape.started(), tape.say("one ")]
     seen = tape.here
-    lost, after, end = tape.delta("twö "), tape.delta("three"), tape.completed()
+    lost, after, end = tape.say("twö "), tape.say("three"), tape.completed()
     with fake_plateau([*first, after], [lost, end], [after, end]) as plateau:
         assert ask_it(plateau) == 0
         assert plateau.last_ids == [None, seen, lost[0]]
@@ -189,9 +155,9 @@ def test_a_hole_is_not_read_over(capsys: Out) -> None:
 
 def test_a_hole_that_stays_is_given_up(capsys: Out) -> None:
     tape = Tape()
-    first = [tape.started(), tape.delta("one ")]
-    tape.delta("lost")
-    after = [tape.delta("three")]
+    first = [tape.started(), tape.say("one ")]
+    tape.say("lost")
+    after = [tape.say("three")]
     with fake_plateau([*first, *after], *[after] * 100) as plateau:
         assert ask_it(plateau, "--retry-for", "0.2") == 3
     shown = capsys.readouterr()
@@ -202,10 +168,8 @@ def test_a_hole_that_stays_is_given_up(capsys: Out) -> None:
 def test_states_take_no_place(capsys: Out) -> None:
     tape = Tape()
     progress = state("run.progress", step=1, total_steps=2, message="reading")
-    begun = [state("run.queued"), tape.started(), tape.delta("é"), progress]
-    with fake_plateau(
-        [*begun, tape.delta("\U0001f600"), progress, tape.completed()]
-    ) as plateau:
+    begun = [state("run.queued"), tape.started(), tape.say("é"), progress]
+    with fake_plateau([*begun, tape.say("\U0001f600"), progress, tape.completed()]) as plateau:
         assert ask_it(plateau) == 0
         assert len(plateau.last_ids) == 1
     shown = capsys.readouterr()
@@ -225,8 +189,8 @@ def test_a_second_attempt_repeats_only_what_differs(
     capsys: Out, texts: tuple[str, ...], out: str
 ) -> None:
     tape, again = Tape(), Tape(2)
-    begun = [tape.started(), tape.delta("one "), again.restarted(), again.started()]
-    deltas = [again.delta(text) for text in texts]
+    begun = [tape.started(), tape.say("one "), again.restarted(), again.started()]
+    deltas = [again.say(text) for text in texts]
     with fake_plateau([*begun, *deltas, again.completed()]) as plateau:
         assert ask_it(plateau) == 0
         assert len(plateau.last_ids) == 1
@@ -237,8 +201,8 @@ def test_a_second_attempt_repeats_only_what_differs(
 
 def test_a_store_that_has_gone_back_is_read_anew(capsys: Out) -> None:
     tape, again = Tape(), Tape()
-    begun = [tape.started(), tape.delta("one "), tape.delta("two ")]
-    back = [again.restarted("rewound"), again.started(), again.delta("uno "), again.completed()]
+    begun = [tape.started(), tape.say("one "), tape.say("two ")]
+    back = [again.restarted("rewound"), again.started(), again.say("uno "), again.completed()]
     with fake_plateau(begun, back) as plateau:
         assert ask_it(plateau) == 0
     shown = capsys.readouterr()
@@ -250,7 +214,7 @@ def test_what_an_agent_does_on_the_way_goes_to_standard_error(capsys: Out) -> No
     tape = Tape()
     events = [
         tape.started(),
-        tape.delta("Look it up.\nTwice. \x1b[2J", 0, "reasoning"),
+        tape.say("Look it up.\nTwice. \x1b[2J", 0, "reasoning"),
         state("tool.delta", id="c1", name="find", arguments='{"q"'),
         tape.mark("tool.call", id="c1", name="find", arguments={"q": "harbour"}),
         state("tool.result", id="c1", output="soon", preliminary=True),
@@ -260,7 +224,7 @@ def test_what_an_agent_does_on_the_way_goes_to_standard_error(capsys: Out) -> No
         tape.mark("source", id="s1", url="https://harbour.example/7", title="Page 7"),
         tape.mark("step", name="answer"),
         tape.mark("input.request", id="i", kind="approval", message="Go on?"),
-        tape.delta("The harbour.", 1),
+        tape.say("The harbour.", 1),
         tape.completed(),
     ]
     with fake_plateau(events) as plateau:

@@ -20,9 +20,9 @@ from selenium.webdriver import Chrome
 
 import plateau_sse.web
 from tests.browser import await_true, browser
+from tests.handmade import Event, Tape, event
 
 WEB = Path(plateau_sse.web.__file__).parent
-Event = dict[str, Any]
 
 
 class Asked(NamedTuple):
@@ -96,42 +96,6 @@ def home(driver: Chrome) -> Iterator[Stage]:
     with stage() as own:
         driver.get(own.url)
         yield own
-
-
-def event(type_: str, **fields: Any) -> Event:
-    return {"type": type_, **fields}
-
-
-class Tape:
-    """Events with their ids, as the tape of a run has them."""
-
-    def __init__(self, attempt: int = 1, tag: str = "3fa29c") -> None:
-        self.attempt, self.tag, self.at = attempt, tag, 0
-        self._open: int | None = None
-
-    @property
-    def here(self) -> str:
-        return f"{self.tag}-{self.attempt}-{self.at}"
-
-    def say(
-        self, text: str, part: int = 0, kind: str = "message", **more: Any
-    ) -> tuple[str, Event]:
-        self.at += len(text.encode()) + (part != self._open)
-        self._open = part
-        return self.here, event(f"{kind}.delta", part=part, text=text, **more)
-
-    def mark(self, type_: str, **fields: Any) -> tuple[str, Event]:
-        self.at, self._open = self.at + 1, None
-        return self.here, event(type_, **fields)
-
-    def started(self) -> tuple[str, Event]:
-        return self.mark("run.started", run="r", agent="study", attempt=self.attempt)
-
-    def restarted(self, reason: str = "attempt") -> tuple[str, Event]:
-        return self.here, event("run.restarted", attempt=self.attempt, reason=reason)
-
-    def completed(self, **fields: Any) -> tuple[str, Event]:
-        return self.mark("run.completed", **fields)
 
 
 def told(tape: Tape, type_: str, **fields: Any) -> tuple[str, Event]:

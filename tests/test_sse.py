@@ -6,11 +6,11 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+from plateau_sse.live.snapshot import escaped
 from sse_starlette import ServerSentEvent
 
 from plateau_sse import jsontext
 from plateau_sse.live import sse
-from plateau_sse.live.snapshot import escaped
 from plateau_sse.store.runs import events, ids
 
 TEXTS_OF_LINES = 'a’é\u2028\u2029\u0085\n\\"'

@@ -16,7 +16,7 @@ import logging
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.intake.ask import Ask, Taken

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api.external import EVENTS_MOST
+from plateau_sse.api.posted import EVENTS_MOST
 from plateau_sse.api.requests import DEPTH_MOST
 from plateau_sse.api.spec import parameters as given
 from plateau_sse.api.spec.event_schemas import ref
-from plateau_sse.store.runs.events import MARK_BYTES, TAPE_BYTES
 from plateau_sse.api.spec.operation import (
     JSON,
     KEY,
@@ -23,6 +22,7 @@ from plateau_sse.api.spec.operation import (
     problems,
     says,
 )
+from plateau_sse.store.runs.events import MARK_BYTES, TAPE_BYTES
 
 
 def _events(description: str, **headers: Any) -> dict[str, Any]:
