@@ -55,7 +55,7 @@ Both basins take **visiting boats**; see the [harbour's page](https://harbour.ex
 async def harbour(run: Run) -> AsyncIterator[Yielded]:
     """Thinks, uses two tools of which one fails, names a source, and answers with a table; it
     takes `pause_ms` a word."""
-    pause_s = float(run.options.get("pause_ms", 20)) / 1000
+    pause_s = float(run.options.get("pause_ms", 80)) / 1000
     yield Progress(1, 2, "looking")
     for word in "They ask where to moor : the **berths** first , then the weather .".split():
         yield Reasoning(f"{word} ")

@@ -1,8 +1,9 @@
-"""What an answer looks like on the page: thoughts, tools, sources, tables; and that nothing of it
-can become more than text.
+"""What an answer looks like on the page: thoughts, tools, sources, tables; and that nothing of
+it can become more than text.
 
-Invariant: an answer that streams, one that is taken up half way and one from the cache end as the
-same nodes; no word of a model, a tool or an application makes a node, an attribute or a request.
+Invariant: an answer that streams, one that is taken up half way and one from the cache end as
+the same nodes; no word of a model, a tool or an application makes a node, an attribute or a
+request.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def cards(page: Page) -> int:
 def all_of(page: Page, selector: str) -> list[str]:
     """Their texts, whether they are folded or not."""
     found: list[str] = page.driver.execute_script(
-        "return [...arguments[0].querySelectorAll(arguments[1])].map((n) => n.textContent)",
+        "return [...arguments[0].querySelectorAll(arguments[1])]"
+        ".map((node) => node.textContent.trim())",
         page.part("answer"),
         selector,
     )
@@ -93,7 +95,7 @@ def all_of(page: Page, selector: str) -> list[str]:
 def assert_harbour(page: Page) -> None:
     assert all_of(page, ".thoughts summary") == ["Thoughts"]
     thought = "They ask where to moor : the berths first , then the weather ."
-    assert [text.strip() for text in all_of(page, ".thoughts .said")] == [thought]
+    assert all_of(page, ".thoughts .said") == [thought]
     assert all_of(page, ".thoughts[open]") == []
     assert all_of(page, ".tool summary") == [
         "find_berths done",
@@ -102,11 +104,11 @@ def assert_harbour(page: Page) -> None:
     assert "36" in all_of(page, ".tool pre")[1]
     assert all_of(page, "th") == ["basin", "depth", "berths"]
     assert all_of(page, "td") == ["North", "4.2 m", "36", "South", "2.8 m", "112"]
-    assert all_of(page, ".said h5, .said li, .said strong") == [
+    assert all_of(page, "h5, li:not(.sources li), .parts > .said strong") == [
         "Where to moor",
         "visiting boats",
         "Call ahead.",
-    ] or all_of(page, ".said li") == ["Call ahead."]
+    ]
     assert all_of(page, ".sources a") == ["Berths and fees"]
     links = page.part("answer").find_elements(By.TAG_NAME, "a")
     assert {one.get_attribute("href") for one in links} == {"https://harbour.example/berths"}
@@ -189,7 +191,7 @@ def test_a_call_is_seen_while_it_is_written(service: Scripted, chrome: Chrome) -
     script.steps += [tape.mark("tool.call", id="d", name="left", arguments={})]
     script.steps += [tape.mark("run.cancelled", reason="requested")]
     ask(page)
-    await_true(chrome, lambda: all_of(page, ".writing") == ['find {"q": '], "it is written")
+    await_true(chrome, lambda: all_of(page, ".writing") == ['find {"q":'], "it is written")
     script.release(4)
     await_true(chrome, lambda: all_of(page, ".writing") == ["find → soon"], "a first result")
     assert all_of(page, ".tool summary") == ["find running…"]
@@ -205,7 +207,8 @@ LINK = "javascript:evil()"
 MARKDOWN = (
     f"{EVIL}{SCRIPT}",
     f"[x]({LINK})",
-    "[x](JaVaScRiPt:evil()) [x](\tjava\nscript:evil()) [x](data:text/html,<script>evil()</script>)",
+    "[x](JaVaScRiPt:evil()) [x](\tjava\nscript:evil())",
+    f"[x](data:text/html,{SCRIPT})",
     "[x](vbscript:evil()) [x](//evil.example/) [x](/ops) [x](file:///etc/passwd)",
     f'[x](https://a.example/" onclick="evil()) ![{EVIL}](https://evil.example/pixel.png)',
     "![](https://evil.example/pixel.png) ![x](/icon.svg)",
@@ -320,7 +323,7 @@ def test_no_field_of_an_event_becomes_more_than_text(service: Scripted, chrome: 
     assert "<img" not in card and "<script" not in card
     assert chrome.execute_script("return [window.evil_ran ?? 0, stopped]") == [0, []]
     assert service.strangers == []
-    assert [line for line in console(chrome) if "progress" not in line] == []
+    assert console(chrome) == []
 
 
 CUT = """
