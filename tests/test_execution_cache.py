@@ -11,10 +11,15 @@ from redis import Redis
 
 from plateau_sse.agents import (
     AgentError,
+    Data,
+    File,
     Finish,
     Output,
+    Reasoning,
     Run,
+    Source,
     ToolCall,
+    ToolError,
     ToolResult,
     Usage,
     Yielded,
@@ -85,8 +90,7 @@ def test_an_answer_is_in_the_cache_before_its_end_is_told(
             assert answer is not None and answer.final == "née" == told.record.output
             assert (answer.agent, answer.owner) == ("notes", "ann")
             assert answer.usage == {"input_tokens": 1, "output_tokens": 2}
-            # As much of the tools as a snapshot holds.
-            assert len(answer.tools) == 4
+            assert len(answer.tools) == 21
             assert 25 <= await looking.ttl(keys.cache(KEY)) <= 30
         finally:
             await looking.client_unpause()
@@ -147,13 +151,16 @@ ENDINGS: dict[str, tuple[list[Any], str, bool]] = {
     "none": (["text", Finish(None)], "other", False),  # type: ignore[arg-type]
     "no calls": (["text", Finish("tool_calls")], "tool_calls", False),
     "results alone": ([ToolResult("a", 1), Finish("tool_calls")], "tool_calls", False),
-    "a call that is cut": ([ToolCall("a", "b", "x" * 20_000), "text"], "stop", False),
+    "arguments that are no JSON": ([ToolCall("a", "b", object()), "text"], "stop", False),
+    "a result that is cut": ([ToolResult("a", "x" * 40_000), "text"], "stop", True),
+    "an error alone": ([ToolError("a", "no")], "stop", True),
+    "a file alone": ([File("image/png", "https://x.test/a.png")], "stop", True),
+    "data alone": ([Data("chart", [1])], "stop", True),
+    "data that does not stay": ([Data("chart", [1], transient=True)], "stop", False),
+    "a preliminary result": ([ToolResult("a", 1, preliminary=True)], "stop", False),
+    "a thought alone": ([Reasoning("Hm.")], "stop", False),
+    "a source alone": ([Source("s", "https://x.test/")], "stop", False),
     "an id that is cut": ([ToolCall("x" * 501, "b"), "text"], "stop", False),
-    "calls too many to keep": (
-        [*[ToolCall("a", "b", "x" * 15_000)] * 3, Finish("tool_calls")],
-        "tool_calls",
-        False,
-    ),
     "nothing": ([], "stop", False),
     "white space": ([" \n", Output("")], "stop", False),
     "progress alone": ([Usage(1, 0)], "stop", False),

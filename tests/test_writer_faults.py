@@ -250,13 +250,13 @@ def test_a_producer_cancelled_while_it_waits_loses_nothing(streams_url: str) -> 
     over_flaky(streams_url, scenario)
 
 
-async def saved(redis: Any, run_id: str) -> list[tuple[bytes, bytes]]:
+async def saved(redis: Any, run_id: str) -> list[tuple[str, bytes]]:
     """The run as the store has it, to be brought back by `rewind`."""
     names = list(keys.run(run_id))
     return [(name, dump) for name in names if (dump := await redis.dump(name)) is not None]
 
 
-async def rewind(redis: Any, run_id: str, kept: list[tuple[bytes, bytes]]) -> None:
+async def rewind(redis: Any, run_id: str, kept: list[tuple[str, bytes]]) -> None:
     """Let the store forget everything that has happened since."""
     await redis.delete(*keys.run(run_id))
     for name, dump in kept:

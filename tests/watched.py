@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from locustfiles.kit.ledger import TERMINAL
+
 from plateau_sse.eventsource import EventReader
-from tests.readers import TERMINAL, Reader, Visit
+from tests.readers import Reader, Visit
 
 # Between two attempts while nobody listens: a browser waits for `retry:`.
 AGAIN_S = 0.1

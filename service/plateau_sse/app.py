@@ -209,6 +209,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             shares=shares,
             cache=cache,
             conversations=conversations,
+            external=external,
             hub=hub,
             pacer=Pacer(),
             intake=intake,

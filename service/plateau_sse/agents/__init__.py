@@ -5,8 +5,8 @@
         yield "text"
 
 A `str` is a piece of the answer, `Reasoning` one of what it thinks; the other types below say
-the rest. A plain (synchronous) generator runs in a thread. To end a run with a
-code of its own an agent raises `AgentError`. Only the runner imports this package.
+the rest. A plain (synchronous) generator runs in a thread. To end a run with a code of its own
+an agent raises `AgentError`. Only the runner imports this package.
 
 Invariant: an agent sees a run and yields values; it never sees Redis or HTTP.
 """
@@ -171,7 +171,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens used so far, and by which model; the last one yielded counts."""
+    """Tokens used so far, and by which model; the last one yielded counts. With a `model` and
+    none used it tells the model alone."""
 
     input_tokens: int
     output_tokens: int

@@ -51,6 +51,15 @@ def queue_full(limit: int) -> Problem:
     )
 
 
+def external_full(limit: int) -> Problem:
+    return Problem(
+        "queue_full",
+        f"{limit} external runs are on already; end some of them, or try again in a few "
+        "seconds.",
+        headers={"Retry-After": "5"},
+    )
+
+
 def no_runner() -> Problem:
     return Problem(
         "no_runner",

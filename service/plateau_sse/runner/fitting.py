@@ -16,6 +16,9 @@ from plateau_sse.store.runs.events import MARK_BYTES, Event
 # Of ids, names and messages.
 MESSAGE_CHARS = 500
 
+# Levels of a value: whoever reads it has a bound, too, and others stand around it there.
+DEPTH = 100
+
 _NO_JSON = (TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -37,16 +40,30 @@ def short_or_none(value: object) -> str | None:
 
 
 def made(make: Callable[[Any], Event], value: Any) -> Event | None:
-    """The event with this value in it; None where the value is no JSON."""
+    """The event with this value in it; None where the value is no JSON, or too deep."""
     try:
-        return make(value)
-    except UnicodeEncodeError:
         try:
-            return make(_plain(value))
-        except _NO_JSON:
-            return None
+            event = make(value)
+        except UnicodeEncodeError:
+            event = make(_plain(value))
     except _NO_JSON:
         return None
+    return None if _is_deep(event.data) else event
+
+
+def _is_deep(data: bytes) -> bool:
+    if data.count(b"[") + data.count(b"{") <= DEPTH:
+        return False
+    try:
+        level = [msgspec.json.decode(data)]
+    except RecursionError:
+        return True
+    for _ in range(DEPTH + 1):
+        inside = [it.values() if isinstance(it, dict) else it for it in level]
+        level = [it for found in inside for it in found if isinstance(it, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _plain(value: Any) -> Any:

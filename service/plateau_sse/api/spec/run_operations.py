@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api.external import EVENTS_MOST
+from plateau_sse.api.posted import EVENTS_MOST
 from plateau_sse.api.requests import DEPTH_MOST
 from plateau_sse.api.spec import parameters as given
 from plateau_sse.api.spec.event_schemas import ref
