@@ -233,7 +233,7 @@ def test_asking_again_is_a_hit_and_the_snippet_works_on_it(page: Page) -> None:
 
 
 def test_a_reload_keeps_run_and_form(page: Page) -> None:
-    text = page.ask()
+    text = page.ask(task="flashcards")
     page.until_text(60)
     page.driver.refresh()
     await_true(page.driver, lambda: page.status == "running", "it has rejoined")

@@ -180,7 +180,7 @@ export class Run {
     const share = percentage ?? (steps ? (100 * step) / steps : undefined);
     const bar = this.at("progress");
     // Without a value the bar says: at work, nobody knows how far.
-    if (share === undefined) bar.removeAttribute("value");
+    if (!Number.isFinite(share)) bar.removeAttribute("value");
     else bar.value = share / 100;
     const where = steps ? `Step ${step} of ${steps}` : "";
     const label = [where, who, message].filter(Boolean).join(" · ");
