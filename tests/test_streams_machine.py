@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from copy import deepcopy
+from itertools import accumulate
 from typing import Any, TypeVar, cast
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FailedHealthCheck
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -18,10 +21,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from locustfiles.kit.ledger import Ledger
+from redis import Redis
+from redis.exceptions import ResponseError
 
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs import appending, events, ids
+from plateau_sse.store.runs import streams as streams_module
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Claimed, Streams
@@ -52,8 +58,8 @@ RUNNERS = st.sampled_from(["r1", "r2"])
 
 
 class Model:
-    """A run as the contract has it. `history` is every entry that ever was, and `positions`
-    every reader that there can be: what it has is in its ledger."""
+    """A run as the contract has it. `history` is every entry that the stream was ever given,
+    and `positions` some of the readers that there can be: what each has is in its ledger."""
 
     def __init__(self) -> None:
         self.status, self.runner = "queued", ""
@@ -125,7 +131,7 @@ class Model:
                 event = atom.event | {"attempt": self.attempt}
                 self.atoms.atoms[index] = atom._replace(event=event)
         self.ledger = self.atoms.ledger(self.attempt)
-        self.positions += self.atoms.readers(self.attempt)
+        self.positions.append(deepcopy(self.ledger))
 
     def claim(self, attempt: int, runner: str, first: Event) -> Answer:
         if self.running and (attempt, runner) == (self.attempt, self.runner):
@@ -177,7 +183,8 @@ class Model:
         self.history.append((before, self.number, data))
         self.ledger.take(f"{TAG}-{ids.show(self.number)}", decoded(data))
         assert not self.ledger.faults, (self.ledger.faults, data)
-        self.positions.append(deepcopy(self.ledger))
+        if len(self.history) % 8 < 3:
+            self.positions.append(deepcopy(self.ledger))
 
 
 class RunMachine(RuleBasedStateMachine):
@@ -295,8 +302,10 @@ class RunMachine(RuleBasedStateMachine):
     def join_within_the_tape(self, choice: int) -> None:
         """At any place at which some reader could have been cut off."""
         if self.model.attempt:
-            readers = self.model.atoms.readers(self.model.attempt)
-            self.join(readers[choice % len(readers)])
+            some = Atoms()
+            some.atoms = self.model.atoms.atoms
+            some.atoms = some.atoms[: choice % (len(some.atoms) + 1)]
+            self.join(some.ledger(self.model.attempt))
 
     @rule(attempt=st.integers(1, 9), at=st.integers(0, 2000))
     def join_anywhere(self, attempt: int, at: int) -> None:
@@ -304,7 +313,7 @@ class RunMachine(RuleBasedStateMachine):
         reading = self.wait(self.streams.read(self.run_id, ids.number(attempt, at)))
         assert reading is not None
         model = self.model
-        places = {reader.at.at for reader in model.atoms.readers(max(1, model.attempt))}
+        places = {0, *accumulate(atom.width for atom in model.atoms.atoms)}
         assert reading.is_ahead == ((attempt, at) > (model.attempt, model.atoms.at))
         if reading.is_ahead:
             assert reading.entries == []
@@ -324,8 +333,9 @@ class RunMachine(RuleBasedStateMachine):
         self.follow(self.readers[choice % len(self.readers)], log=log)
 
     def follow(self, reader: Ledger, *, log: bool = False) -> None:
-        while not self.read_once(reader, log=log):
-            continue
+        for _ in range(1000):
+            if self.read_once(reader, log=log):
+                break
         model = self.model
         assert reader.close() == {}
         assert (reader.at.attempt, reader.at.at) == ids.split(model.number) or not model.attempt
@@ -404,19 +414,65 @@ class RunMachine(RuleBasedStateMachine):
             self.wait(forget(self.redis, self.run_id))
 
 
-def test_a_run_is_what_the_model_says(streams_url: str) -> None:
+def drive(url: str, examples: int, **changed: Any) -> None:
     with asyncio.Runner() as runner:
-        redis: Any = connect(streams_url, "test")
+        redis: Any = connect(url, "test")
         streams = Streams(redis, alive_s=120, record_s=600)
-        run_state_machine_as_test(
-            cast(Any, lambda: RunMachine(runner, streams, redis)),
-            settings=settings(
-                max_examples=80,
-                stateful_step_count=30,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                phases=(Phase.reuse, Phase.generate, Phase.shrink),
-                report_multiple_bugs=False,
-            ),
-        )
-        runner.run(redis.aclose())
+        try:
+            run_state_machine_as_test(
+                cast(Any, lambda: RunMachine(runner, streams, redis)),
+                settings=settings(
+                    max_examples=examples,
+                    stateful_step_count=30,
+                    deadline=None,
+                    suppress_health_check=list(HealthCheck),
+                    report_multiple_bugs=False,
+                    **changed,
+                ),
+            )
+        finally:
+            runner.run(redis.aclose())
+
+
+def test_a_run_is_what_the_model_says(streams_url: str) -> None:
+    drive(streams_url, 60, phases=(Phase.reuse, Phase.generate, Phase.shrink))
+
+
+BROKEN = {
+    "off by one at an opening": (
+        "append",
+        "parts, points, at = op, opened, opened + 1, points + 1, at + 1",
+        "parts, points, at = op, opened, opened + 1, points + 1, at",
+    ),
+    "a mark forgotten": (
+        "append",
+        "if op == 'e' then\n      redis.call('HSET', record, 'state', arg)",
+        "if count == 3 then\n      redis.call('XDEL', marks, prefix .. at)\n    end\n"
+        "    if op == 'e' then\n      redis.call('HSET', record, 'state', arg)",
+    ),
+    "a piece that ends within a character": (
+        "read",
+        "reply[12] = until_ > start and redis.call('GETRANGE', KEYS[2], start, until_ - 1) or ''",
+        "reply[12] = until_ > start and redis.call('GETRANGE', KEYS[2], start, until_ - 2) or ''",
+    ),
+    "what was seen, once more": ("read", "local start = wanted - passed", "local start = 0"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_on_purpose_is_found(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    script, old, new = BROKEN[name]
+    module, attribute = {
+        "append": (appending, "SCRIPT"),
+        "read": (streams_module, "_READ"),
+    }[script]
+    whole = getattr(module, attribute)
+    assert whole.count(old) == 1
+    monkeypatch.setattr(module, attribute, whole.replace(old, new))
+    with pytest.raises(Exception) as caught:
+        drive(streams_url, 40, phases=(Phase.generate,), database=None)
+    assert not isinstance(caught.value, FailedHealthCheck | ResponseError)
+    with Redis.from_url(streams_url) as client:
+        client.flushall()
