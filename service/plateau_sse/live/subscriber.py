@@ -291,6 +291,8 @@ class Subscriber:
             if self._sent:
                 self.abort()
                 return []
+            # The store may have lost the count as well.
+            self.states = -1
             attempt, _ = ids.split(reading.head)
             again = events.restarted(max(1, attempt), reading.restarts)
             # Before its first attempt a run has no position to go on from.
