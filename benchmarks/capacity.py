@@ -22,10 +22,13 @@ from tests.conftest import end_server, start_server
 
 from benchmarks import corpus, plots
 from benchmarks.rows import Row, report
-from plateau_sse.store.answers.cache import Question, answer_of, key_of
-from plateau_sse.store.answers.packing import Answer, pack
+from plateau_sse.store.answers.answer import Answer, answer_of
+from plateau_sse.store.answers.cache import Question, key_of
+from plateau_sse.store.answers.packing import pack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.tape import Tape
 
 # On Redis 7; on Valkey 9 more fit, since it spends less on a key.
 BOUND = 8000
@@ -34,13 +37,21 @@ AT_ONCE = 200
 ANSWERS = 24_000
 
 
+def _plain(answer: Answer) -> bytes:
+    kept = msgspec.structs.asdict(answer)
+    # Nothing is in it that a usual answer does not need.
+    for name in ("attempt", "points", "output", "model"):
+        del kept[name]
+    return msgspec.json.encode(kept | {"text": answer.text.decode()})
+
+
 def _deflated(answer: Answer) -> bytes:
     deflating = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return deflating.compress(msgspec.json.encode(answer)) + deflating.flush()
+    return deflating.compress(_plain(answer)) + deflating.flush()
 
 
 WAYS: dict[str, Callable[[Answer], bytes]] = {
-    "plain": msgspec.json.encode,
+    "plain": _plain,
     "zlib": _deflated,
     "plateau": pack,
 }
@@ -52,15 +63,18 @@ NAMES = {"plain": "plain JSON", "zlib": "deflated"}
 
 def answers() -> Iterator[Answer]:
     for number, text in enumerate(corpus.answers(ANSWERS)):
-        yield answer_of(
-            agent="study",
-            owner="anonymous",
-            text=text,
-            output=None,
-            usage={"input_tokens": 400 + number % 300, "output_tokens": 350 + number % 111},
-            tools=[],
-            duration_ms=1500 + number % 2999,
-        )
+        usage = {"input_tokens": 400 + number % 300, "output_tokens": 350 + number % 111}
+        yield answered(text, usage=usage, duration_ms=1500 + number % 2999)
+
+
+def answered(text: str, **more: Any) -> Answer:
+    """As a run keeps it that has said this text."""
+    run_id, tape = ids.new_run_id(), Tape()
+    tape.add(events.started(run_id, "study", 1))
+    tape.add(events.delta(text))
+    return answer_of(
+        tape=tape, run_id=run_id, agent="study", owner="anonymous", output=None, **more
+    )
 
 
 def key(number: int) -> str:

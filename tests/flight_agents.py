@@ -50,6 +50,12 @@ async def context(run: Run) -> AsyncIterator[Yielded]:
     )
 
 
+async def asked(run: Run) -> AsyncIterator[Yielded]:
+    """What it was asked, as JSON."""
+    messages = [message.as_sent() for message in run.messages]
+    yield json.dumps({"input": run.input, "messages": messages})
+
+
 async def parrot(run: Run) -> AsyncIterator[Yielded]:
     """What was said."""
     yield run.input

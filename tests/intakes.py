@@ -17,7 +17,8 @@ from plateau_sse.intake.ask import Ask
 from plateau_sse.intake.intake import Intake
 from plateau_sse.intake.placement import Placement
 from plateau_sse.intake.versions import Versions
-from plateau_sse.store.answers.cache import Cache, answer_of
+from plateau_sse.store.answers.answer import answer_of
+from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.conversations.conversations import Conversations, place_of
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.queue.job import Job
@@ -29,11 +30,13 @@ from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.store.runs.tape import Tape
 from tests.executions import LIMITS, keeper_of
-from tests.store import claim, done, on_streams, texts
+from tests.store import claim, done, on_streams, tape_of, texts
 
 RUNNER = "r1"
 RUN_LIFE_S = 300
+JOB_BYTES = 64 * 1024
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
 SAID = QUESTION._replace(conversation_id="c1")
@@ -67,13 +70,14 @@ class Desk:
             parts.get("streams", self.streams),
             parts.get("shares", self.shares),
             parts.get("queue", self.queue),
-            External(self.redis, idle_s=60),
+            parts.get("external") or External(self.redis, idle_s=60),
             parts.get("conversations", self.conversations),
             self.fullness,
-            None,
+            parts.get("owners"),
             self.stats,
             limit=self._limit,
             run_life_s=RUN_LIFE_S,
+            job_bytes=JOB_BYTES,
         )
         return Intake(
             placement,
@@ -98,13 +102,17 @@ class Desk:
         """End a run that has been started as its runner does, step by step."""
         job = await self.job(run_id)
         if store:
+            tape = Tape()
+            tape.add(events.delta(text))
+            how: Any = {"output": None, "status": "completed", "attempt": 1}
+            await self.keeper.remember(job, run_id, tape, **how)
             answer = answer_of(
                 agent="notes",
                 owner="ann",
-                text=text,
+                tape=tape_of(run_id, *texts(text)),
+                run_id=run_id,
                 output=None,
                 usage=None,
-                tools=[],
                 duration_ms=1,
             )
             await self.keeper.keep(job, run_id, answer, version="1", attempt=1, is_whole=True)

@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import msgspec
 from redis import Redis
 
-from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.streams import Claimed, Streams
-from plateau_sse.store.runs.tape import Entry
+from plateau_sse.store.runs.tape import Entry, Tape
 
 T = TypeVar("T")
 
@@ -83,6 +83,14 @@ def texts(*pieces: str) -> list[Event]:
 
 def done() -> Event:
     return events.completed(None, cached=False, duration_ms=1)
+
+
+def tape_of(run_id: str, *said: Event, attempt: int = 1) -> Tape:
+    """Of an attempt that has said this."""
+    tape = Tape(attempt)
+    for event in (events.started(run_id, "notes", attempt), *said):
+        tape.add(event)
+    return tape
 
 
 def shown(entries: Sequence[Entry]) -> list[str]:
@@ -185,5 +193,13 @@ def full(url: str) -> Iterator[None]:
 
 
 def answer(text: str = "Because.", **changed: Any) -> Answer:
-    usual = Answer(text, 1_700_000_000, ANSWER_TOKEN, 12, agent="notes", owner="ann")
+    usual = Answer(
+        text=text.encode(),
+        stored_s=1_700_000_000,
+        token=ANSWER_TOKEN,
+        tag="3fa29c",
+        duration_ms=12,
+        agent="notes",
+        owner="ann",
+    )
     return msgspec.structs.replace(usual, **changed)

@@ -38,6 +38,7 @@ from plateau_sse.intake.placement import Placement
 from plateau_sse.intake.reaper import Reaper
 from plateau_sse.intake.versions import Versions
 from plateau_sse.live.hub import Hub
+from plateau_sse.live.paced import Pacer
 from plateau_sse.ops.canary import Canary
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.reporting import Reporter
@@ -175,7 +176,9 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
         ):
             stack.push_async_callback(tasks.end, asyncio.create_task(keeps_on()))
         inflight = Inflight(redis, life_s=settings.run_life_s)
-        conversations = Conversations(redis, limits_of(settings), fullness.bound, stats.count)
+        conversations = Conversations(
+            redis, limits_of(settings), fullness.bound, stats.count, fullness.share
+        )
         shares = Shares(redis)
         placement = Placement(
             streams,
@@ -188,6 +191,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             stats,
             limit=settings.queue_limit,
             run_life_s=settings.run_life_s,
+            job_bytes=settings.job_bytes,
         )
         intake = Intake(
             placement,
@@ -205,7 +209,9 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             shares=shares,
             cache=cache,
             conversations=conversations,
+            external=external,
             hub=hub,
+            pacer=Pacer(),
             intake=intake,
             health=Health(redis, hub, canary, watch, settings, host),
             watch=watch,

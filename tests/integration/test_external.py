@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from plateau_sse.store.redis import keys
+from plateau_sse.store.runs.appending import BRIEF_LIVES_S
 from tests.integration.api_client import api_serving, assert_problem, follow, record_of, text_of
 from tests.processes import Serving, wait_until
 
@@ -211,3 +212,49 @@ def test_silence_is_the_end_and_an_empty_append_is_not_silence(
             "the index forgets what has ended",
             timeout_s=IDLE_S + 10,
         )
+
+
+# How many there may be
+
+
+@pytest.fixture(scope="module", params=["anyone", "with keys"])
+def few(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, int, str]]:
+    """A service that takes few, how many of them and what it says to one more."""
+    keyed = request.param == "with keys"
+    env = {"QUEUE_LIMIT": "6", **({"API_KEYS": "key-of-ann-12345"} if keyed else {})}
+    headers = {"Authorization": "Bearer key-of-ann-12345"} if keyed else {}
+    with (
+        api_serving(tmp_path_factory.mktemp("few"), env) as running,
+        httpx.Client(base_url=running.url, timeout=30, trust_env=False, headers=headers) as it,
+    ):
+        yield (it, 3, "owner_limit") if keyed else (it, 6, "queue_full")
+
+
+def test_they_count_while_they_live(few: tuple[httpx.Client, int, str]) -> None:
+    client, most, code = few
+    running = [start(client) for _ in range(most)]
+    for _ in range(3):
+        refused = client.post("/v1/runs", json={"agent": "external"})
+        assert_problem(refused, 429, code)
+        assert int(refused.headers["retry-after"]) > 0
+    # Ended by its producer, and by whoever asked for it: there is room at once.
+    assert append(client, running[0], {"type": "run.completed"}).status_code == 200
+    assert client.post(running[1]["cancel_url"]).json()["status"] == "cancelled"
+    running[:2] = [start(client), start(client)]
+    assert_problem(client.post("/v1/runs", json={"agent": "external"}), 429, code)
+    for run in running:
+        assert append(client, run, {"type": "run.completed"}).status_code == 200
+
+
+def test_one_that_ends_without_a_word_is_soon_forgotten(
+    client: httpx.Client, plateau: Serving
+) -> None:
+    empty, brief = start(client), start(client)
+    append(client, empty, {"type": "run.completed"})
+    append(client, brief, [delta("x"), {"type": "run.completed"}])
+    with Redis.from_url(plateau.streams_url, protocol=2) as redis:
+        assert redis.ttl(keys.run(empty["id"]).record) <= BRIEF_LIVES_S[0]
+        assert redis.ttl(keys.run(brief["id"]).record) > 500
+    assert record_of(client, empty)["status"] == "completed"

@@ -1,5 +1,6 @@
-"""What is dispatched ahead of all middleware: event streams, since nothing may wrap their
-`send`, and the asking for a run: routing and wrapping would be a quarter of a hit.
+"""What is dispatched ahead of all middleware: event streams and documents that may be large,
+since nothing may wrap their `send`, and the asking for a run: routing and wrapping would be a
+quarter of a hit.
 
 Invariant: on `/events` only what is permanent is a status; a passing fault is 200, `retry:` and
 the end of the response, since `EventSource` never comes back from anything else.
@@ -14,14 +15,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from plateau_sse.api import hits, problems
+from plateau_sse.api import conversations, hits, problems
 from plateau_sse.api.accepting import wants_events
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.requests import check_run_id, request_id_of, seen_of
 from plateau_sse.api.runs import (
-    absent,
     create,
+    late,
     links_of,
+    look_up,
     other_release,
     run_url_of,
     take,
@@ -30,13 +32,14 @@ from plateau_sse.api.runs import (
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.live import sse
+from plateau_sse.live.paced import PacedResponse, paced
 from plateau_sse.live.response import (
     LiveResponse,
     WholeResponse,
     come_back_later,
     send_at_once,
 )
-from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.shares import Denied
 from plateau_sse.store.runs.streams import OtherRelease
@@ -46,6 +49,11 @@ log = logging.getLogger("plateau.api")
 # No run's: whatever was seen under it is another answer.
 _NO_TAG = "-"
 _PREFIX, _SUFFIX = "/v1/runs/", "/events"
+# By where they are: what a route calls the rest of the path, and what answers.
+_DOCUMENTS = {
+    _PREFIX: ("run_id", look_up),
+    "/v1/conversations/": ("conversation_id", conversations.show),
+}
 
 
 def wants(scope: Scope) -> bool:
@@ -55,7 +63,18 @@ def wants(scope: Scope) -> bool:
     if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
         # To append to a run is no stream, and has a route.
         return method not in ("OPTIONS", "POST")
+    if method in ("GET", "HEAD"):
+        return _document_at(path) is not None
     return method == "POST" and path == "/v1/runs"
+
+
+def _document_at(path: str) -> str | None:
+    """The entry of `_DOCUMENTS` that this is the path of one of."""
+    for prefix in _DOCUMENTS:
+        if path.startswith(prefix):
+            rest = path[len(prefix) :]
+            return prefix if rest and "/" not in rest else None
+    return None
 
 
 class Manner(NamedTuple):
@@ -75,15 +94,15 @@ class Direct:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         response = await self._respond(scope, receive)
-        if isinstance(response, LiveResponse) and scope["method"] != "HEAD":
+        if isinstance(response, LiveResponse | PacedResponse) and scope["method"] != "HEAD":
             # This frame stays for as long as the reader does; the response need not.
-            subscriber = await response.begin(send)
+            driven = await response.begin(send)
             del response
             # Nor what it was made of: a browser's headers are a kilobyte, in a list of
             # uvicorn's and one of Starlette's.
             for used in (headers, scope["headers"], scope["state"]):
                 used.clear()
-            await subscriber.run(receive)
+            await driven.run(receive)
         elif isinstance(response, problems.LingeringResponse):
             await response(scope, receive, send)
         else:
@@ -98,6 +117,8 @@ class Direct:
                 if wants_events(scope["headers"]):
                     return await _create(request, state, headers)
                 return await create(request, headers)
+            if not scope["path"].endswith(_SUFFIX):
+                return await _document(request, headers)
             if scope["method"] not in ("GET", "HEAD"):
                 raise Problem(
                     "method_not_allowed",
@@ -118,10 +139,21 @@ def _failed(error: Exception, scope: Scope) -> Response:
         log.warning("a request met a store that failed: %s", error, extra=logged)
     elif problem.status == 500:
         log.exception("a request failed", extra=logged)
-    if problem.status >= 500 and scope["method"] != "POST":
+    if problem.status >= 500 and scope["path"].endswith(_SUFFIX):
         # Whatever it was: a reader that is told 500 never comes back.
         return come_back_later()
     return problems.respond(problem, request_id_of(scope))
+
+
+async def _document(request: Request, headers: dict[str, str]) -> Response:
+    path: str = request.scope["path"]
+    prefix = _document_at(path)
+    assert prefix is not None
+    name, answer = _DOCUMENTS[prefix]
+    request.scope["path_params"] = {name: path[len(prefix) :]}
+    response = await answer(request)
+    response.headers.update(headers)
+    return response
 
 
 async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:
@@ -136,7 +168,8 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     headers["Content-Location"] = headers["Location"]
     manner = Manner(_named(request), headers)
     if taken.answer is not None:
-        return _replay(taken.run_id, taken.answer, seen, manner)
+        key = hits.key_of(taken.run_id)
+        return _replay(state, taken.run_id, key, taken.answer, seen, manner)
     if seen.number and not (seen.tag or taken.is_repeat or taken.how == "joined"):
         # Without a tag it would be taken as this run's, which nobody has seen yet.
         seen = seen._replace(tag=_NO_TAG)
@@ -168,7 +201,7 @@ async def _resume(request: Request, state: State, headers: dict[str, str]) -> Re
     manner = Manner(_named(request), headers)
     if ids.HIT_ID.fullmatch(run_id):
         answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
-        return _replay(run_id, answer, seen, manner)
+        return _replay(state, run_id, hits.key_of(run_id), answer, seen, manner)
     return await _open(state, run_id, seen, "" if owner else token, owner, manner)
 
 
@@ -176,11 +209,19 @@ def _named(request: Request) -> bool:
     return request.query_params.get("event_names") == "1"
 
 
-def _replay(run_id: str, answer: Answer, seen: ids.Seen, manner: Manner) -> Response:
-    content = hits.frames(run_id, answer, seen, named=manner.named)
-    if not content:
+def _replay(
+    state: State, run_id: str, key: str, answer: Answer, seen: ids.Seen, manner: Manner
+) -> Response:
+    named, retry = manner.named, sse.retry()
+
+    def say(found: Answer) -> bytes:
+        return retry + hits.frames(run_id, found, seen, named=named)
+
+    content = say(answer)
+    if len(content) == len(retry):
         return Response(status_code=204, headers=manner.headers)
-    return WholeResponse(sse.retry() + content, manner.headers)
+    make = hits.again(state["cache"], key, answer, say)
+    return paced(WholeResponse(content, manner.headers), make, state["pacer"])
 
 
 async def _open(
@@ -200,13 +241,15 @@ async def _open(
             raise Problem("invalid_token", "The token is not this run's.") from None
         except OtherRelease:
             raise other_release() from None
-        if reading is None:
-            raise absent(run_id, state)
-        if owner and reading.owner != owner:
+        if reading is not None and owner and reading.owner != owner:
             raise Problem("run_not_found", "There is no such run.")
     except BaseException:
         hub.part(feed)
         raise
+    if reading is None:
+        hub.part(feed)
+        key, answer = await late(state, run_id, token=token, owner=owner)
+        return _replay(state, run_id, key, answer, seen, manner)
     if is_other:
         reading = reading.begun_anew()
     elif reading.ended and reading.is_whole and not reading.entries and not reading.restarts:

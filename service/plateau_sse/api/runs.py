@@ -29,13 +29,16 @@ from plateau_sse.api.requests import (
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.intake.ask import EXTERNAL, Ask, Taken
+from plateau_sse.live.paced import paced
 from plateau_sse.live.waiting import until_ended
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.records import Record
 from plateau_sse.store.runs.shares import Denied
 from plateau_sse.store.runs.streams import OtherRelease
 
 CANCEL_REASON = "requested"
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def take(request: Request, state: State) -> tuple[Taken, Ask]:
@@ -96,7 +99,8 @@ async def create(request: Request, cors_headers: dict[str, str]) -> Response:
     headers = cors_headers | taken_headers(taken, ask, run_url)
     links = links_of(run_url, taken.token)
     if taken.answer is not None:
-        return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
+        key = hits.key_of(taken.run_id)
+        return _hit(state, taken.run_id, key, taken.answer, links, headers)
     status = taken.status
     wait_s = wait_of(", ".join(request.headers.getlist("prefer")))
     if wait_s is not None:
@@ -109,22 +113,28 @@ async def create(request: Request, cors_headers: dict[str, str]) -> Response:
                 )
             record = await state["streams"].record(taken.run_id)
             if record is not None and record.ended_ms is not None:
-                return _json(_shown(taken.run_id, record) | links, 200, headers)
+                return _ended(state, taken.run_id, record, links, headers)
             status = status if record is None else record.status
     accepted = {"id": taken.run_id, "status": status, "agent": ask.agent, "cached": False}
     return _json(accepted | links, 202, headers)
 
 
 async def look_up(request: Request) -> Response:
+    """`GET /v1/runs/{id}`, dispatched ahead of the routes as well."""
     run_id = run_id_of(request)
     state = state_of(request.scope)
     token = request.query_params.get("token", "")
     owner = state["access"].reader(request.headers, token)
     if ids.HIT_ID.fullmatch(run_id):
         answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
-        return _json(hits.record(run_id, answer), 200, {"Cache-Control": "no-store"})
-    record = await own_record(state, run_id, token=token, owner=owner)
-    return _json(_shown(run_id, record), 200, {"Cache-Control": "no-store"})
+        return _hit(state, run_id, hits.key_of(run_id), answer, {}, dict(_NO_STORE))
+    record = await _record(state, run_id, token=token, owner=owner)
+    if record is None:
+        key, answer = await late(state, run_id, token=token, owner=owner)
+        return _hit(state, run_id, key, answer, {}, dict(_NO_STORE))
+    if record.ended_ms is None:
+        return _json(_shown(run_id, record), 200, dict(_NO_STORE))
+    return _ended(state, run_id, record, {}, dict(_NO_STORE))
 
 
 async def cancel(request: Request) -> Response:
@@ -147,27 +157,47 @@ async def cancel(request: Request) -> Response:
         )
         if status == "cancelled" and record.ended_ms is None:
             state["stats"].count("runs_cancelled")
+    if status == "cancelled" and record.agent == EXTERNAL:
+        with suppress(StoreError):
+            # Should it fail: at the limit it is found to have ended.
+            await state["external"].forget(run_id)
     if status == "gone":
         raise absent(run_id, state)
     if status in ("completed", "failed"):
         raise Problem("run_finished", f"The run has {status} already.")
     code = 200 if status == "cancelled" else 202
-    return _json({"id": run_id, "status": status}, code, {"Cache-Control": "no-store"})
+    return _json({"id": run_id, "status": status}, code, dict(_NO_STORE))
 
 
 async def own_record(state: State, run_id: str, *, token: str, owner: str) -> Record:
     """The run's record, for who may see it; else a Problem."""
+    record = await _record(state, run_id, token=token, owner=owner)
+    if record is None:
+        raise absent(run_id, state)
+    return record
+
+
+async def _record(state: State, run_id: str, *, token: str, owner: str) -> Record | None:
+    """As `own_record`; None where there is none."""
     try:
         record = await state["streams"].record(run_id, "" if owner else token)
     except Denied:
         raise Problem("invalid_token", "The token is not this run's.") from None
     except OtherRelease:
         raise other_release() from None
-    if record is None:
-        raise absent(run_id, state)
-    if owner and record.owner != owner:
+    if record is not None and owner and record.owner != owner:
         raise Problem("run_not_found", "There is no such run.")
     return record
+
+
+async def late(state: State, run_id: str, *, token: str, owner: str) -> tuple[str, Answer]:
+    """The answer of a run whose record has gone, and its entry's key, for who could see the
+    record; else a Problem. Raises StoreError, as `hits.find` does."""
+    check_run_id(run_id)
+    found = await state["cache"].of_run(run_id, token=token, owner=owner)
+    if found is None:
+        raise absent(run_id, state)
+    return found
 
 
 def other_release() -> Problem:
@@ -187,8 +217,38 @@ def absent(run_id: str, state: State) -> Problem:
     return Problem("run_not_found", "There is no such run.")
 
 
+def _hit(
+    state: State,
+    run_id: str,
+    key: str,
+    answer: Answer,
+    links: dict[str, str],
+    headers: dict[str, str],
+) -> Response:
+    def say(found: Answer) -> bytes:
+        return jsontext.encode(hits.record(run_id, found) | links)
+
+    whole = _document(say(answer), 200, headers)
+    return paced(whole, hits.again(state["cache"], key, answer, say), state["pacer"])
+
+
+def _ended(
+    state: State, run_id: str, record: Record, links: dict[str, str], headers: dict[str, str]
+) -> Response:
+    """What has ended stays as it is for as long as it is kept."""
+    streams = state["streams"]
+
+    async def make() -> bytes | None:
+        found = await streams.record(run_id)
+        return None if found is None else jsontext.encode(_shown(run_id, found) | links)
+
+    content = jsontext.encode(_shown(run_id, record) | links)
+    return paced(_document(content, 200, headers), make, state["pacer"])
+
+
 def _shown(run_id: str, record: Record) -> dict[str, Any]:
-    """A record as clients see it: times in seconds since the epoch."""
+    """A record as clients see it: times in seconds since the epoch. One that has not ended has
+    no parts: who wants them as they come follows its events, a piece at a time."""
 
     def seconds(at_ms: int | None) -> float | None:
         return None if at_ms is None else at_ms / 1000
@@ -204,7 +264,7 @@ def _shown(run_id: str, record: Record) -> dict[str, Any]:
         "cached": False,
         "output": record.output,
         "error": record.error,
-        "parts": record.parts,
+        "parts": None if record.ended_ms is None else record.parts,
         "finish_reason": record.finish_reason,
         "usage": record.usage,
         "model": record.model,
@@ -216,7 +276,11 @@ def _shown(run_id: str, record: Record) -> dict[str, Any]:
 
 
 def _json(content: Any, status: int, headers: dict[str, str]) -> Response:
-    return Response(jsontext.encode(content), status, headers, "application/json")
+    return _document(jsontext.encode(content), status, headers)
+
+
+def _document(content: bytes, status: int, headers: dict[str, str]) -> Response:
+    return Response(content, status, headers, "application/json")
 
 
 async def _elsewhere(_: Request) -> Response:

@@ -12,12 +12,14 @@ from starlette.types import Scope
 from plateau_sse.api.access import Access
 from plateau_sse.intake.intake import Intake
 from plateau_sse.live.hub import Hub
+from plateau_sse.live.paced import Pacer
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.watch import Watch
 from plateau_sse.settings import Settings
 from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.conversations.conversations import Conversations
 from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Streams
 
@@ -29,7 +31,9 @@ class State(TypedDict):
     shares: Shares
     cache: Cache
     conversations: Conversations
+    external: External
     hub: Hub
+    pacer: Pacer
     intake: Intake
     health: Health
     watch: Watch

@@ -112,14 +112,14 @@ class WholeResponse(EventStream):
 
     def __init__(self, content: bytes, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(headers=headers)
-        self._content = content
+        self.body = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
         await send(start(self))
-        await send(sse.body(self._content, last=True))
+        await send(sse.body(bytes(self.body), last=True))
 
 
 class _Gathered:

@@ -82,6 +82,4 @@ class Frame:
 def encode_all(
     entries: Iterable[tuple[int, bytes]], *, tag: bytes = b"", named: bool = False
 ) -> bytes:
-    return b"".join(
-        encode(number, data, tag=tag, named=named) for number, data in entries
-    )
+    return b"".join(encode(number, data, tag=tag, named=named) for number, data in entries)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from plateau_sse.api.external import ExternalEvent
+from plateau_sse.api.posted import ExternalEvent
 from plateau_sse.errors import RUN_FAILURES
 from plateau_sse.store.runs.events import FINISH_REASONS, MARK_BYTES
 
@@ -138,7 +138,9 @@ EVENTS: dict[str, Schema] = dict(
             {"name": _TEXT, "value": _JSON},
             {"id": _TEXT, "transient": {"const": True}},
         ),
-        _event("step", "A new round of the agent: what follows is a new message.", {"name": _TEXT}),
+        _event(
+            "step", "A new round of the agent: what follows is a new message.", {"name": _TEXT}
+        ),
         _event(
             "input.request",
             "The agent needs an answer: the next run of the conversation brings it.",

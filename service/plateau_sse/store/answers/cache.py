@@ -7,9 +7,8 @@ error; what comes out is byte for byte what went in.
 from __future__ import annotations
 
 import logging
-import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -18,13 +17,12 @@ import msgspec
 from redis.asyncio import Redis
 
 from plateau_sse.errors import StoreError
-from plateau_sse.store.answers import packing
+from plateau_sse.store.answers import packing, pointers
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.lookups import Lookups
-from plateau_sse.store.answers.packing import Answer, pack, unpack
+from plateau_sse.store.answers.packing import pack, unpack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
-from plateau_sse.store.runs import ids
-from plateau_sse.store.runs.events import FinishReason
 
 log = logging.getLogger("plateau.cache")
 
@@ -44,7 +42,7 @@ class Question(NamedTuple):
     owner: str
     user: str
     conversation: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any]
 
 
@@ -93,29 +91,59 @@ class Cache:
 
     async def read(self, key: str) -> Answer | None:
         """As `get`, for who must know whether it is gone: raises StoreError out of reach."""
+        packed = await self._look_up(keys.cache(key))
+        return None if packed is None else unpack(packed)
+
+    async def of_run(self, run_id: str, *, token: str, owner: str) -> tuple[str, Answer] | None:
+        """The answer that a run left and its key, for its `owner`, or where that is '' for who
+        holds one of the run's tokens. Raises StoreError, as `read`."""
+        packed = await self._look_up(keys.left_by(run_id))
+        if packed is None:
+            return None
+        pointer = pointers.unpack(packed)
+        if not owner and not pointer.opens(token):
+            return None
+        answer = await self.read(pointer.key)
+        if answer is None or not pointer.is_to(answer, run_id):
+            return None
+        return None if owner and answer.owner != owner else (pointer.key, answer)
+
+    async def _look_up(self, name: str) -> bytes | None:
         if self._redis is None:
             return None
         try:
             with store_errors():
-                packed: bytes | None = await self._lookups.get(keys.cache(key))
+                found: bytes | None = await self._lookups.get(name)
         except StoreError as error:
             self._note(error)
             raise
         self._note(None)
-        return None if packed is None else unpack(packed)
+        return found
 
-    async def put(self, key: str, answer: Answer, ttl_s: int | None = None) -> bool:
-        """Whether it was stored: not over a twentieth of the cache, and the cache took it."""
+    async def put(
+        self,
+        key: str,
+        answer: Answer,
+        ttl_s: int | None = None,
+        *,
+        run_id: str = "",
+        tokens: Sequence[str] = (),
+    ) -> bool:
+        """Whether it was stored: not over a twentieth of the cache, and the cache took it. With
+        the tokens of the run that left it, it is found by that run's id, too."""
         if self._redis is None:
             return False
-        packed = pack(answer)
+        packed, ttl_s = pack(answer), ttl_s or self._ttl_s
         if len(packed) > self._largest:
             self._count("cache_refused")
             log.info("an answer of %d bytes is too large to cache", len(packed))
             return False
         try:
             with store_errors():
-                await self._redis.set(keys.cache(key), packed, ex=ttl_s or self._ttl_s)
+                await self._redis.set(keys.cache(key), packed, ex=ttl_s)
+                if tokens:
+                    pointer = pointers.pack(key, answer, tokens)
+                    await self._redis.set(keys.left_by(run_id), pointer, ex=ttl_s)
         except StoreError as error:
             self._note(error)
             return False
@@ -145,28 +173,3 @@ class Cache:
         elif error is None and self._down:
             log.info("the cache is back")
         self._down = error is not None
-
-
-def answer_of(
-    *,
-    agent: str,
-    owner: str,
-    text: str,
-    output: str | None,
-    usage: dict[str, int] | None,
-    tools: list[bytes],
-    duration_ms: int,
-    finish_reason: FinishReason = "stop",
-) -> Answer:
-    return Answer(
-        text=text,
-        stored_s=int(time.time()),
-        token=ids.new_token(),
-        duration_ms=duration_ms,
-        usage=usage,
-        output=output,
-        tools=[msgspec.Raw(tool) for tool in tools],
-        agent=agent,
-        owner=owner,
-        finish_reason=finish_reason,
-    )

@@ -7,6 +7,7 @@ writes it first.
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from typing import NamedTuple
 
 # The number is that of the tape: runs of releases before it are none that can be read.
@@ -40,6 +41,7 @@ class ConversationKeys(NamedTuple):
     bodies: str
     deletion: str
     coming: str
+    wholes: str
 
 
 class RunKeys(NamedTuple):
@@ -66,7 +68,11 @@ def run(run_id: str) -> RunKeys:
 def conversation(place: str) -> ConversationKeys:
     name = f"conversation:{{{place}}}"
     return ConversationKeys(
-        f"{name}:index", f"{name}:bodies", f"{name}:deleted", f"{name}:coming"
+        f"{name}:index",
+        f"{name}:bodies",
+        f"{name}:deleted",
+        f"{name}:coming",
+        f"{name}:wholes",
     )
 
 
@@ -82,6 +88,11 @@ def run_of(channel_name: bytes) -> str:
 
 def cache(key: str) -> str:
     return f"cache:{key}"
+
+
+def left_by(run_id: str) -> str:
+    """The pointer of a run to the cached answer that it left; in the cache, too."""
+    return f"late:{urlsafe_b64encode(bytes.fromhex(run_id)).rstrip(b'=').decode()}"
 
 
 def inflight(key: str) -> str:

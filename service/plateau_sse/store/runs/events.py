@@ -169,7 +169,9 @@ def file(media_type: str, url: str) -> Event:
     return Event(_encode({"type": "file", "media_type": media_type, "url": url}), "m")
 
 
-def data(name: str, value: Any, data_id: str | None = None, *, transient: bool = False) -> Event:
+def data(
+    name: str, value: Any, data_id: str | None = None, *, transient: bool = False
+) -> Event:
     event: dict[str, Any] = {"type": "data", "name": name}
     if data_id is not None:
         event["id"] = data_id

@@ -105,6 +105,4 @@ def show(position: int) -> str:
 def follows(before: int, head: int) -> bool:
     """Whether nothing can be missing between `head` and an event that begins at `before`: it
     begins there, or a later attempt begins with it."""
-    return before == head or (
-        before & _AT_MASK == 0 and before >> _AT_BITS > head >> _AT_BITS
-    )
+    return before == head or (before & _AT_MASK == 0 and before >> _AT_BITS > head >> _AT_BITS)

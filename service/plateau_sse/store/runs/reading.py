@@ -14,9 +14,10 @@ from plateau_sse.store.runs.tape import Entry, Inside, Point, cut, whole_charact
 
 class Reading(NamedTuple):
     """What a reader has not seen, or the beginning of it. `head` is where the tape ends now, 0
-    before anything; `restarts` says why the entries begin anew (at the start of an attempt): what
-    was seen before is void then. `is_ahead`: what was seen lies behind all there is. `progress`
-    is the latest of a run that is on; `states` counts the states that there were, to order them."""
+    before anything; `restarts` says why the entries begin anew (at the start of an attempt):
+    what was seen before is void then. `is_ahead`: what was seen lies behind all there is.
+    `progress` is the latest of a run that is on; `states` counts the states that there were, to
+    order them."""
 
     owner: str
     status: str
@@ -36,7 +37,6 @@ class Reading(NamedTuple):
     def is_whole(self) -> bool:
         """Whether nothing was left out behind its entries."""
         return self.reached == self.head
-
 
     def begun_anew(self) -> Reading:
         """For a reader who has seen the tape of another run."""

@@ -12,7 +12,8 @@ import msgspec
 from plateau_sse.store.runs.reading import point_of
 from plateau_sse.store.runs.tape import Tape
 
-# `state` is what is shown as the status: releases before 0.2 look for that name, and find no run.
+# `state` is what is shown as the status: releases before 0.2 look for that name, and find no
+# run.
 FIELDS = (
     "owner",
     "state",
@@ -89,9 +90,7 @@ def record_of(
     )
 
 
-def tape_of(
-    attempt: int, text: bytes, points: list[tuple[bytes, dict[bytes, bytes]]]
-) -> Tape:
+def tape_of(attempt: int, text: bytes, points: list[tuple[bytes, dict[bytes, bytes]]]) -> Tape:
     found = []
     for point_id, fields in points:
         what = b"o" if b"o" in fields else b"m"

@@ -40,6 +40,7 @@ class Denied(Exception):
 
 class Shares:
     def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis
         scripts = files("plateau_sse.store.runs")
         self._share = redis.register_script(scripts.joinpath("share.lua").read_text())
         self._withdraw = redis.register_script(scripts.joinpath("withdraw.lua").read_text())
@@ -65,6 +66,13 @@ class Shares:
     async def step_back(self, run_id: str, token: str) -> None:
         """Who was refused a place for the run keeps its share, and lets another see to it."""
         await self._call(self._step_back, run_id, token)
+
+    async def tokens(self, run_id: str) -> list[str]:
+        """Of all callers who share the run."""
+        with store_errors():
+            found: set[bytes] = await self._redis.smembers(keys.run(run_id).tokens)
+        # The others are the marks of shares that were given up.
+        return [token.decode() for token in found if not token.startswith(b"!")]
 
     async def give_up(self, run_id: str, token: str, reason: str) -> int:
         """One caller's share is given up: how many still hold theirs. With the last one the
