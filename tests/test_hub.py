@@ -60,6 +60,12 @@ class Follower:
     def has(self, count: int) -> bool:
         return len(self.got) == count
 
+    def has_lagged(self, count: int) -> bool:
+        return self.lagged == count
+
+    def is_at(self, position: int) -> bool:
+        return self.position == position
+
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
             while not condition():
@@ -212,7 +218,7 @@ def test_an_event_too_large_to_hold_is_read_by_each_alone(streams_url: str) -> N
             feed, follower = await b.follow(run_id)
             for count, large in enumerate(("x" * 20_000, "é" * 15_000), 1):
                 await b.streams.append(run_id, 1, [events.data("table", large)])
-                await follower.until(lambda count=count: follower.lagged == count)
+                await follower.until(partial(follower.has_lagged, count))
                 assert not feed.live and follower.got == []
                 reading = await b.streams.read(run_id, follower.position)
                 assert reading is not None
@@ -323,7 +329,7 @@ def test_another_attempt_is_told_with_a_restart(streams_url: str) -> None:
                 await b.streams.claim(run_id, 3, "other", first)
                 await b.streams.append(run_id, 3, [events.delta("new")])
                 end = ids.number(3, 5)
-                await follower.until(lambda end=end: follower.position == end)
+                await follower.until(partial(follower.is_at, end))
                 again = events.restarted(3, "attempt")
                 assert follower.frames[-3] == again
                 assert follower.got[-3:] == [ids.number(3, 0), ids.number(3, 1), end]

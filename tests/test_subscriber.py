@@ -1,5 +1,5 @@
-"""Subscribers over a real hub and a real Redis; in place of the socket one that notes what it is
-given, and takes only as much as the test lets it."""
+"""Subscribers over a real hub and a real Redis; in place of the socket one that notes what it
+is given, and takes only as much as the test lets it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from locustfiles.kit.ledger import Ledger, Place
 
 from plateau_sse.live import subscriber as subscriber_module
 from plateau_sse.live.hub import Hub
-from plateau_sse.live.subscriber import PIECE_BYTES, Subscriber
+from plateau_sse.live.subscriber import Subscriber
+from plateau_sse.live.telling import PIECE_BYTES
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.events import Event
@@ -465,9 +466,7 @@ def test_an_answer_of_its_own_goes_in_slices(
         if is_live:
             reader = await b.reader(run_id)
             await reader.has_types("run.started")
-        await b.streams.finish(
-            run_id, 1, [*texts("draft"), done()], first_seq=2, output=output
-        )
+        await b.streams.finish(run_id, 1, [*texts("draft"), done()], first_seq=2, output=output)
         if not is_live:
             reader = await b.reader(run_id)
             await reader.has(lambda socket: socket.written, "a beginning")
