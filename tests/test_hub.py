@@ -73,6 +73,9 @@ class Follower:
                 await self.changed.wait()
 
 
+LETTER = events.delta("x")
+
+
 @dataclass
 class Bench:
     """A hub, and runs to follow: `append` writes as a runner would."""
@@ -91,9 +94,7 @@ class Bench:
         for _ in range(count):
             await self.streams.append(run_id, 1, [events.delta("x")])
 
-    async def append_unheard(
-        self, run_id: str, count: int = 1, event: Event = events.delta("x")
-    ) -> None:
+    async def append_unheard(self, run_id: str, count: int = 1, event: Event = LETTER) -> None:
         """Written, but the messages are lost: the script that says nothing."""
         silent = Streams(self.redis, alive_s=60, record_s=600)
         said = "redis.call('SPUBLISH', record, "

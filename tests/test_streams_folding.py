@@ -1,4 +1,4 @@
-"""append.lua: what an append leaves behind: entries, points, messages, and the lives of keys."""
+"""append.lua: what an append leaves: entries, points, messages, and the lives of keys."""
 
 from __future__ import annotations
 
