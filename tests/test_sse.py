@@ -6,7 +6,6 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-from plateau_sse.live.snapshot import escaped
 from sse_starlette import ServerSentEvent
 
 from plateau_sse import jsontext

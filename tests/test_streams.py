@@ -417,9 +417,7 @@ def test_runs_of_another_release_are_refused(streams_url: str) -> None:
                 streams.record(run_id),
                 # Under an idempotency key.
                 streams.join(run_id, token="t", fingerprint=""),
-                streams.create(
-                    run_id, agent="notes", owner="ann", token=TOKEN, request=b"{}"
-                ),
+                streams.create(run_id, agent="notes", owner="ann", token=TOKEN, request=b"{}"),
             ):
                 with pytest.raises(OtherRelease):
                     await refused

@@ -148,6 +148,7 @@ def test_when_there_is_room_again_it_goes_on(streams_url: str) -> None:
 BOUND = 64 * MIB
 RUNS = 60
 
+
 async def writes_all_it_can(streams: Streams, run_id: str, batches: list[list[Event]]) -> None:
     """As a producer that heeds no answer but the last one."""
     for batch in batches:

@@ -347,7 +347,7 @@ def test_a_server_killed_and_back_on_an_older_copy(tmp_path: Path) -> None:
         return [waiting, claimed, external]
 
     async def lost(streams: Streams, redis: Any) -> list[Ledger]:
-        waiting, claimed, external = run_ids
+        waiting, claimed, _ = run_ids
         await claim(streams, waiting, 1)
         await claim(streams, claimed, 2)
         for run_id, attempt in zip(run_ids, (1, 2, 1), strict=True):

@@ -308,9 +308,7 @@ def test_the_end_is_told_with_an_answer_that_is_not_the_text(
 ) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id, output = await running(streams), "é" * (size // 2)
-        await streams.finish(
-            run_id, 1, [*texts("draft"), done()], first_seq=2, output=output
-        )
+        await streams.finish(run_id, 1, [*texts("draft"), done()], first_seq=2, output=output)
         for reading in (
             await read(streams, run_id),
             await read(streams, run_id, "1-7"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -48,15 +49,19 @@ async def append(request: Request) -> Response:
     output = last.output if isinstance(last, Completed) else None
     if output is not None and len(output.encode()) > events.TAPE_BYTES:
         raise _too_large()
-    appended = await state["streams"].append_external(
+    send = partial(
+        state["streams"].append_external,
         run_id,
-        record.attempt,
-        made,
+        batch=made,
         first_seq=first_seq,
         output=output,
         # All there is of it: that it began, and its end.
         briefly=record.tape.at <= 1 and len(made) == 1 and output is None,
     )
+    appended = await send(attempt=record.attempt)
+    if appended.code == "fenced":
+        # Somebody else's append has begun another since the record was read.
+        appended = await send(attempt=appended.attempt)
     if appended.code == "ok":
         _count_end(state, last)
         if isinstance(last, Completed | Cancelled | Failed):

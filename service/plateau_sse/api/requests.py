@@ -167,7 +167,8 @@ def _too_large(most: int) -> Problem:
 
 def decode(body: bytes, form: Any, *, free: Collection[str] = (), halves: bool = False) -> Any:
     """The body as `form`, or Problem `bad_json` or `invalid_request` with its field. `free` are
-    the members that may nest freely. With `halves` half a surrogate pair becomes U+FFFD."""
+    the members that may nest freely. With `halves` half a surrogate pair becomes U+FFFD,
+    else it is what is invalid."""
     if body.startswith(_BYTE_ORDER_MARK):
         # Windows' editors and .NET begin with one (RFC 8259, 8.1).
         body = body.removeprefix(_BYTE_ORDER_MARK)
@@ -183,9 +184,12 @@ def decode(body: bytes, form: Any, *, free: Collection[str] = (), halves: bool =
         raise _too_deep(member if member in free else "") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _check_encoding(body)
-        mended = _mended(body) if halves and _SURROGATE_ESCAPE.search(body) else None
+        mended = _mended(body) if _SURROGATE_ESCAPE.search(body) else None
         if mended is not None:
-            return decode(mended, form, free=free)
+            found = decode(mended, form, free=free)
+            if not halves:
+                raise invalid("", "Half a character: both go in one text.") from None
+            return found
         detail = f"The body is not valid JSON: {str(error)[:DETAIL_CHARS]}"
         raise Problem("bad_json", f"{detail.rstrip('.')}.") from None
 

@@ -259,9 +259,7 @@ class Subscriber:
         if reading.is_ahead:
             await self._wait_for_tape(reading)
             return False
-        if reading.restarts and self._sent:
-            # In the middle of an event, which cannot be finished.
-            self.abort()
+        if reading.restarts and not self._begin_anew():
             return False
         items = telling.items(reading, self.states)
         whole, ended, states = reading.is_whole, reading.ended, reading.states
@@ -284,6 +282,15 @@ class Subscriber:
         # Whoever has gone meanwhile must not come back: nobody would take it off again.
         stays = not ended and not self._leaving and self in self._hub.subscribers
         return stays and self._hub.attach(feed, self)
+
+    def _begin_anew(self) -> bool:
+        """What was told is void, unless it ends within an event, which cannot be finished."""
+        if self._sent:
+            self.abort()
+            return False
+        # The store may have lost the count as well.
+        self.states = -1
+        return True
 
     async def _wait_for_tape(self, reading: Reading) -> None:
         """The store has come back without its last second. Its producer sends that again, byte
