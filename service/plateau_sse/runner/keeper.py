@@ -44,8 +44,8 @@ class Keeper:
         attempt: int,
     ) -> None:
         """What was said, at whatever end, before that is announced; `output` is the answer
-        where it is not the text. The attempt before may have come as far as this. Of a run that has
-        said nothing only the question is kept."""
+        where it is not the text. The attempt before may have come as far as this. Of a run that
+        has said nothing only the question is kept."""
         if not job.place:
             return
         # The question again: its worker may have died before it could add it.
