@@ -56,6 +56,12 @@ async def asked(run: Run) -> AsyncIterator[Yielded]:
     yield json.dumps({"input": run.input, "messages": messages})
 
 
+async def silent(run: Run) -> AsyncIterator[Yielded]:
+    """It fails before it has said anything."""
+    raise AgentError("agent_error", "as it was asked to")
+    yield ""
+
+
 async def parrot(run: Run) -> AsyncIterator[Yielded]:
     """What was said."""
     yield run.input

@@ -548,7 +548,7 @@ def test_one_message_has_a_bound(streams_url: str) -> None:
         noise = random.Random(1)
         text = "".join(noise.choices("abcdefghijklmnopqrstuvwxyz é雪🏔", k=200_000))
         image = {"type": "image_url", "image_url": {"url": noise.randbytes(60_000).hex()}}
-        small = [{"type": "text", "text": "What is this?"}, image]
+        small: list[dict[str, Any]] = [{"type": "text", "text": "What is this?"}, image]
         await conversations.add(PLACE, [said(1, text), said(2, "x" * 3 * SHOWN_BYTES)])
         asking = module.asked("3" * 32, [{"role": "user", "content": small}], "token")
         large = [small[0], image, image | {"more": noise.randbytes(60_000).hex()}]

@@ -185,8 +185,8 @@ def conversations() -> dict[str, Any]:
                 "conversations",
                 "getConversation",
                 "What was said in a conversation",
-                "Its latest messages, whole, and the run that is on, if one is. One that has not "
-                "begun is an empty one.",
+                "Its latest messages, whole, and the run that is on, if one is. One that has "
+                "not begun is an empty one.",
                 KEY,
                 {
                     "200": says("The conversation", "Conversation"),
