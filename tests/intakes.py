@@ -30,7 +30,6 @@ from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Claimed, Streams
-from plateau_sse.store.runs.tape import Tape
 from tests.executions import LIMITS, keeper_of
 from tests.store import claim, done, on_streams, tape_of, texts
 
@@ -102,20 +101,19 @@ class Desk:
         """End a run that has been started as its runner does, step by step."""
         job = await self.job(run_id)
         if store:
-            tape = Tape()
-            tape.add(events.delta(text))
+            tape = tape_of(run_id, *texts(text))
             how: Any = {"output": None, "status": "completed", "attempt": 1}
             await self.keeper.remember(job, run_id, tape, **how)
             answer = answer_of(
                 agent="notes",
                 owner="ann",
-                tape=tape_of(run_id, *texts(text)),
+                tape=tape,
                 run_id=run_id,
                 output=None,
                 usage=None,
                 duration_ms=1,
             )
-            await self.keeper.keep(job, run_id, answer, version="1", attempt=1, is_whole=True)
+            await self.keeper.cache(job, answer, version="1")
         await self.streams.finish(run_id, 1, [*texts(text), done()], first_seq=2)
         await self.keeper.free(job, run_id)
 

@@ -143,10 +143,20 @@ def test_who_waits_while_the_run_ends_is_told_of_it(streams_url: str, cache_url:
 
     async def scenario(desk: Desk) -> None:
         joining: list[asyncio.Task[Taken]] = []
+        over = asyncio.Event()
+
+        class Looking(CountingShares):
+            """Once joined, it looks again when the run is over."""
+
+            async def share(self, run_id: str, token: str) -> Any:
+                if token in self.asked:
+                    await over.wait()
+                return await super().share(run_id, token)
 
         class Fast(Queue):
             async def enqueue(self, run_id: str, agent: str, limit: int) -> Any:
-                joining.append(asyncio.create_task(desk.intake().take(QUESTION)))
+                looking = desk.intake(shares=Looking(desk.redis))
+                joining.append(asyncio.create_task(looking.take(QUESTION)))
                 tokens = keys.run(run_id).tokens
 
                 async def joined() -> bool:
@@ -156,6 +166,7 @@ def test_who_waits_while_the_run_ends_is_told_of_it(streams_url: str, cache_url:
                 code = await super().enqueue(run_id, agent, limit)
                 await desk.start(run_id)
                 await desk.complete(run_id)
+                over.set()
                 return code
 
         led = await desk.intake(queue=Fast(desk.redis)).take(QUESTION)
@@ -317,10 +328,16 @@ def test_nobody_is_refused_for_runs_that_have_ended(streams_url: str) -> None:
         taken = [await desk.intake().take(OUTSIDE) for _ in range(2)]
         # Whoever ended it died before it could say so.
         await desk.streams.ask_to_cancel(taken[0].run_id, "requested", external=True)
-        # And one was counted whose worker died before it had a record.
-        await desk.redis.zadd(keys.EXTERNAL, {"f" * 32: 2**40})
         third = await desk.intake().take(OUTSIDE)
         assert await counted(desk) == {taken[1].run_id, third.run_id}
+        # One whose worker died before it had a record counts until it is due.
+        await desk.streams.ask_to_cancel(third.run_id, "requested", external=True)
+        external = External(desk.redis, idle_s=0)
+        await external.forget(third.run_id)
+        assert await external.admit("f" * 32, 2)
+        assert (await refused(desk, OUTSIDE)).code == "queue_full"
+        assert await external.silent() == []
+        assert await counted(desk) == {taken[1].run_id}
 
     at_desk(streams_url, "", scenario, limit=2)
 

@@ -79,12 +79,14 @@ class Placement:
             self._stats.count("runs_refused_store_full")
             log.warning("a run was refused: the store is nearly full")
             raise refusals.store_full()
-        if ask.is_external:
-            await self._admit_external(ask, run_id)
         request = job.encode()
         if len(request) > self._job_bytes:
             # Numbers may be shorter as they came: 1e9 is kept as 1000000000.0.
             raise refusals.too_large(self._job_bytes)
+        if ask.is_external:
+            if self._owners is not None and not await self._owners.has_room(ask.owner, run_id):
+                raise self._owner_limit()
+            await self._admit_external(run_id)
         token = ids.new_token()
         try:
             with _refused():
@@ -174,7 +176,8 @@ class Placement:
         run_id = taken.run_id
         if ask.is_external:
             # Again: whoever counted it may have died long ago, and it been forgotten since.
-            await self._admit_external(ask, run_id)
+            await self._admit_external(run_id)
+            await self._admit_owner(ask, run_id)
             first = events.started(run_id, ask.agent, 1)
             await self._streams.claim(run_id, 1, "external", first)
             self._stats.count("runs_created")
@@ -202,25 +205,21 @@ class Placement:
         log.warning("a run was refused: no runner is alive")
         raise refusals.no_runner()
 
-    async def _admit_external(self, ask: Ask, run_id: str) -> None:
+    async def _admit_external(self, run_id: str) -> None:
         if not await self._external.admit(run_id, self._limit):
             self._stats.count("runs_refused_queue_full")
             log.warning("a run was refused: %d external ones are on", self._limit)
             raise refusals.external_full(self._limit)
-        try:
-            await self._admit_owner(ask, run_id)
-        except (Problem, StoreError):
-            with suppress(StoreError):
-                await self._external.forget(run_id)
-            raise
 
     async def _admit_owner(self, ask: Ask, run_id: str) -> None:
-        if self._owners is None:
-            return
-        if not await self._owners.admit(ask.owner, run_id, lasts=ask.is_external):
-            self._stats.count("runs_refused_owner_limit")
-            log.info("a run was refused: its owner has half of the queue already")
-            raise refusals.owner_limit()
+        owners = self._owners
+        if owners and not await owners.admit(ask.owner, run_id, lasts=ask.is_external):
+            raise self._owner_limit()
+
+    def _owner_limit(self) -> Problem:
+        self._stats.count("runs_refused_owner_limit")
+        log.info("a run was refused: its owner has half of the queue already")
+        return refusals.owner_limit()
 
 
 def _told(taken: Taken) -> Taken:

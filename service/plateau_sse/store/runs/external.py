@@ -71,8 +71,8 @@ class External:
             return bool(await self._admit(keys=[keys.EXTERNAL], args=args))
 
     async def _forget_ended(self) -> None:
-        """Whoever ended them died before it could say so; one that is about to have its record
-        is counted again when it has."""
+        """Whoever ended them died before it could say so. One without a record counts: it may be
+        about to have one, and is forgotten when it is due to be looked at."""
         with store_errors():
             members: list[bytes] = await self._redis.zrange(keys.EXTERNAL, 0, -1)
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -82,7 +82,7 @@ class External:
             ended = [
                 member
                 for member, state in zip(members, states, strict=True)
-                if state not in (b"queued", b"running")
+                if state not in (None, b"queued", b"running")
             ]
             if ended:
                 await self._redis.zrem(keys.EXTERNAL, *ended)
