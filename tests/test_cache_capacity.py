@@ -8,7 +8,8 @@ import itertools
 import pytest
 from benchmarks import capacity, corpus, dictionary, hit_rate
 
-from plateau_sse.store.answers.packing import DICTIONARY, Answer, pack, unpack
+from plateau_sse.store.answers.answer import Answer
+from plateau_sse.store.answers.packing import DICTIONARY, pack, unpack
 from tests.packed import pack_once
 
 
