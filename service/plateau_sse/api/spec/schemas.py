@@ -127,7 +127,7 @@ _MESSAGE = _object(
         "length": {"type": "integer", "description": "Characters of the whole text."},
         "truncated": {
             "type": "boolean",
-            "description": "It takes more room than a message may: this is what fits of its text.",
+            "description": "It takes more room than it may: this is what fits of its text.",
         },
         "reply_to": or_null(_TEXT),
         "created_at": _WHEN,
