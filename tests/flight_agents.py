@@ -58,8 +58,9 @@ async def asked(run: Run) -> AsyncIterator[Yielded]:
 
 async def silent(run: Run) -> AsyncIterator[Yielded]:
     """It fails before it has said anything."""
+    for piece in run.options.get("pieces", ()):
+        yield piece
     raise AgentError("agent_error", "as it was asked to")
-    yield ""
 
 
 async def parrot(run: Run) -> AsyncIterator[Yielded]:

@@ -489,7 +489,7 @@ def test_parts_come_back_and_a_model_gets_words(streams_url: str) -> None:
 
 def test_results_of_tools_are_what_was_asked(streams_url: str) -> None:
     async def scenario(conversations: Conversations, redis: Any) -> None:
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}, {"id": "c2"}]},
             {"role": "tool", "content": "Rain.", "tool_call_id": "c1"},
             {"role": "tool", "content": "12 °C", "tool_call_id": "c2"},

@@ -178,7 +178,7 @@ def test_what_was_said_before_it_was_broken_off_stays(
 
 
 def test_one_that_has_not_begun_is_an_empty_one(ann: Caller) -> None:
-    empty = {"id": "new", "messages": [], "active_run": None}
+    empty: dict[str, Any] = {"id": "new", "messages": [], "active_run": None}
     assert ann.seen("new") == empty
     assert ann.asking.delete("/v1/conversations/new").status_code == 204
     assert ann.seen("new") == empty

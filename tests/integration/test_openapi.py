@@ -326,12 +326,21 @@ def test_what_may_be_appended_is_what_is_described(
         assert_problem(answer, 422, "invalid_request")
 
 
-MESSAGE = {"role": "user", "content": "x"}
+MESSAGE: dict[str, Any] = {"role": "user", "content": "x"}
+CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+CALLING: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT: dict[str, Any] = {"role": "tool", "content": "x", "tool_call_id": "c"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 ASKED: list[dict[str, Any]] = [
     {"input": "x"},
     {"input": "x", "messages": None},
     {"messages": [MESSAGE]},
     {"messages": [{"role": "system", "content": ""}, MESSAGE], "conversation_id": "c-1"},
+    {"messages": [MESSAGE | {"name": "n", "tool_calls": None, "tool_call_id": None}]},
+    {"messages": [MESSAGE | {"content": [{"type": "text", "text": "x"}, {"type": "new"}]}]},
+    {"messages": [{"role": "developer", "content": "x"}, MESSAGE]},
+    {"messages": [CALLING, RESULT]},
+    {"messages": [CALLING | {"content": "x"}, RESULT | {"content": [IMAGE]}, MESSAGE]},
     {"input": " x\n", "user": "u" * 200, "options": {"a": 1}},
     {"input": "x", "cache": {"mode": "refresh", "ttl_s": 30 * 86_400}},
     {"input": "x", "cache": {"mode": "off", "ttl_s": None}},
@@ -349,7 +358,15 @@ NOT_ASKED: list[dict[str, Any]] = [
     {"messages": []},
     {"messages": [{"role": "tool", "content": "x"}]},
     {"messages": [{"role": "user"}]},
-    {"messages": [MESSAGE | {"name": "n"}]},
+    {"messages": [{"role": "user", "content": None}]},
+    {"messages": [{"role": "user", "content": []}]},
+    {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+    {"messages": [{"role": "assistant", "content": None, "tool_calls": []}, MESSAGE]},
+    {"messages": [MESSAGE | {"tool_calls": [CALL]}]},
+    {"messages": [MESSAGE | {"tool_call_id": "c"}]},
+    {"messages": [CALLING, RESULT | {"tool_call_id": ""}]},
+    {"messages": [CALLING | {"tool_calls": [{"function": {}}]}, RESULT]},
+    {"messages": [MESSAGE | {"nom": "n"}]},
     {"messages": [MESSAGE] * 1001},
     {"agent": "", "input": "x"},
     {"agent": "a" * 101, "input": "x"},
