@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import (
+    append,
     cached,
     capacity,
     fanout,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "hit_rate": hit_rate.main,
     "overshoot": overshoot.main,
     "streams": streams.main,
+    "append": append.main,
     "resume": resume.main,
     "lost": lost.main,
     "smoke": smoke.main,
@@ -61,7 +63,8 @@ USAGE = """usage: scripts/bench [NAME] [options]
   hit_rate   the cache under a Zipf load, beside an ideal LRU
   overshoot  by how much a full cache passes its bound
   streams    memory under a thousand finished runs a life of a record; entries in a stream
-  resume     kill -9 of a web worker with 1,000 readers: who comes back, and with what
+  append     Redis' CPU an append and bytes a run, beside the release before the tape
+  resume     kill -9 of a web worker with 4,000 readers: who comes back, and with what
   lost       kill -9 of the only runner: how long its readers wait for word
   smoke      50 requests of 10 users
   chaos      kills, pauses and restarts under 1,000 readers: nothing may be lost

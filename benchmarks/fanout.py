@@ -23,7 +23,7 @@ from benchmarks.readers import Crowd
 from benchmarks.rows import Row, report
 from benchmarks.stages import Stage, plateau
 
-ONE_BOUND, MANY_BOUND, IDLE_BOUND = 1.1, 0.6, 1.3
+ONE_BOUND, MANY_BOUND, IDLE_BOUND = 0.85, 0.42, 1.3
 
 
 class Shape(NamedTuple):

@@ -22,6 +22,8 @@ from plateau_sse.store.conversations.conversations import Conversations, Limits
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs.appending import Appended
+from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.records import Record
 from plateau_sse.store.runs.streams import Streams
@@ -36,14 +38,20 @@ LIMITS = Limits(messages=10, bodies=5, length=200)
 
 @dataclass
 class Told:
-    """What a reader is told of a run, and what its record says in the end."""
+    """What a reader is told of a run, and what its record says in the end; `states` are the
+    events that do not stay, where they were listened to."""
 
     record: Record
     events: list[dict[str, Any]]
-    text: str = field(init=False)
+    states: list[dict[str, Any]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.text = "".join(event.get("text", "") for event in self.events)
+    @property
+    def text(self) -> str:
+        return self.record.tape.said()
+
+    @property
+    def thoughts(self) -> str:
+        return self.record.tape.said("r")
 
     @property
     def types(self) -> list[str]:
@@ -54,7 +62,20 @@ class Told:
         return self.events[-1]
 
     def only(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["type"] == kind]
+        return [event for event in self.events + self.states if event["type"] == kind]
+
+
+class Listening(Streams):
+    """The same store, with the states that go there."""
+
+    def __init__(self, streams: Streams) -> None:
+        self.__dict__ = streams.__dict__
+        self.heard: list[dict[str, Any]] = []
+
+    async def append(self, *args: Any, **more: Any) -> Appended:
+        batch: list[Event] = args[2]
+        self.heard += [decoded(event.data) for event in batch if event.op in ("s", "p")]
+        return await super().append(*args, **more)
 
 
 def keeper_of(redis: Any, answers: Cache = NO_CACHE) -> Keeper:
@@ -108,10 +129,13 @@ def execute(url: str, agent: Callable[..., Any] | None, **how: Any) -> Told:
     """Execute the agent from its claim to the end of its run."""
 
     async def scenario(streams: Streams, redis: Any) -> Told:
-        async with execution_of(streams, agent, **how) as execution:
+        listening = Listening(streams)
+        async with execution_of(listening, agent, **how) as execution:
             async with asyncio.timeout(30):
                 await execution.run()
-            return await told_of(streams, redis, execution.run_id)
+            told = await told_of(streams, redis, execution.run_id)
+            told.states = listening.heard
+            return told
 
     return on_streams(url, scenario)
 
@@ -123,9 +147,12 @@ def execute_with_cache(streams_url: str, cache_url: str, agent: Any, **job: Any)
         client: Any = connect(cache_url, "test")
         try:
             answers = Cache(client, ttl_s=60, max_bytes=10 * 1024**2)
-            async with execution_of(streams, agent, answers=answers, **job) as execution:
+            listening = Listening(streams)
+            async with execution_of(listening, agent, answers=answers, **job) as execution:
                 await execution.run()
-                return await told_of(streams, redis, execution.run_id)
+                told = await told_of(streams, redis, execution.run_id)
+                told.states = listening.heard
+                return told
         finally:
             await client.aclose()
 

@@ -35,6 +35,7 @@ from tests.store import claim, done, on_streams, tape_of, texts
 
 RUNNER = "r1"
 RUN_LIFE_S = 300
+JOB_BYTES = 64 * 1024
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
 SAID = QUESTION._replace(conversation_id="c1")
@@ -68,13 +69,14 @@ class Desk:
             parts.get("streams", self.streams),
             parts.get("shares", self.shares),
             parts.get("queue", self.queue),
-            External(self.redis, idle_s=60),
+            parts.get("external") or External(self.redis, idle_s=60),
             parts.get("conversations", self.conversations),
             self.fullness,
-            None,
+            parts.get("owners"),
             self.stats,
             limit=self._limit,
             run_life_s=RUN_LIFE_S,
+            job_bytes=JOB_BYTES,
         )
         return Intake(
             placement,
@@ -99,16 +101,19 @@ class Desk:
         """End a run that has been started as its runner does, step by step."""
         job = await self.job(run_id)
         if store:
+            tape = tape_of(run_id, *texts(text))
+            how: Any = {"output": None, "status": "completed", "attempt": 1}
+            await self.keeper.remember(job, run_id, tape, **how)
             answer = answer_of(
                 agent="notes",
                 owner="ann",
-                tape=tape_of(run_id, *texts(text)),
+                tape=tape,
                 run_id=run_id,
                 output=None,
                 usage=None,
                 duration_ms=1,
             )
-            await self.keeper.keep(job, run_id, answer, version="1", attempt=1, is_whole=True)
+            await self.keeper.cache(job, answer, version="1")
         await self.streams.finish(run_id, 1, [*texts(text), done()], first_seq=2)
         await self.keeper.free(job, run_id)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from plateau_sse.agents.openai import make_openai
 from plateau_sse.settings import Settings
-from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.answers.answer import Answer
+from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.redis.connections import connect
 from tests.executions import VERSION, Told, execute_with_cache
 from tests.raw_model import raw_model

@@ -58,9 +58,7 @@ async def queued(streams: Streams, request: bytes = b"{}") -> str:
 
 
 async def claim(streams: Streams, run_id: str, attempt: int, runner: str = "r1") -> Claimed:
-    first = events.restarted(attempt, "runner_lost")
-    if attempt == 1:
-        first = events.started(run_id, "notes", 1)
+    first = events.started(run_id, "notes", attempt)
     claimed = await streams.claim(run_id, attempt, runner, first)
     assert isinstance(claimed, Claimed), claimed
     return claimed
@@ -116,12 +114,44 @@ async def everything(redis: Any, run_id: str) -> tuple[Any, ...]:
         await redis.get(key.text),
         await redis.xrange(key.events),
         await redis.smembers(key.tokens),
+        await redis.xrange(key.marks),
     )
 
 
 async def stream_of(redis: Any, run_id: str) -> list[tuple[str, bytes]]:
     entries = await redis.xrange(keys.run(run_id).events)
     return [(entry_id.decode(), fields[b"e"]) for entry_id, fields in entries]
+
+
+async def ids_of(redis: Any, run_id: str) -> list[str]:
+    return [entry_id for entry_id, _ in await stream_of(redis, run_id)]
+
+
+async def head_of(streams: Streams, run_id: str) -> int:
+    """Where the tape ends."""
+    (number,) = await streams.last_numbers([run_id])
+    assert number is not None
+    return number
+
+
+async def exchange_server(redis: Any, *run_ids: str) -> None:
+    """As if the server were another than when these runs were last written to."""
+    for run_id in run_ids:
+        await redis.hset(keys.run(run_id).record, "server", "0" * 8)
+
+
+async def kept(redis: Any, run_id: str) -> list[tuple[str, bytes | None]]:
+    """The keys of a run as they are now, to be put back later: what was written meanwhile is
+    what a server loses that comes back from an older copy."""
+    return [(name, await redis.dump(name)) for name in keys.run(run_id)]
+
+
+async def put_back(redis: Any, run_id: str, copy: list[tuple[str, bytes | None]]) -> None:
+    for name, dumped in copy:
+        await redis.delete(name)
+        if dumped is not None:
+            await redis.restore(name, ALIVE_S * 1000, dumped)
+    await exchange_server(redis, run_id)
 
 
 async def text_of(redis: Any, run_id: str) -> str:

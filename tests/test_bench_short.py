@@ -13,7 +13,7 @@ LEAST_READERS = 40
 def test_readers_of_a_killed_worker_resume_and_a_stream_keeps_its_bound() -> None:
     with plateau() as stage:
         lengths = asyncio.run(streams.lengths(stage))
-        outcome = asyncio.run(resume.kill_a_worker(stage, LEAST_READERS))
+        outcome = asyncio.run(resume.kill_a_worker(stage, LEAST_READERS, LEAST_READERS))
     assert lengths.looks > 10
     assert (lengths.most, lengths.last) == (streams.CAP, streams.CAP)
     assert outcome.cut >= LEAST_READERS
@@ -23,7 +23,7 @@ def test_readers_of_a_killed_worker_resume_and_a_stream_keeps_its_bound() -> Non
     outcome.whole -= 1
     outcome.tally.lost += 3
     missed = [row.what for row in resume.rows(outcome) if row.missed and row.bound == 0]
-    assert missed == ["kill -9 a worker: events lost"]
+    assert missed == ["kill -9 a worker: bytes and marks lost"]
 
 
 def test_a_full_cache_passes_its_bound_by_one_item_at_most(cache_url: str) -> None:

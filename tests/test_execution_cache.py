@@ -11,10 +11,15 @@ from redis import Redis
 
 from plateau_sse.agents import (
     AgentError,
+    Data,
+    File,
     Finish,
     Output,
+    Reasoning,
     Run,
+    Source,
     ToolCall,
+    ToolError,
     ToolResult,
     Usage,
     Yielded,
@@ -85,8 +90,10 @@ def test_an_answer_is_in_the_cache_before_its_end_is_told(
             assert answer is not None and answer.final == "née" == told.record.output
             assert (answer.agent, answer.owner) == ("notes", "ann")
             assert answer.usage == {"input_tokens": 1, "output_tokens": 2}
-            # As much of the tools as a snapshot holds.
-            assert len(answer.tools) == 4
+            # All of it, in its order, and position by position.
+            assert answer.parts == told.record.parts and len(answer.parts) == 23
+            hit, run = answer.tape(execution.run_id), told.record.tape
+            assert hit.entries()[:-1] == run.entries()[:-1] and hit.at == run.at
             assert 25 <= await looking.ttl(keys.cache(KEY)) <= 30
         finally:
             await looking.client_unpause()
@@ -104,7 +111,7 @@ def test_the_final_output_is_what_is_remembered(streams_url: str, cache_url: str
         client: Any = connect(cache_url, "test")
         answer = await Cache(client, ttl_s=60, max_bytes=1024**2).get(KEY)
         await client.aclose()
-        assert answer is not None and (answer.text, answer.final) == ("draft", "final")
+        assert answer is not None and (answer.text, answer.final) == (b"draft", "final")
 
     asyncio.run(look())
 
@@ -147,13 +154,16 @@ ENDINGS: dict[str, tuple[list[Any], str, bool]] = {
     "none": (["text", Finish(None)], "other", False),  # type: ignore[arg-type]
     "no calls": (["text", Finish("tool_calls")], "tool_calls", False),
     "results alone": ([ToolResult("a", 1), Finish("tool_calls")], "tool_calls", False),
-    "a call that is cut": ([ToolCall("a", "b", "x" * 20_000), "text"], "stop", False),
+    "arguments that are no JSON": ([ToolCall("a", "b", object()), "text"], "stop", False),
+    "a result that is cut": ([ToolResult("a", "x" * 40_000), "text"], "stop", True),
+    "an error alone": ([ToolError("a", "no")], "stop", True),
+    "a file alone": ([File("image/png", "https://x.test/a.png")], "stop", True),
+    "data alone": ([Data("chart", [1])], "stop", True),
+    "data that does not stay": ([Data("chart", [1], transient=True)], "stop", False),
+    "a preliminary result": ([ToolResult("a", 1, preliminary=True)], "stop", False),
+    "a thought alone": ([Reasoning("Hm.")], "stop", False),
+    "a source alone": ([Source("s", "https://x.test/")], "stop", False),
     "an id that is cut": ([ToolCall("x" * 501, "b"), "text"], "stop", False),
-    "calls too many to keep": (
-        [*[ToolCall("a", "b", "x" * 15_000)] * 3, Finish("tool_calls")],
-        "tool_calls",
-        False,
-    ),
     "nothing": ([], "stop", False),
     "white space": ([" \n", Output("")], "stop", False),
     "progress alone": ([Usage(1, 0)], "stop", False),
@@ -212,8 +222,9 @@ def test_what_is_remembered_is_the_answer_that_readers_got(streams_url: str) -> 
         conversations = Conversations(redis, LIMITS, Fullness(redis, 64 * 1024**2).bound)
         how = {"attempt": 2, "redis": redis, "place": place, "asked_ms": 1}
         async with execution_of(streams, good, **how) as execution:
-            question = asked(execution.run_id, "Why?", "token")
-            first = answered(execution.run_id, "another answer", 1)
+            why = [{"role": "user", "content": "Why?"}]
+            question = asked(execution.run_id, why, "token")
+            first = answered(execution.run_id, "another answer", [], attempt=1)
             await conversations.add(place, [question, first])
             await execution.run()
             told = await told_of(streams, redis, execution.run_id)

@@ -167,7 +167,7 @@ def test_what_is_handed_back_has_no_end_and_goes_to_another_attempt(
         await streams.finish(run_id, 2, [*texts("whole"), done()], first_seq=2)
         told = await told_of(streams, redis, run_id)
         assert told.record.output == "whole"
-        assert told.types[2:] == ["run.restarted", "message.delta", "run.completed"]
+        assert told.types[2:] == ["run.started", "message.delta", "run.completed"]
 
     on_streams(streams_url, scenario)
 

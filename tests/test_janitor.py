@@ -35,7 +35,7 @@ def test_it_sweeps_what_nobody_uses_and_nothing_else(
             await streams.create(run_id, agent="a", owner="o", token="t", request=b"{}")
             await streams.claim(run_id, 1, "external", events.started(run_id, "a", 1))
             for watched in (run_id, gone):
-                await external.watch(watched)
+                assert await external.admit(watched, 10)
             # One runner that has gone, one that died with a run in its hands.
             await queue.take_over("gone", 1)
             await queue.take_over("died", 1)

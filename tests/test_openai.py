@@ -10,7 +10,16 @@ from typing import Any, cast
 
 import pytest
 
-from plateau_sse.agents import AgentError, Finish, Message, Run, ToolCall, Usage, Yielded
+from plateau_sse.agents import (
+    AgentError,
+    Finish,
+    Message,
+    Run,
+    ToolCall,
+    ToolDelta,
+    Usage,
+    Yielded,
+)
 from plateau_sse.agents.openai import make_openai
 from plateau_sse.errors import RUN_FAILURES
 from plateau_sse.eventsource import EventReader, ServerSentMessage, TooLong
@@ -84,11 +93,18 @@ def test_the_request_says_what_was_asked_for(model: FakeModel) -> None:
 
 
 def test_tool_calls_come_out_complete(model: FakeModel) -> None:
-    assert answer(model.base_url, "tools") == [
-        ToolCall("call_a", "weather", '{"city": "Köln"}'),
-        ToolCall("call_b", "clock", "{}"),
+    parts = answer(model.base_url, "tools")
+    assert [it for it in parts if not isinstance(it, ToolDelta)] == [
+        ToolCall("call_a", "weather", '{"city": "Köln"}', client=True),
+        ToolCall("call_b", "clock", "{}", client=True),
         Usage(7, 11),
         Finish("tool_calls"),
+    ]
+    assert [it for it in parts if isinstance(it, ToolDelta)] == [
+        ToolDelta("call_a", "weather", '{"city": '),
+        ToolDelta("call_b", "clock", "{"),
+        ToolDelta("call_a", "weather", '{"city": "Köln"}'),
+        ToolDelta("call_b", "clock", "{}"),
     ]
 
 

@@ -84,7 +84,7 @@ def test_a_living_runner_is_left_to_take_over(
         record = await streams.record(run_id)
         assert record is not None and record.status == "failed"
         assert record.error is not None and record.error["code"] == "runner_lost"
-        assert await redis.xlen("runs:queue") == 0
+        assert await redis.xlen("runs:queue:2") == 0
 
     on_streams(streams_url, scenario)
 
@@ -141,7 +141,7 @@ def test_places_that_no_run_needs_hide_nobody(streams_url: str, first: str) -> N
         # That of a run which is executed stays, and the run with it.
         left = {"claimed": "running", "cancelled": "cancelled", "timed out": "failed"}
         assert await status_of(streams, run_id) == left[first]
-        assert await redis.xlen("runs:queue") == (1 if first == "claimed" else 0)
+        assert await redis.xlen("runs:queue:2") == (1 if first == "claimed" else 0)
 
     on_streams(streams_url, scenario)
 
@@ -168,6 +168,6 @@ def test_a_run_that_is_claimed_while_one_looks_keeps_its_place(
         await queue.enqueue(run_id, "notes", LIMIT)
         await reaper_of(streams, redis, queue_timeout_s=ANY_AGE_S, queue=queue).look()
         assert await status_of(streams, run_id) == "running"
-        assert await redis.xlen("runs:queue") == 1
+        assert await redis.xlen("runs:queue:2") == 1
 
     on_streams(streams_url, scenario)

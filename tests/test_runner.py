@@ -215,7 +215,8 @@ def test_lost_runs_are_taken_over_and_wait_for_a_place(streams_url: str) -> None
             scene.gate.opened.set()
             for run_id, _ in lost:
                 told = await scene.status_is(run_id, "completed")
-                assert told.types[2] == "run.restarted" and told.record.output == "ab"
+                assert told.types[2] == "run.started" and told.record.output == "ab"
+                assert told.events[2]["attempt"] == told.record.attempt == 2
             assert scene.gate.peak == 1
             await scene.nothing_is_left()
 

@@ -39,7 +39,10 @@ class Deleted(Conversations):
     """Is deleted while a worker is about to add what was asked; another has spoken before."""
 
     async def add(self, place: str, messages: Sequence[Message], **how: Any) -> None:
-        await super().add(place, [asked("0" * 32, "Another question.", "token")])
+        await super().add(
+            place,
+            [asked("0" * 32, [{"role": "user", "content": "Another question."}], "token")],
+        )
         await delete(self)
         await super().add(place, messages, **how)
 

@@ -16,9 +16,9 @@ NUMBERS = [
     setting.name
     for setting in fields(Settings)
     if type(setting.default) is int
-    and setting.name not in ("cache_max_memory", "stream_max_memory")
+    and setting.name not in ("cache_max_memory", "stream_max_memory", "max_body_bytes")
 ]
-SIZES = ["cache_max_memory", "stream_max_memory"]
+SIZES = ["cache_max_memory", "stream_max_memory", "max_body_bytes"]
 SECRETS = {
     "API_KEYS": "first-secret-key,second-secret-key",
     "ADMIN_TOKEN": "secret-admin-token",
@@ -175,6 +175,19 @@ def test_a_size_that_is_none(name: str, text: str) -> None:
     assert refusal(**{name.upper(): text}) == (
         f"{name.upper()} must be a size such as 10mb, not {text!r}."
     )
+
+
+@pytest.mark.parametrize(("text", "size"), [("16kb", 16 * 1024), ("16mb", 16 * MIB)])
+def test_the_bounds_of_a_body(text: str, size: int) -> None:
+    assert Settings().max_body_bytes == MIB
+    assert Settings.from_env({"MAX_BODY_BYTES": text}).max_body_bytes == size
+    assert "(1mb)" in next(it for it in help_text().splitlines() if "MAX_BODY_BYTES" in it)
+
+
+@pytest.mark.parametrize("text", ["16383", "17mb", "1g"])
+def test_a_body_beyond_these_is_refused(text: str) -> None:
+    said = refusal(MAX_BODY_BYTES=text)
+    assert said == f"MAX_BODY_BYTES must be a size from 16kb to 16mb, not {text!r}."
 
 
 @pytest.mark.parametrize("text", ["0", "0mb"])

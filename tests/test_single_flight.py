@@ -9,8 +9,8 @@ import pytest
 
 from plateau_sse.errors import Problem
 from plateau_sse.intake.ask import Taken
-from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.answers.answer import Answer
+from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.queue.queue import Queue
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.inflight import Inflight

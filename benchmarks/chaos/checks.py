@@ -42,7 +42,7 @@ def check_all(outcome: Outcome) -> list[Check]:
             "every run completed with its answer", asked, partial(_completed, _kills(outcome))
         ),
         _each("every reader came to an end", followers, lambda one: one.failure),
-        _each("no id lost, repeated or out of order", ended, _ids_whole),
+        _each("nothing lost, repeated or out of order", ended, _ids_whole),
         _each("one terminal event, as in the record", ended, _as_recorded),
         _each("whoever comes back is told to stop", outcome.rejoined, _told_to_stop),
         _each("no stream is ever longer than 100", outcome.lengths, _bounded),
@@ -109,6 +109,8 @@ def _as_recorded(follower: Follower) -> str:
         return f"{shown}: {ids.show(reader.last)}, the record says attempt {record['attempt']}"
     if record["status"] == "completed" and reader.text != record["output"]:
         return f"{shown}: {len(reader.text)} characters, not {len(record['output'])}"
+    if reader.books.parts != record["parts"]:
+        return f"{shown}: other parts, {len(reader.books.parts)} of {len(record['parts'])}"
     error = record["error"] or {}
     return "" if reader.end.get("code") == error.get("code") else f"{shown}: {error}"
 

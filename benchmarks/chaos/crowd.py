@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from tests.readers import Reader
+from tests.readers import Agreed, Reader
 
 from benchmarks.chaos.story import pieces_of
 
@@ -45,7 +45,7 @@ class Asked:
     twice: bool = False
     answer: dict[str, Any] = field(default_factory=dict)
     refusals: Counter[str] = field(default_factory=Counter)
-    ledger: dict[int, int] = field(default_factory=dict)
+    agreed: Agreed = field(default_factory=Agreed)
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -107,7 +107,7 @@ def _follower(
         "",
         wait_s=lambda: chances.uniform(*BACK_AFTER_S),
         reset=kind == "restless",
-        ledger=asked.ledger,
+        agreed=asked.agreed,
     )
     if kind in DROPS:
         reader.drop = lambda: chances.random() < DROPS[kind]

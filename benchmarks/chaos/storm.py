@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import httpx
+from locustfiles.kit.ledger import TERMINAL
 from redis.exceptions import RedisError
-from tests.readers import TERMINAL, get
+from tests.readers import get
 
 from benchmarks.chaos.crowd import Asked, Follower, ask, follow, plan_readers, plan_runs
 from benchmarks.chaos.faults import Fault, schedule

@@ -9,10 +9,21 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
-from plateau_sse.agents import Progress, Run, ToolCall, ToolResult, Usage, Yielded
+from plateau_sse.agents import (
+    Progress,
+    Reasoning,
+    Run,
+    Source,
+    Step,
+    ToolCall,
+    ToolError,
+    ToolResult,
+    Usage,
+    Yielded,
+)
 
 WORDS = "stream plateau memory event reader naïve 雪 🌊 resume worker".split()
-PROGRESS_EVERY, TOOL_EVERY = 20, 25
+PROGRESS_EVERY, TOOL_EVERY, THOUGHT_EVERY, STEP_EVERY = 20, 25, 9, 40
 
 
 def pieces_of(text: str, count: int, width: int) -> list[str]:
@@ -26,7 +37,8 @@ def pieces_of(text: str, count: int, width: int) -> list[str]:
 
 
 async def story(run: Run) -> AsyncIterator[Yielded]:
-    """`count` pieces of `width` characters, `pause_ms` apart, with progress and tools."""
+    """`count` pieces of `width` characters, `pause_ms` apart, with progress, tools, thoughts
+    and sources between."""
     count = int(run.options["count"])
     for index, piece in enumerate(pieces_of(run.input, count, int(run.options["width"]))):
         if index % PROGRESS_EVERY == 0:
@@ -35,6 +47,13 @@ async def story(run: Run) -> AsyncIterator[Yielded]:
         if index % TOOL_EVERY == 0:
             yield ToolCall(f"call-{index}", "look", {"at": index})
             yield ToolResult(f"call-{index}", f"found {index}")
+            yield Source(f"source-{index}", url=f"https://a.example/{index}")
+        if index % THOUGHT_EVERY == 0:
+            yield Reasoning(f"On {index}: ")
+            yield Reasoning(piece)
+        if index % STEP_EVERY == STEP_EVERY - 1:
+            yield ToolError(f"call-{index}", "broke")
+            yield Step(f"from piece {index}")
         yield piece
         await asyncio.sleep(int(run.options["pause_ms"]) / 1000)
     yield Usage(1, count)

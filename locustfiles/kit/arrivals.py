@@ -15,16 +15,20 @@ import msgspec
 from geventhttpclient.response import HTTPSocketPoolResponse
 from locust.contrib.fasthttp import FastResponse
 
+from locustfiles.kit.ledger import DELTAS
 from locustfiles.kit.stamps import Stamp
 
 AT_A_TIME = 65_536
 LONGEST = 1024 * 1024
+# Of a frame with a piece of text or of a thought, whatever it catches up with.
+LONGEST_DELTA = 8 * 1024
 # Of a receive buffer; the kernel doubles it.
 LITTLE = 2048
 
 
 class Malformed(Exception):
-    """Not the framing that is promised: LF line ends, `id:`, one `data:` line of JSON."""
+    """Not the framing that is promised: LF line ends, `id:`, one `data:` line of JSON, which is
+    short where it is a delta."""
 
 
 class Cut(ConnectionError):
@@ -133,4 +137,6 @@ def _parse(frame: bytes) -> tuple[str, dict[str, Any]]:
         raise Malformed(f"no JSON: {error}") from None
     if not isinstance(data, dict) or "type" not in data:
         raise Malformed(f"no event: {rest[:80]!r}")
+    if len(frame) > LONGEST_DELTA and data["type"] in DELTAS:
+        raise Malformed(f"a delta of {len(frame)} bytes")
     return head[4:].decode("latin-1"), data

@@ -192,8 +192,9 @@ def _asked(
     if not {"id", "events_url"} <= found.keys():
         return None
     hit = found.get("output") if found.get("cached") else None
+    parts = found.get("parts") if hit is not None else None
     url = urljoin(posted_to, found["events_url"])
-    return Asked(found["id"], url, how, posted_s, pieces, hit)
+    return Asked(found["id"], url, how, posted_s, pieces, hit, parts)
 
 
 def _header(answer: FastResponse, name: str) -> str:

@@ -42,7 +42,8 @@ STREAM = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 @dataclass
 class Asked:
     """A run that was asked for. `posted_s` is when; `pieces` how many its answer has, where
-    that is known; `hit` is the answer that came at once, `opened` the stream that did."""
+    that is known; `hit` is the answer that came at once, with its parts, `opened` the stream
+    that did."""
 
     id: str
     events_url: str
@@ -50,6 +51,7 @@ class Asked:
     posted_s: float
     pieces: int | None
     hit: str | None = None
+    hit_parts: list[dict[str, Any]] | None = None
     opened: FastResponse | None = None
     ended: bool = False
     _record: dict[str, Any] | None = None
@@ -115,7 +117,7 @@ class Reading:
                 gevent.sleep(wait_s)
 
     def check(self) -> None:
-        """That it has completed, and that what was read is the whole answer."""
+        """That it has completed, and that what was read is the whole answer, in its parts."""
         ledger, asked = self.ledger, self._asked
         end = ledger.end or {}
         asked.ended = True
@@ -125,13 +127,15 @@ class Reading:
             record = asked.record(self._user)
             if record.get("status") != "completed":
                 raise Fault(f"its record is {record.get('status')}")
-            output = record.get("output")
+            output, parts = record.get("output"), record.get("parts")
         else:
-            output = asked.hit
+            output, parts = asked.hit, asked.hit_parts
         if not output:
             raise Fault("an empty answer")
         if end.get("output", ledger.text) != output:
             raise Fault("another text than its record's")
+        if parts is not None and parts != ledger.parts:
+            raise Fault("other parts than its record's")
         if asked.pieces is not None and numbers_of(output) != list(range(asked.pieces)):
             raise Fault("pieces of the text are missing or misplaced")
 
@@ -182,12 +186,12 @@ class Reading:
 
     def _hear(self, event: Event) -> None:
         at_s, environment = event.at_s, self._environment
-        news = self.ledger.take(event.id, event.data)
+        in_order = self.ledger.take(event.id, event.data)
         if not self._timed:
             return
         if event.seen_s > at_s:
             rows.note(environment, rows.LATE, (event.seen_s - at_s) * 1000)
-        if not news or event.data["type"] == "run.snapshot":
+        if not in_order:
             self._last_at_s = None
             self._resumed(at_s, waited=True)
             return

@@ -163,7 +163,7 @@ class Rooms:
 
 
 class FanoutUser(Asker):
-    """One of many readers of one run. Few break off; who comes late begins with a snapshot."""
+    """One of many readers of one run. Few break off; who comes late catches up first."""
 
     weight = 75
     wait_time = between(0.5, 5)

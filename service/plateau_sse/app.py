@@ -176,7 +176,9 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
         ):
             stack.push_async_callback(tasks.end, asyncio.create_task(keeps_on()))
         inflight = Inflight(redis, life_s=settings.run_life_s)
-        conversations = Conversations(redis, limits_of(settings), fullness.bound, stats.count)
+        conversations = Conversations(
+            redis, limits_of(settings), fullness.bound, stats.count, fullness.share
+        )
         shares = Shares(redis)
         placement = Placement(
             streams,
@@ -189,6 +191,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             stats,
             limit=settings.queue_limit,
             run_life_s=settings.run_life_s,
+            job_bytes=settings.job_bytes,
         )
         intake = Intake(
             placement,
@@ -206,6 +209,7 @@ async def _opened(settings: Settings, cors: Cors, board: Board | None) -> AsyncI
             shares=shares,
             cache=cache,
             conversations=conversations,
+            external=external,
             hub=hub,
             pacer=Pacer(),
             intake=intake,

@@ -39,6 +39,16 @@ def parse_size(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
+BODY_BYTES_LEAST, BODY_BYTES_MOST = 16 * 1024, 16 * 1024**2
+
+
+def _body_size(text: str) -> int:
+    size = parse_size(text)
+    if not BODY_BYTES_LEAST <= size <= BODY_BYTES_MOST:
+        raise ValueError("a size from 16kb to 16mb")
+    return size
+
+
 def _flag(text: str) -> bool:
     values = {
         "1": True,
@@ -195,6 +205,9 @@ class Settings:
         5, _whole(0, 1000), "of which the latest keep their text"
     )
     max_content_length: int = _setting(200, _whole(1), "characters kept of such a text")
+    max_body_bytes: int = _setting(
+        1024**2, _body_size, "largest body of a request, 16kb to 16mb (1mb)"
+    )
     memory_warn_mb: int = _setting(400, _whole(1), "total memory over which health degrades")
     api_keys: tuple[str, ...] = _setting(
         (), _list, "comma-separated keys; each is an owner", secret=True
@@ -250,6 +263,14 @@ class Settings:
         """By when a run has ended, whatever became of it."""
         return self.queue_timeout_s + self.max_attempts * self.run_timeout_s
 
+    @property
+    def job_bytes(self) -> int:
+        """What is kept of a request while it is answered, at most: its body, what its
+        conversation remembers (six bytes are the longest escape in JSON), and what stands
+        around both."""
+        remembered = self.max_content_messages * (6 * self.max_content_length + 64)
+        return self.max_body_bytes + remembered + 4096
+
     def _check(self) -> None:
         if self.log_format not in ("text", "json"):
             raise SettingsError(f"LOG_FORMAT must be text or json, not {self.log_format!r}.")
@@ -283,7 +304,7 @@ def help_text() -> str:
             if isinstance(default, int | str | Path) and default not in ("", False)
             else ""
         )
-        if setting.metadata["parse"] is parse_size:
+        if setting.metadata["parse"] in (parse_size, _body_size):
             shown = ""
         lines.append(f"  {setting.name.upper():<22} {setting.metadata['text']}{shown}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Upgrades and rollbacks under way: this release and the one before on one Redis.
 
-The one before is the last tag, else the commit before; UPGRADE_FROM names another. Releases that
-keep runs in another form than this one refuse its runs, and it theirs.
+The one before is the last tag, else the commit before; UPGRADE_FROM names another. Releases
+that keep runs in another form than this one refuse its runs, and it theirs.
 """
 
 from __future__ import annotations

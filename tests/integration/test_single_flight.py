@@ -100,7 +100,7 @@ def test_100_at_once_are_one_execution(
 
     asyncio.run(scenario())
     with Redis.from_url(streams_url, protocol=2) as redis:
-        queue: Any = redis.xinfo_stream("runs:queue")
+        queue: Any = redis.xinfo_stream("runs:queue:2")
         assert queue["entries-added"] == 1
 
 

@@ -4,9 +4,9 @@
         yield Progress(1, 2, "reading")
         yield "text"
 
-A `str` is a piece of the answer, `Reasoning` one of what it thinks; the other types below say the
-rest. A plain (synchronous) generator runs in a thread. To end a run with a
-code of its own an agent raises `AgentError`. Only the runner imports this package.
+A `str` is a piece of the answer, `Reasoning` one of what it thinks; the other types below say
+the rest. A plain (synchronous) generator runs in a thread. To end a run with a code of its own
+an agent raises `AgentError`. Only the runner imports this package.
 
 Invariant: an agent sees a run and yields values; it never sees Redis or HTTP.
 """
@@ -17,15 +17,45 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from plateau_sse.content import Content, text_of
 from plateau_sse.errors import PlateauError
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the exchange; `role` is `system`, `user` or `assistant`."""
+    """One message of the exchange, in the shape of chat.completions; `role` is `system`,
+    `developer`, `user`, `assistant` or `tool`. `content` is a text or a list of parts as they
+    were sent, None beside `tool_calls`; `text` is the text in it."""
 
     role: str
-    content: str
+    content: Content
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Message:
+        """From the message as it was sent; members that are not known are left out."""
+        return cls(
+            said["role"],
+            said["content"],
+            said.get("tool_calls"),
+            said.get("tool_call_id"),
+            said.get("name"),
+        )
+
+    @property
+    def text(self) -> str:
+        return text_of(self.content)
+
+    def as_sent(self) -> dict[str, Any]:
+        """The message as an endpoint takes it."""
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        for member in ("tool_calls", "tool_call_id", "name"):
+            value = getattr(self, member)
+            if value is not None:
+                message[member] = value
+        return message
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +171,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens used so far, and by which model; the last one yielded counts."""
+    """Tokens used so far, and by which model; the last one yielded counts. With a `model` and
+    none used it tells the model alone."""
 
     input_tokens: int
     output_tokens: int

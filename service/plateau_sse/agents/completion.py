@@ -1,8 +1,9 @@
 """Builds a chat completion from the chunks of its stream (or from one whole document).
 
-Invariant: tool calls come out complete or not at all, text comes out as valid Unicode and once,
-and an answer counts as whole only once the upstream has said so (`finish_reason` or `[DONE]`).
-What holds content and is not understood is an error, and so is an answer without any.
+Invariant: tool calls come out complete or not at all, text and thoughts come out as valid
+Unicode and once, and an answer counts as whole only once the upstream has said so
+(`finish_reason` or `[DONE]`). What holds content and is not understood is an error, and so is
+an answer without any.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from plateau_sse.agents import Finish, Usage, Yielded
+from plateau_sse.agents import File, Finish, Reasoning, Source, Usage, Yielded
 from plateau_sse.agents.complaints import (
     broken,
     complaint,
@@ -19,6 +20,7 @@ from plateau_sse.agents.complaints import (
     misplaced,
     reported,
 )
+from plateau_sse.agents.heard import Heard, Once, heard_in, sources_in
 from plateau_sse.agents.toolcalls import Calls, index_of
 
 _SPELLINGS = {
@@ -34,12 +36,9 @@ REASONS = {name: reason for reason, names in _SPELLINGS.items() for name in name
 # An endpoint that has not finished says so with these, too.
 NOT_YET = ("", "null", "none")
 FAILED = ("error", "engine_error", "network_error")
-# Parts of a content that are no text and not lost: what was thought, and where it was read.
-LEFT_OUT = ("thinking", "redacted_thinking", "reasoning", "reference")
-# Content that is not written: to leave it out would be silence.
-UNREAD = ("audio", "image", "images", "video")
-# Two pieces that are shorter may be alike by chance.
-SURELY_AGAIN = 6
+# More are none that anybody would look at, and an answer has a bound of its events.
+MAX_SOURCES = 100
+MAX_MODEL = 200
 
 
 class Answer:
@@ -54,50 +53,77 @@ class Answer:
         self._goes_on = False
         self._reason: str | None = None
         self._calls = Calls()
-        self._said: list[str] = []
-        # Whether text came in deltas: then what stands beside them repeats it.
-        self._in_deltas = False
-        self._half = ""
+        self._text, self._thoughts = Once(), Once()
+        self._files: set[str] = set()
+        self._sources: set[str] = set()
+        self._refuses = False
+        # What was told, to see whether there is more; who says it, and whether that was told.
+        self._told = 0
+        self._model: str | None = None
+        self._names_model = False
 
     def take(self, data: str, event: str = "message") -> Iterator[Yielded]:
         """What one chunk adds; raises AgentError(upstream_broken_stream)."""
+        chunk = self._chunk(data, event)
+        if chunk is None:
+            return
+        choices = _choices(chunk)
+        if error := complaint(chunk, has_choice=bool(choices)):
+            raise error
+        self._note_model(chunk.get("model"))
+        yield from self._take_choices(chunk, choices)
+        for usage in _usage(chunk, choices, self._model):
+            self._names_model = self._model is not None
+            yield usage
+
+    def _chunk(self, data: str, event: str) -> dict[str, Any] | None:
+        """None for what adds nothing."""
         if event.lower() in ("error", "exception", "failure"):
             raise reported(data)
         if event == "ping" or not data.strip():
-            return
+            return None
         if data.strip().startswith("[DONE]"):
             if data.strip() != "[DONE]":
                 raise broken("the upstream says more beside its end")
             self.has_ended = self.is_done = True
-            return
-        chunk = _parse(data)
-        choices = _choices(chunk)
-        if error := complaint(chunk, has_choice=bool(choices)):
-            raise error
+            return None
+        return _parse(data)
+
+    def _take_choices(
+        self, chunk: dict[str, Any], choices: list[dict[str, Any]]
+    ) -> Iterator[Yielded]:
         had_ended = self.has_ended
-        fragments, pieces = self._calls.fragments, len(self._said)
+        fragments, told = self._calls.fragments, self._told
         for choice in choices:
             yield from self._take_choice(choice)
-        if self._calls.fragments != fragments or len(self._said) != pieces:
+        yield from self._new_sources(chunk)
+        if self._calls.fragments != fragments or self._told != told:
             self._goes_on = self._goes_on or had_ended
         elif not self.has_ended and (error := foreign(chunk)):
             raise error
         if self.has_ended and self._calls.fragments == fragments:
             yield from self._calls.complete(cut=self._is_cut)
-        yield from _usage(chunk, choices)
+        elif not self.has_ended:
+            yield from self._calls.drafts()
 
     def finish(self) -> Iterator[Yielded]:
         """The rest, once the upstream has closed; raises where the answer is not whole, or is
         none."""
         if not self.has_ended:
             raise broken("the upstream stopped without finishing it")
-        if self._half:
-            self._half = ""
-            yield "\ufffd"
+        if rest := self._thoughts.rest():
+            yield Reasoning(rest)
+        if rest := self._text.rest():
+            yield rest
         yield from self._calls.complete(cut=self._is_cut)
         reason = self._reason or "other"
-        if not (self._said or len(self._calls) or reason in ("length", "content_filter")):
+        if self._refuses and reason in ("stop", "other"):
+            reason = "content_filter"
+        said = self._text.said or self._files or len(self._calls)
+        if not (said or reason in ("length", "content_filter")):
             raise broken("the upstream finished without saying anything")
+        if self._model is not None and not self._names_model:
+            yield Usage(0, 0, model=self._model)
         if reason != "stop":
             yield Finish(reason)
 
@@ -110,20 +136,64 @@ class Answer:
     def _is_cut(self) -> bool:
         return self._reason not in ("stop", "tool_calls")
 
-    def _take_choice(self, choice: dict[str, Any]) -> Iterator[str]:
+    def _take_choice(self, choice: dict[str, Any]) -> Iterator[Yielded]:
         delta, message = _object(choice, "delta"), _object(choice, "message")
         if error := misplaced(choice, delta, message):
             raise error
         is_last = self._ends(choice.get("finish_reason"))
-        piece = _text_of(delta)
-        self._in_deltas = self._in_deltas or bool(piece)
         had_calls = len(self._calls) > 0
         if not self._calls.add(delta) and not (had_calls and is_last):
             self._calls.add(message)
-        piece = piece or self._beside(choice, message, is_last=is_last)
-        if piece:
-            self._said.append(piece)
-            yield from self._text(piece)
+        in_delta, beside = heard_in(delta), heard_in(message)
+        self._refuses = self._refuses or in_delta.refuses or beside.refuses
+        yield from self._tell(in_delta)
+        text = choice.get("text") or ""
+        if not isinstance(text, str):
+            raise broken("its text is no text")
+        yield from self._tell(self._new_beside(in_delta, beside, text, is_last=is_last))
+        for part in (delta, message):
+            yield from self._new_sources(part)
+
+    def _new_beside(self, delta: Heard, beside: Heard, text: str, *, is_last: bool) -> Heard:
+        """What a choice holds beside its delta and is new."""
+        new = {}
+        for kind, once, more in ((Reasoning, self._thoughts, ""), (str, self._text, text)):
+            if delta.all_of(kind):
+                once.in_deltas = True
+                new[kind] = ""
+            else:
+                new[kind] = once.new_in(beside.all_of(kind), more, is_last=is_last)
+        if all(new[kind] == beside.all_of(kind) for kind in new):
+            # In its own order.
+            return beside
+        files = [it for it in beside.said if isinstance(it, File)]
+        return Heard([Reasoning(new[Reasoning]), new[str], *files])
+
+    def _tell(self, heard: Heard) -> Iterator[Yielded]:
+        for item in heard.said:
+            if isinstance(item, File):
+                if item.url not in self._files:
+                    self._files.add(item.url)
+                    self._told += 1
+                    yield item
+                continue
+            is_text = isinstance(item, str)
+            piece = item if isinstance(item, str) else item.text
+            if not piece:
+                continue
+            self._told += 1
+            if mended := (self._text if is_text else self._thoughts).mended(piece):
+                yield mended if is_text else Reasoning(mended)
+
+    def _new_sources(self, of: dict[str, Any]) -> Iterator[Source]:
+        for url, title in sources_in(of):
+            if url not in self._sources and len(self._sources) < MAX_SOURCES:
+                yield Source(f"source_{len(self._sources)}", url, title)
+                self._sources.add(url)
+
+    def _note_model(self, model: Any) -> None:
+        if isinstance(model, str) and model:
+            self._model = model[:MAX_MODEL]
 
     def _ends(self, given: Any) -> bool:
         """Note the reason, if one is given."""
@@ -140,38 +210,6 @@ class Answer:
             self._reason = reason
         self.has_ended = True
         return True
-
-    def _beside(self, choice: dict[str, Any], message: dict[str, Any], *, is_last: bool) -> str:
-        """The text of a choice whose delta has none: a piece, as legacy completions and some
-        servers send them, or the whole once more, of which only what is new is told."""
-        text = choice.get("text") or ""
-        if not isinstance(text, str):
-            raise broken("its text is no text")
-        whole = _text_of(message)
-        if not (whole or text):
-            return ""
-        if whole and self._said and not self._in_deltas:
-            said = "".join(self._said)
-            # A message is a whole one, of which more is there each time; or the whole at last.
-            if whole.startswith(said) and (whole != said or len(said) >= SURELY_AGAIN):
-                return whole[len(said) :]
-        if self._in_deltas or (is_last and whole):
-            said = "".join(self._said)
-            for again in (whole, text):
-                if again.startswith(said):
-                    return again[len(said) :]
-            if self._in_deltas:
-                return ""
-        return whole or text
-
-    def _text(self, text: str) -> Iterator[str]:
-        # JSON escapes allow one half of a character here and the other in the next chunk.
-        text = self._half + text
-        self._half = ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
-        if text:
-            yield text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _parse(data: str) -> dict[str, Any]:
@@ -204,47 +242,29 @@ def _object(of: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _text_of(message: dict[str, Any]) -> str:
-    """A refusal is the model's answer, too, in a field of its own."""
-    for name in UNREAD:
-        if message.get(name):
-            raise broken(f"it holds {name}, which is not understood")
-    return _content(message.get("content")) + _content(message.get("refusal"))
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(map(_part, content))
-    if content in (None, {}) or content is False:
-        return ""
-    raise broken(f"its content is a {type(content).__name__}, which is not understood")
-
-
-def _part(part: Any) -> str:
-    if isinstance(part, str) or not part:
-        return part or ""
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    if kind in LEFT_OUT:
-        return ""
-    text = None
-    if kind in ("text", "output_text", None):
-        text = part.get("text")
-    elif kind == "refusal":
-        text = part.get("refusal")
-    if isinstance(text, str):
-        return text
-    # What has no more than a type, and a text of nothing, has nothing to be lost.
-    if isinstance(part, dict) and not any(part[name] for name in part if name != "type"):
-        return ""
-    raise broken(f"its content holds {kind}, which is not understood")
-
-
-def _usage(chunk: dict[str, Any], choices: list[dict[str, Any]]) -> Iterator[Usage]:
+def _usage(
+    chunk: dict[str, Any], choices: list[dict[str, Any]], model: str | None
+) -> Iterator[Usage]:
     # Some endpoints count in the choice.
     for usage in (chunk.get("usage"), *(choice.get("usage") for choice in choices)):
         if isinstance(usage, dict) and usage:
-            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-            yield Usage(*(index_of(count) or 0 for count in counts))
+            yield Usage(
+                index_of(usage.get("prompt_tokens")) or 0,
+                index_of(usage.get("completion_tokens")) or 0,
+                _detail(
+                    usage, "prompt_tokens_details", "cached_tokens", "prompt_cache_hit_tokens"
+                ),
+                _detail(usage, "completion_tokens_details", "reasoning_tokens"),
+                model,
+            )
             return
+
+
+def _detail(usage: dict[str, Any], of: str, *names: str) -> int | None:
+    """Of the usage's details, or beside them, as some endpoints have it."""
+    details = usage.get(of)
+    for counts in (details if isinstance(details, dict) else {}, usage):
+        for name in names:
+            if (count := index_of(counts.get(name))) is not None:
+                return count
+    return None

@@ -84,7 +84,7 @@ def _payload(run: Run, settings: Settings) -> dict[str, Any]:
         raise AgentError("upstream_not_configured", "OPENAI_API_KEY must be plain ASCII.")
     if not model:
         raise AgentError("upstream_not_configured", "OPENAI_MODEL is not set: name a model.")
-    messages = [{"role": it.role, "content": it.content} for it in run.messages]
+    messages = [message.as_sent() for message in run.messages]
     return {
         **run.options,
         "model": model,

@@ -22,6 +22,7 @@ from plateau_sse.agents import (
     complaints,
     completion,
     definitions,
+    heard,
     openai,
     questions,
     ranking,
@@ -38,7 +39,7 @@ from plateau_sse.settings import Settings
 log = logging.getLogger("plateau.runner")
 
 STUDY_SOURCES = (study, sentences, stopwords, ranking, terms, definitions, questions)
-OPENAI_SOURCES = (openai, completion, toolcalls, complaints)
+OPENAI_SOURCES = (openai, completion, heard, toolcalls, complaints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Conversations over HTTP: what is remembered, and forgetting it.
+"""Conversations over HTTP: what has been said, and forgetting it.
 
-Invariant: what is shown is what an agent is given: the index, and the text of the latest as it
-is kept. The same id of another owner or `user` is another conversation.
+Invariant: people see whole messages, as far as they are kept, whatever a model is given of
+them. One that has not begun is an empty one. The same id of another owner or `user` is another
+conversation.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from plateau_sse import jsontext
 from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
 from plateau_sse.api.runs import links_of, run_url_of
 from plateau_sse.api.state import State, state_of
-from plateau_sse.errors import Problem
+from plateau_sse.content import parts_of
+from plateau_sse.live.paced import paced
 from plateau_sse.store.conversations.conversations import Message, place_of
 
 _HEADERS = {"Cache-Control": "no-store"}
@@ -27,17 +29,21 @@ _HEADERS = {"Cache-Control": "no-store"}
 async def show(request: Request) -> Response:
     state = state_of(request.scope)
     conversation_id, place = _place(request, state)
-    messages = await state["conversations"].read(place)
-    if not messages:
-        raise Problem(
-            "conversation_not_found", "Nothing has been said in it, or it has been forgotten."
-        )
-    content = {
-        "id": conversation_id,
-        "messages": [_shown(message) for message in messages],
-        "active_run": await _active_run(request.scope, state, messages),
-    }
-    return Response(jsontext.encode(content), 200, _HEADERS, "application/json")
+    scope = request.scope
+
+    async def make() -> bytes:
+        messages = await state["conversations"].read_whole(place)
+        content = {
+            "id": conversation_id,
+            "messages": [_shown(message) for message in messages],
+            "active_run": await _active_run(scope, state, messages),
+        }
+        return jsontext.encode(content)
+
+    # Up to ten megabytes, and no reader is to hold them. One that is slow while somebody speaks
+    # is cut off, and asks again.
+    whole = Response(await make(), 200, _HEADERS, "application/json")
+    return paced(whole, make, state["pacer"])
 
 
 async def delete(request: Request) -> Response:
@@ -60,12 +66,23 @@ def _place(request: Request, state: State) -> tuple[str, str]:
 
 
 def _shown(message: Message) -> dict[str, Any]:
+    whole = message.whole
+    if whole is None:
+        # A release before has kept what a model was given.
+        content = message.content
+        parts: list[Any] = parts_of(content)
+        truncated = content is None or len(content) < message.length
+    else:
+        content, parts, truncated = whole.content, whole.parts, whole.truncated
+    is_answer = message.role == "assistant"
     return {
         "id": message.id,
         "role": message.role,
-        "content": message.content,
+        "status": (whole.status if whole else "completed") if is_answer else None,
+        "content": content,
+        "parts": parts,
         "length": message.length,
-        "truncated": message.truncated,
+        "truncated": truncated,
         "reply_to": message.reply_to or None,
         "created_at": message.at_ms / 1000,
     }

@@ -40,7 +40,14 @@ PAGES = {
     "/": Page("index.html", "text/html", "A page to try it on"),
     "/page.css": Page("page.css", "text/css", "Its style"),
     "/page.js": Page("page.js", "text/javascript", "Its script"),
-    "/answer.js": Page("answer.js", "text/javascript", "Its renderer"),
+    "/run.js": Page("run.js", "text/javascript", "A run on it"),
+    "/answer.js": Page("answer.js", "text/javascript", "An answer on it"),
+    "/markdown.js": Page("markdown.js", "text/javascript", "Its Markdown"),
+    "/asking.js": Page("asking.js", "text/javascript", "How it asks"),
+    "/log.js": Page("log.js", "text/javascript", "Its log of events"),
+    "/smd.js": Page(
+        "vendor/streaming-markdown/smd.min.js", "text/javascript", "A parser of Markdown"
+    ),
     "/client.js": Page("client.js", "text/javascript", "`follow` and `fold`"),
     "/ops": Page("ops.html", "text/html", "A live page for operators"),
     "/ops.css": Page("ops.css", "text/css", "Its style"),

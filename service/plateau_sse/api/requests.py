@@ -9,29 +9,44 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.types import Scope
 
+from plateau_sse.api.state import state_of
+from plateau_sse.content import is_blank
 from plateau_sse.errors import Problem
-from plateau_sse.intake.ask import EXTERNAL, Mode
+from plateau_sse.intake.ask import EXTERNAL, INSTRUCTIONS, Mode
 from plateau_sse.store.runs import ids
 
-BODY_BYTES = 1024 * 1024
 WAIT_MOST_S = 120
 MESSAGES_MOST = 1000
 AGENT_CHARS = 100
 USER_CHARS = 200
 TTL_MOST_S = 30 * 86_400
-ROLES = ("system", "user", "assistant")
-# Far below what the encoders can recurse, on any interpreter.
-OPTIONS_DEPTH = 100
+ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
+# Of messages and options. Far below what the encoders can recurse, on any interpreter.
+DEPTH_MOST = 100
 DETAIL_CHARS = 200
+# Looked at to name what nests too deep.
+_TOKENS_MOST = 50_000
+# What each part of a known type must have, with the JSON type of it.
+_PARTS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "text": ("text", str),
+    # Endpoints take both.
+    "image_url": ("image_url", (dict, str)),
+    "input_audio": ("input_audio", dict),
+    "file": ("file", dict),
+}
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 # What msgspec's messages say of the place: https://jcristharif.com/msgspec
 _AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
@@ -55,9 +70,34 @@ class CacheControl(msgspec.Struct, forbid_unknown_fields=True):
     ttl_s: Annotated[int, _told(minimum=1, maximum=TTL_MOST_S)] | None = None
 
 
+InputPart = Annotated[
+    dict[str, Any], _told(required=["type"], properties={"type": {"type": "string"}})
+]
+InputCall = Annotated[
+    dict[str, Any], _told(required=["id"], properties={"id": {"type": "string"}})
+]
+
+
 class InputMessage(msgspec.Struct, forbid_unknown_fields=True):
+    """A message in the shape of chat.completions; its parts and calls are passed on as they
+    are. `content` may be null beside `tool_calls`."""
+
     role: Annotated[str, _told(enum=ROLES)]
-    content: str
+    content: str | list[InputPart] | None = None
+    tool_calls: list[InputCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def said(self) -> dict[str, Any]:
+        """Without what was not said."""
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = self.tool_calls
+        if self.tool_call_id:
+            message["tool_call_id"] = self.tool_call_id
+        if self.name:
+            message["name"] = self.name
+        return message
 
 
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,16 +114,17 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
     cache: CacheControl = msgspec.field(default_factory=CacheControl)
 
-    def exchange(self) -> list[dict[str, str]]:
+    def exchange(self) -> list[dict[str, Any]]:
         """The messages that the agent gets."""
         if self.messages is not None:
-            return [{"role": m.role, "content": m.content} for m in self.messages]
+            return [message.said() for message in self.messages]
         return [{"role": "user", "content": self.input or ""}]
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, at most 1 MiB."""
-    _check_announced(request.scope)
+    """The whole body, of at most MAX_BODY_BYTES."""
+    most = state_of(request.scope)["settings"].max_body_bytes
+    _check_announced(request.scope, most)
     body = bytearray()
     more = True
     while more:
@@ -92,18 +133,18 @@ async def read_body(request: Request) -> bytes:
             # Nobody is there to read this, and nothing is wrong on our side.
             raise Problem("bad_request", "The body broke off.")
         body += message.get("body", b"")
-        if len(body) > BODY_BYTES:
-            raise _too_large()
+        if len(body) > most:
+            raise _too_large(most)
         more = message.get("more_body", False)
     return bytes(body)
 
 
-def _check_announced(scope: Scope) -> None:
+def _check_announced(scope: Scope, most: int) -> None:
     """What the head says of the body."""
     for name, value in scope["headers"]:
         if name == b"content-length":
-            if value.rjust(12, b"0") > b"%012d" % BODY_BYTES:
-                raise _too_large()
+            if value.rjust(12, b"0") > b"%012d" % most:
+                raise _too_large(most)
         elif name == b"content-encoding":
             codings = {coding.strip() for coding in value.lower().split(b",")}
             if not codings <= {b"", b"identity"}:
@@ -115,18 +156,19 @@ def _check_announced(scope: Scope) -> None:
                 )
 
 
-def _too_large() -> Problem:
+def _too_large(most: int) -> Problem:
     # What the client is still sending will not be read.
     return Problem(
         "too_large",
-        f"A body may have {BODY_BYTES} bytes.",
+        f"A body may have {most} bytes.",
         headers={"Connection": "close"},
     )
 
 
-def decode(body: bytes, form: Any, *, free: str = "") -> Any:
-    """The body as `form`, or Problem `bad_json` or `invalid_request` with its field; `free` is
-    the one that may nest freely."""
+def decode(body: bytes, form: Any, *, free: Collection[str] = (), halves: bool = False) -> Any:
+    """The body as `form`, or Problem `bad_json` or `invalid_request` with its field. `free` are
+    the members that may nest freely. With `halves` half a surrogate pair becomes U+FFFD,
+    else it is what is invalid."""
     if body.startswith(_BYTE_ORDER_MARK):
         # Windows' editors and .NET begin with one (RFC 8259, 8.1).
         body = body.removeprefix(_BYTE_ORDER_MARK)
@@ -138,9 +180,16 @@ def decode(body: bytes, form: Any, *, free: str = "") -> Any:
         parts = [found[1] for found in (_AT.search(text), _MEMBER.search(text)) if found]
         raise invalid(".".join(part for part in parts if part), text) from None
     except RecursionError:
-        raise _too_deep(free) from None
+        member = _deepest(body)
+        raise _too_deep(member if member in free else "") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _check_encoding(body)
+        mended = _mended(body) if _SURROGATE_ESCAPE.search(body) else None
+        if mended is not None:
+            found = decode(mended, form, free=free)
+            if not halves:
+                raise invalid("", "Half a character: both go in one text.") from None
+            return found
         detail = f"The body is not valid JSON: {str(error)[:DETAIL_CHARS]}"
         raise Problem("bad_json", f"{detail.rstrip('.')}.") from None
 
@@ -153,9 +202,38 @@ def _check_encoding(body: bytes) -> None:
         raise Problem("bad_json", f"The body seems to be in {encoding.upper()}: send UTF-8.")
 
 
+def _mended(body: bytes) -> bytes | None:
+    """The body with U+FFFD for each half of a surrogate pair; None where that is not what is
+    wrong with it. A client that cuts a text by JavaScript's count of its length sends such
+    halves. Nobody else pays for the second parser."""
+    try:
+        value = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        return None
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _SURROGATES.sub("\ufffd", text).encode()
+
+
+def _deepest(body: bytes) -> str:
+    """The member of the document that nests too deep, '' where none does or it is too far to
+    look for."""
+    depth, member = 0, b""
+    for found in islice(_TOKEN.finditer(body), _TOKENS_MOST):
+        token = found[0]
+        if token in b"[{":
+            depth += 1
+            if depth > DEPTH_MOST:
+                return member[1:-1].decode("utf-8", "replace")
+        elif token in b"]}":
+            depth -= 1
+        elif depth == 1:
+            member = token
+    return ""
+
+
 def parse_run(body: bytes) -> RunRequest:
     """A valid request; Problems as in `decode`."""
-    request: RunRequest = decode(body, RunRequest, free="options")
+    request: RunRequest = decode(body, RunRequest, free=("messages", "options"), halves=True)
     _check(request)
     return request
 
@@ -173,7 +251,7 @@ def _check(request: RunRequest) -> None:
         raise invalid("user", f"At most {USER_CHARS} characters.")
     if request.cache.ttl_s is not None and not 1 <= request.cache.ttl_s <= TTL_MOST_S:
         raise invalid("cache.ttl_s", "Between 1 second and 30 days.")
-    if _is_deeper(request.options, OPTIONS_DEPTH):
+    if _is_deeper(request.options, DEPTH_MOST):
         raise _too_deep("options")
 
 
@@ -183,11 +261,51 @@ def _check_messages(messages: list[InputMessage] | None) -> None:
     if not messages or len(messages) > MESSAGES_MOST:
         raise invalid("messages", f"Between 1 and {MESSAGES_MOST} messages.")
     for index, message in enumerate(messages):
-        if message.role not in ROLES:
-            raise invalid(f"messages[{index}].role", "`system`, `user` or `assistant`.")
+        _check_message(f"messages[{index}]", message)
     last = messages[-1]
-    if last.role != "user" or not last.content.strip():
-        raise invalid("messages", "The last message must be the user's, and not empty.")
+    if last.role not in ("user", "tool") or is_blank(last.content):
+        detail = "The last message must be the user's or a tool's, and not empty."
+        raise invalid("messages", detail)
+
+
+def _check_message(at: str, message: InputMessage) -> None:
+    if message.role not in ROLES:
+        raise invalid(f"{at}.role", f"One of {', '.join(ROLES)}.")
+    if not message.content and not isinstance(message.content, str) and not message.tool_calls:
+        raise invalid(f"{at}.content", "A text or parts; beside `tool_calls` it may be null.")
+    if isinstance(message.content, list):
+        _check_parts(f"{at}.content", message.content)
+    if message.tool_calls:
+        _check_calls(f"{at}.tool_calls", message)
+    if bool(message.tool_call_id) != (message.role == "tool"):
+        detail = "The id of the call that a message of a `tool` answers; others have none."
+        raise invalid(f"{at}.tool_call_id", detail)
+
+
+def _check_parts(at: str, parts: list[dict[str, Any]]) -> None:
+    for index, part in enumerate(parts):
+        kind = part.get("type")
+        if not isinstance(kind, str):
+            raise invalid(f"{at}[{index}].type", "A string that says what the part is.")
+        member, form = _PARTS.get(kind, ("type", str))
+        if not isinstance(part.get(member), form):
+            raise invalid(f"{at}[{index}].{member}", f"Missing in this part, or no {member}.")
+    if _is_deeper(parts, DEPTH_MOST):
+        raise _too_deep(at)
+
+
+def _check_calls(at: str, message: InputMessage) -> None:
+    if message.role != "assistant":
+        raise invalid(at, "Only an `assistant` calls tools.")
+    calls = message.tool_calls or []
+    for index, call in enumerate(calls):
+        if not isinstance(call.get("id"), str):
+            raise invalid(f"{at}[{index}].id", "A string: what the tool's message refers to.")
+        function = call.get("function", {"name": ""})
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise invalid(f"{at}[{index}].function", "An object with `name` and `arguments`.")
+    if _is_deeper(calls, DEPTH_MOST):
+        raise _too_deep(at)
 
 
 def _check_conversation(request: RunRequest) -> None:
@@ -197,11 +315,11 @@ def _check_conversation(request: RunRequest) -> None:
     if request.agent == EXTERNAL:
         raise invalid("conversation_id", "A run of `external` has no conversation.")
     for index, message in enumerate((request.messages or [])[:-1]):
-        if message.role != "system":
+        if not (message.role in (*INSTRUCTIONS, "tool") or message.tool_calls):
             raise invalid(
                 f"messages[{index}]",
-                "The conversation holds what was said before: send only system messages and "
-                "the user's new one.",
+                "The conversation holds what was said before: send only instructions, calls of "
+                "tools with their results, and the user's new message.",
             )
 
 
@@ -214,7 +332,7 @@ def check_conversation_id(conversation_id: str) -> None:
         )
 
 
-def _is_deeper(value: dict[str, Any], levels: int) -> bool:
+def _is_deeper(value: dict[str, Any] | list[Any], levels: int) -> bool:
     """Whether objects and arrays stand within each other to more than `levels`."""
     layer: list[Any] = [value]
     for _ in range(levels):
@@ -230,7 +348,7 @@ def _is_deeper(value: dict[str, Any], levels: int) -> bool:
 
 
 def _too_deep(field: str) -> Problem:
-    return invalid(field, f"They may nest {OPTIONS_DEPTH} levels deep.")
+    return invalid(field, f"Messages and options may nest {DEPTH_MOST} levels deep.")
 
 
 def invalid(field: str, detail: str) -> Problem:

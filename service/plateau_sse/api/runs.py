@@ -157,6 +157,10 @@ async def cancel(request: Request) -> Response:
         )
         if status == "cancelled" and record.ended_ms is None:
             state["stats"].count("runs_cancelled")
+    if status == "cancelled" and record.agent == EXTERNAL:
+        with suppress(StoreError):
+            # Should it fail: at the limit it is found to have ended.
+            await state["external"].forget(run_id)
     if status == "gone":
         raise absent(run_id, state)
     if status in ("completed", "failed"):

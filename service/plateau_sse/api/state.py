@@ -19,6 +19,7 @@ from plateau_sse.settings import Settings
 from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.conversations.conversations import Conversations
 from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Streams
 
@@ -30,6 +31,7 @@ class State(TypedDict):
     shares: Shares
     cache: Cache
     conversations: Conversations
+    external: External
     hub: Hub
     pacer: Pacer
     intake: Intake

@@ -1,7 +1,8 @@
 """`plateau ask`: sends a text, prints the answer as it comes.
 
 Invariant: standard output holds the answer and nothing else (or, with --json, the events);
-whatever happens on the way there, progress, reconnecting and errors, goes to standard error.
+whatever happens on the way there, thoughts, tools, progress, reconnecting and errors, goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         "--no-cache", action="store_true", help="neither read nor fill the cache"
     )
     add("--json", action="store_true", help="print the events, one a line")
-    add("--quiet", action="store_true", help="no progress")
+    add("--quiet", action="store_true", help="the answer and nothing on the way there")
     add(
         "--retry-for",
         type=float,
@@ -133,7 +134,7 @@ def _ask_server(
 def _follow(client: Client, body: dict[str, Any], screen: Screen) -> int:
     created = client.create(body)
     if isinstance(created.get("output"), str) and not screen.events:
-        screen.show_cached(created["output"])
+        screen.show_cached(created)
         return COMPLETED
     try:
         for event in client.follow(created["events_url"]):

@@ -1,13 +1,15 @@
 """The client side of a run: create it, follow it over broken connections, cancel it.
 
 Invariant: events come out in order and once each, whatever the connection does, and end with
-one terminal event; only a `run.snapshot` may stand for events that were missed.
+one terminal event. An event that is not next in line on the tape is not taken: it connects
+again, from where it was.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,8 @@ SILENCE_S = 45.0
 MAX_WAIT_S = 10.0
 RETRY_MS = 1000
 
+DELTAS = ("message.delta", "reasoning.delta")
+_EVENT_ID = re.compile(r"(?:([0-9a-f]{6})-)?([0-9]{1,9})-([0-9]{1,9})")
 TERMINAL = {
     "run.completed": "completed",
     "run.failed": "failed",
@@ -98,21 +102,23 @@ class Client:
         server has been away for `retry_for_s`, Refused when it says no for good."""
         position = _Position()
         while True:
-            reader = EventReader()
+            reader, torn = EventReader(), False
             try:
                 for event in self._connected(events_url, reader, position):
                     self._wait.reset()
                     yield event
                     if position.ended:
                         return
-            except (httpx.TransportError, TooLong) as error:
-                why = f"{type(error).__name__}: {error}".rstrip(": ")
+            except (httpx.TransportError, TooLong, _Hole) as error:
+                why = f"{type(error).__name__.lstrip('_')}: {error}".rstrip(": ")
+                torn = isinstance(error, _Hole)
             else:
                 why = "the response ended"
             if position.over:
                 yield self._from_record(events_url)
                 return
-            if reader.comments:
+            # One that lives and never says what comes next is no progress.
+            if reader.comments and not torn:
                 self._wait.reset()
             if reader.retry_ms is not None:
                 self._wait.retry_ms = reader.retry_ms
@@ -154,7 +160,7 @@ class Client:
         error = record.get("error")
         event: dict[str, Any] = {"type": f"run.{record.get('status')}"}
         if record.get("status") == "completed":
-            names = ("finish_reason", "usage", "output")
+            names = ("finish_reason", "usage", "model", "output")
             event |= {name: record.get(name) for name in names}
         elif isinstance(error, dict):
             event |= error
@@ -201,34 +207,60 @@ class _Wait:
         return min(left_s, longest_s * random.uniform(0.6, 1.0))
 
 
+class _Hole(Exception):
+    """Something is missing before an event."""
+
+
 class _Position:
-    """How far a reader has come. `ended`: the terminal event was read; `over`: it is past."""
+    """How far on the tape a reader has come. `ended`: the terminal event was read; `over`: it
+    is past."""
 
     def __init__(self) -> None:
         self.last_id = ""
         self.ended = False
         self.over = False
-        self._at: tuple[int, int] = (0, 0)
+        self._tag = ""
+        self._at = (0, 0)
+        # The number of the part that goes on, if its next delta comes now.
+        self._open: Any = None
 
     def take(self, event_id: str | None, event: Mapping[str, Any]) -> bool:
-        """Whether the event is news. A snapshot always is: after a failover of the store the
-        stream may begin again behind what was read."""
+        """Whether the event is news. Raises _Hole where another has to come before it."""
         kind = event.get("type")
-        at = _parse_id(event_id)
-        if at is not None and event_id is not None:
-            if at <= self._at and kind != "run.snapshot":
+        place = _EVENT_ID.fullmatch(event_id or "")
+        if kind == "run.restarted":
+            # Without a place there is none to come back to.
+            self.last_id = event_id if place and event_id else ""
+            self._stand(place)
+            self._open = None
+            return True
+        # What is state has no id, and takes no place.
+        if place is not None and event_id is not None:
+            tag, at = place[1] or "", (int(place[2]), int(place[3]))
+            other = bool(self._tag and tag and tag != self._tag)
+            if not other and at <= self._at:
                 return False
-            self.last_id, self._at = event_id, at
+            anew = other or at[0] != self._at[0]
+            before = at[1] - self._width(event, None if anew else self._open)
+            if self.last_id and before != (0 if anew else self._at[1]):
+                raise _Hole(f"something is missing before {event_id}")
+            self.last_id = event_id
+            self._stand(place)
+            self._open = event.get("part") if kind in DELTAS else None
         self.ended = kind in TERMINAL
-        self.over = kind == "run.snapshot" and event.get("status") in TERMINAL.values()
         return True
 
+    def _stand(self, place: re.Match[str] | None) -> None:
+        self._tag = (place[1] or "") if place else ""
+        self._at = (int(place[2]), int(place[3])) if place else (0, 0)
 
-def _parse_id(event_id: str | None) -> tuple[int, int] | None:
-    attempt, dash, seq = (event_id or "").partition("-")
-    if not (dash and attempt.isdigit() and seq.isdigit()):
-        return None
-    return int(attempt), int(seq)
+    @staticmethod
+    def _width(event: Mapping[str, Any], open_part: Any) -> int:
+        """How much further the tape is behind the event than before it."""
+        if event.get("type") not in DELTAS:
+            return 1
+        text = str(event.get("text", "")).encode("utf-8", "surrogatepass")
+        return len(text) + int(event.get("part") != open_part)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from plateau_sse.content import latest_text
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.conversations.conversations import Message, place_of
 
 # The agent of a run whose producer is not a runner of ours.
 EXTERNAL = "external"
+# The roles that tell an agent how to answer.
+INSTRUCTIONS = ("system", "developer")
 
 Mode = Literal["use", "refresh", "off"]
 How = Literal["miss", "hit", "joined"]
@@ -28,7 +31,7 @@ class Ask(NamedTuple):
     agent: str
     owner: str
     user: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any]
     mode: Mode = "use"
     ttl_s: int | None = None
@@ -47,15 +50,17 @@ class Ask(NamedTuple):
         text = msgspec.json.encode(members, order="sorted")
         return blake2b(text, digest_size=16).hexdigest()
 
-    def with_context(self, context: Sequence[Message]) -> list[dict[str, str]]:
+    def with_context(self, context: Sequence[Message]) -> list[dict[str, Any]]:
         """The messages that the agent gets: what the conversation remembers stands behind the
-        instructions, and before what is new."""
+        instructions, and before what is new. Calls of tools and their results are left out:
+        endpoints refuse one without the other, and either may be the one that is forgotten;
+        and so is a message of nothing."""
         remembered = [
             {"role": message.role, "content": message.content}
             for message in context
-            if message.content is not None
+            if message.content and message.role != "tool"
         ]
-        first = next(i for i, it in enumerate(self.messages) if it["role"] != "system")
+        first = next(i for i, it in enumerate(self.messages) if it["role"] not in INSTRUCTIONS)
         return [*self.messages[:first], *remembered, *self.messages[first:]]
 
     @property
@@ -82,7 +87,7 @@ class Ask(NamedTuple):
     @property
     def text(self) -> str:
         """What the user says."""
-        return self.messages[-1]["content"]
+        return latest_text(self.messages)
 
 
 class Taken(NamedTuple):

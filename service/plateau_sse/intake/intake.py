@@ -204,16 +204,19 @@ class Intake:
     async def _converse(self, asked_for: Asked, taken: Taken, message_id: str) -> None:
         """What the user has said, and where the answer is there already that as well; else the
         runner adds it, and what we could not."""
-        text, job = asked_for.ask.text, asked_for.job
+        asked_of, job = asked_for.ask.messages, asked_for.job
         add = partial(self._conversations.add, job.place, asked_ms=job.asked_ms)
         if taken.answer is not None:
-            answer = taken.answer.final
-            await add([asked(message_id, text, ""), answered(message_id, answer)])
+            final, parts = taken.answer.final, taken.answer.parts
+            said = [asked(message_id, asked_of, "")]
+            if final or parts:
+                said.append(answered(message_id, final, parts))
+            await add(said)
             return
         try:
             # By who joins as well: should the conversation have been deleted since the run was
             # asked for, it is asked again.
-            await add([asked(taken.run_id, text, taken.token)])
+            await add([asked(taken.run_id, asked_of, taken.token)])
         except StoreError as error:
             log.warning(
                 "run %s: its message has to wait for its answer: %s", taken.run_id, error

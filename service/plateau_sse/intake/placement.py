@@ -5,6 +5,10 @@ that could not be enqueued leaves nothing behind: whoever dies between the two s
 record that expires, never an entry without one. Of those who share a run that has no place yet
 one sees to that; the others wait until it has one. Where that one is refused or has died, the
 next does. Enqueuing twice is harmless, since only one can claim a run.
+
+Runs of producers outside wait for nobody: as many may be on as may wait in the queue, counted
+apart, so that neither kind takes the other's places. They are counted before their record is
+written, so that one that is refused leaves nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ log = logging.getLogger("plateau.intake")
 
 class Placement:
     """One a worker. `limit` is the number of runs that may wait; each ends within
-    `run_life_s`."""
+    `run_life_s`. Of what is asked `job_bytes` are kept at most."""
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Placement:
         *,
         limit: int,
         run_life_s: int,
+        job_bytes: int,
     ) -> None:
         self._streams = streams
         self._shares = shares
@@ -65,6 +70,7 @@ class Placement:
         self._stats = stats
         self._limit = limit
         self._run_life_s = run_life_s
+        self._job_bytes = job_bytes
 
     async def record(self, ask: Ask, job: Job, run_id: str) -> Taken:
         """Write the record of a run that has no place yet: status `created`. Under a key it may
@@ -73,16 +79,31 @@ class Placement:
             self._stats.count("runs_refused_store_full")
             log.warning("a run was refused: the store is nearly full")
             raise refusals.store_full()
+        request = job.encode()
+        if len(request) > self._job_bytes:
+            # Numbers may be shorter as they came: 1e9 is kept as 1000000000.0.
+            raise refusals.too_large(self._job_bytes)
+        if ask.is_external:
+            if self._owners is not None and not await self._owners.has_room(ask.owner, run_id):
+                raise self._owner_limit()
+            await self._admit_external(run_id)
         token = ids.new_token()
-        with _refused():
-            status = await self._streams.create(
-                run_id,
-                agent=ask.agent,
-                owner=ask.owner,
-                token=token,
-                request=job.encode(),
-                fingerprint=ask.fingerprint(),
-            )
+        try:
+            with _refused():
+                status = await self._streams.create(
+                    run_id,
+                    agent=ask.agent,
+                    owner=ask.owner,
+                    token=token,
+                    request=request,
+                    fingerprint=ask.fingerprint(),
+                )
+        except StoreError:
+            # Under a key the run may be there, and somebody has to look after it.
+            if ask.is_external and not ask.idempotency_key:
+                with suppress(StoreError):
+                    await self._external.forget(run_id)
+            raise
         return Taken(run_id, token, status=status)
 
     async def place(self, ask: Ask, taken: Taken) -> Taken:
@@ -109,6 +130,9 @@ class Placement:
                 if again.status not in ("queued", "unplaced"):
                     return _told(again)
             await self.withdraw(taken)
+            if ask.is_external:
+                with suppress(StoreError):
+                    await self._external.forget(taken.run_id)
             raise
 
     async def withdraw(self, taken: Taken) -> None:
@@ -150,16 +174,15 @@ class Placement:
     async def _hand_over(self, ask: Ask, taken: Taken) -> str:
         """To the queue, or to a producer outside; the run's status then."""
         run_id = taken.run_id
-        if self._owners is not None and not await self._owners.admit(ask.owner, run_id):
-            self._stats.count("runs_refused_owner_limit")
-            log.info("a run was refused: its owner has half of the queue already")
-            raise refusals.owner_limit()
         if ask.is_external:
-            await self._external.watch(run_id)
+            # Again: whoever counted it may have died long ago, and it been forgotten since.
+            await self._admit_external(run_id)
+            await self._admit_owner(ask, run_id)
             first = events.started(run_id, ask.agent, 1)
             await self._streams.claim(run_id, 1, "external", first)
             self._stats.count("runs_created")
             return "running"
+        await self._admit_owner(ask, run_id)
         if ask.place:
             # A deletion must hold for it from now on. What was asked is no sign of it: that is
             # added once the run has its place, by a worker that may die before.
@@ -181,6 +204,22 @@ class Placement:
         self._stats.count("runs_refused_no_runner")
         log.warning("a run was refused: no runner is alive")
         raise refusals.no_runner()
+
+    async def _admit_external(self, run_id: str) -> None:
+        if not await self._external.admit(run_id, self._limit):
+            self._stats.count("runs_refused_queue_full")
+            log.warning("a run was refused: %d external ones are on", self._limit)
+            raise refusals.external_full(self._limit)
+
+    async def _admit_owner(self, ask: Ask, run_id: str) -> None:
+        owners = self._owners
+        if owners and not await owners.admit(ask.owner, run_id, lasts=ask.is_external):
+            raise self._owner_limit()
+
+    def _owner_limit(self) -> Problem:
+        self._stats.count("runs_refused_owner_limit")
+        log.info("a run was refused: its owner has half of the queue already")
+        return refusals.owner_limit()
 
 
 def _told(taken: Taken) -> Taken:

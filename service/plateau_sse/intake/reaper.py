@@ -59,10 +59,10 @@ class Reaper:
         await self._end_abandoned(await self._queue.abandoned())
         for ticket in await self._queue.overdue(self._queue_timeout_s):
             await self._end_unclaimed(ticket)
-        for run_id, attempt in await self._external.silent():
+        for run_id, attempt, is_empty in await self._external.silent():
             message = f"Its producer was silent for {self._external_idle_s} s."
             last = events.failed("producer_lost", message, retryable=True)
-            await self._end(run_id, attempt, last, "producer_lost")
+            await self._end(run_id, attempt, last, "producer_lost", briefly=is_empty)
             await self._external.forget(run_id)
 
     async def _end_abandoned(self, tickets: Sequence[Ticket]) -> None:
@@ -97,9 +97,17 @@ class Reaper:
                 return
         await self._queue.done(ticket)
 
-    async def _end(self, run_id: str, attempt: int, last: events.Event, code: str) -> str:
+    async def _end(
+        self,
+        run_id: str,
+        attempt: int,
+        last: events.Event,
+        code: str,
+        *,
+        briefly: bool = False,
+    ) -> str:
         """What the script says: `fenced` where a producer has been there meanwhile."""
-        appended = await self._streams.end(run_id, attempt, last)
+        appended = await self._streams.end(run_id, attempt, last, briefly=briefly)
         if appended.code == "ok":
             self._stats.count(f"runs_failed_{code}")
             log.warning("run %s: ended for want of a producer (%s)", run_id, code)

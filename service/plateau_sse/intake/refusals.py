@@ -51,11 +51,26 @@ def queue_full(limit: int) -> Problem:
     )
 
 
+def external_full(limit: int) -> Problem:
+    return Problem(
+        "queue_full",
+        f"{limit} external runs are on already; end some of them, or try again in a few "
+        "seconds.",
+        headers={"Retry-After": "5"},
+    )
+
+
 def no_runner() -> Problem:
     return Problem(
         "no_runner",
         "No runner is alive to execute new runs; cached answers are still served.",
         headers={"Retry-After": "5"},
+    )
+
+
+def too_large(most: int) -> Problem:
+    return Problem(
+        "too_large", f"With what its conversation remembers it may have {most} bytes as JSON."
     )
 
 

@@ -223,6 +223,9 @@ class Hub:
         if 0 < ids.split(feed.head)[0] < attempt:
             again = events.restarted(attempt, "attempt")
             feed.dispatch(Frame(ids.number(attempt, 0), again, feed.tag))
+            for follower in feed.live:
+                # What was told is void, and the store may have lost the count as well.
+                follower.states = -1
         followers = len(feed.live)
         self.count("events_delivered", followers)
         feed.dispatch(frame)

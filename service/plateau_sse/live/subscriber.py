@@ -1,7 +1,7 @@
 """Subscribers: one for each open response.
 
 Invariant: a subscriber has no queue. While its socket takes bytes, events are pushed through it
-the moment they come; when it does not, the subscriber is a position on the tape (and where it is
+the moment they come; when it does not, the subscriber is a position on the tape (and a place
 within an event that is larger than a piece) and nothing more, and reads on from there once the
 socket takes bytes again.
 """
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Receive, Send
 
 from plateau_sse.errors import StoreError
-from plateau_sse.live import sse
+from plateau_sse.live import sse, telling
 from plateau_sse.live.feed import Feed
 from plateau_sse.live.sse import TURNS, Frame, next_turn
+from plateau_sse.live.telling import PIECE_BYTES
 from plateau_sse.store.queue.queue import LEASE_S
-from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Streams
 from plateau_sse.store.runs.tape import Entry
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plateau.hub")
 
-# What a reader that must catch up is handed at a time: the socket's pace decides the rest.
-PIECE_BYTES = 8 * 1024
 # How often a reader looks that has seen more than the store has.
 LOOK_AGAIN_S = 0.5
 # Neither an event nor progress for so long: longer than a run may be silent as shipped.
@@ -180,7 +178,7 @@ class Subscriber:
         if self._flow.write_paused:
             self.lag()
         else:
-            self._end(_lost())
+            self._end(telling.lost())
 
     def leave(self) -> None:
         """The worker goes: end in good order, the client comes back to another one."""
@@ -256,12 +254,14 @@ class Subscriber:
             if reading is not None and reading.head < expected <= feed.newest:
                 feed.rewind(reading.head)
         if reading is None:
-            await self._send_in_pieces(_lost(), last=True)
+            await self._send_in_pieces(telling.lost(), last=True)
             return False
         if reading.is_ahead:
             await self._wait_for_tape(reading)
             return False
-        items = self._items(reading)
+        if reading.restarts and not self._begin_anew():
+            return False
+        items = telling.items(reading, self.states)
         whole, ended, states = reading.is_whole, reading.ended, reading.states
         reached = reading.reached
         del reading
@@ -283,24 +283,14 @@ class Subscriber:
         stays = not ended and not self._leaving and self in self._hub.subscribers
         return stays and self._hub.attach(feed, self)
 
-    def _items(self, reading: Reading) -> list[Entry]:
-        """What is to be said of a reading: where it begins anew, its events, and behind the
-        tape of a run that is on what it is about now."""
-        items = list(reading.entries)
-        if reading.restarts:
-            if self._sent:
-                self.abort()
-                return []
-            attempt, _ = ids.split(reading.head)
-            again = events.restarted(max(1, attempt), reading.restarts)
-            # Before its first attempt a run has no position to go on from.
-            items.insert(0, Entry(attempt and ids.number(attempt, 0), again))
-        if reading.is_whole and not reading.ended and self.states < max(0, reading.states):
-            if reading.status == "queued":
-                items.append(Entry(0, events.queued()))
-            elif reading.progress:
-                items.append(Entry(0, reading.progress))
-        return items
+    def _begin_anew(self) -> bool:
+        """What was told is void, unless it ends within an event, which cannot be finished."""
+        if self._sent:
+            self.abort()
+            return False
+        # The store may have lost the count as well.
+        self.states = -1
+        return True
 
     async def _wait_for_tape(self, reading: Reading) -> None:
         """The store has come back without its last second. Its producer sends that again, byte
@@ -315,13 +305,11 @@ class Subscriber:
                 return
             reading = again
         if self._sent:
-            # In the middle of an event, which cannot be finished.
             self.abort()
             return
-        attempt, _ = ids.split(reading.head)
-        self.position, self.states = attempt and ids.number(attempt, 0), -1
-        again_from = events.restarted(max(1, attempt), "rewound")
-        content = sse.encode(self.position, again_from, tag=self._feed.tag, named=self._named)
+        begun_anew = telling.restarted(reading, "rewound")
+        self.position, self.states = begun_anew.number, -1
+        content = sse.encode(*begun_anew, tag=self._feed.tag, named=self._named)
         await self._send_in_pieces(content, last=False)
 
     def _push_at_once(self, items: Sequence[Entry], *, last: bool) -> bool:
@@ -330,7 +318,7 @@ class Subscriber:
         while at < len(items):
             if self._flow.write_paused:
                 return False
-            some, at = _group(items, at)
+            some, at = telling.group(items, at)
             content = sse.encode_all(some, tag=self._feed.tag, named=self._named)
             if not self._push_slices(content, last=last and at == len(items)):
                 return False
@@ -360,18 +348,3 @@ class Subscriber:
         if last and not content:
             await self._send(sse.body(b"", last=True))
         self._done = last
-
-
-def _group(entries: Sequence[Entry], start: int) -> tuple[Sequence[Entry], int]:
-    """Entries from `start` on, one at least, of `PIECE_BYTES` or so; and where they end."""
-    end, size = start, 0
-    while end < len(entries) and (end == start or size + len(entries[end].data) <= PIECE_BYTES):
-        size += len(entries[end].data)
-        end += 1
-    return entries[start:end], end
-
-
-def _lost() -> bytes:
-    """Without an id: it is in no stream, and a client that comes back learns 404 or 410."""
-    end = events.failed("record_lost", "the store lost this run", retryable=True)
-    return sse.encode(0, end.data)

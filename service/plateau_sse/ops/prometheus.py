@@ -59,7 +59,7 @@ COUNTERS = (
     Counter("runs_restarted", "Attempts begun after a runner was lost"),
     _told_apart("runs_failed", "Runs that failed", "code"),
     _told_apart("runs_refused", "Runs that were not taken on", "code"),
-    Counter("outputs_too_large", "Answers that passed 256 KiB"),
+    Counter("outputs_too_large", "Answers that passed a bound of the tape"),
     Counter("responses_opened", "Event streams opened"),
     Counter("responses_resumed", "Event streams opened with the id of a last event"),
     _told_apart("responses_closed", "Event streams that ended", "reason"),

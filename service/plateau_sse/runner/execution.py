@@ -14,18 +14,22 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from plateau_sse.agents import AgentError, Message, Run, Yielded
 from plateau_sse.agents.registry import RegisteredAgent
+from plateau_sse.content import latest_text
 from plateau_sse.errors import StoreError
+from plateau_sse.runner.fitting import short
 from plateau_sse.runner.keeper import Keeper
 from plateau_sse.runner.writer import Refused, Writer
-from plateau_sse.runner.yields import TooLarge, Yields, short
-from plateau_sse.store.answers import cache
+from plateau_sse.runner.yields import Call, Draft, Piece, TooLarge, Yields
+from plateau_sse.store.answers.answer import answer_of
+from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.store.runs.tape import Tape
 
 log = logging.getLogger("plateau.runner")
 
@@ -57,10 +61,13 @@ class Execution:
         self._keeper = keeper
         self._threads = threads
         self._timeout_s = timeout_s
-        self._writer = Writer(streams, run_id, claimed.attempt, claimed.seq)
+        # As the claim began it.
+        self._tape = Tape(claimed.attempt)
+        self._tape.add(events.started(run_id, claimed.agent, claimed.attempt))
+        self._writer = Writer(streams, run_id, claimed.seq, self._tape)
         self._job = Job.decode(claimed.request)
         self._started = time.monotonic()
-        self._yields = Yields(claimed.agent)
+        self._yields = Yields(claimed.agent, self._tape.marks_bytes)
         self._driving: asyncio.Task[None] | None = None
         self._cancel_reason = claimed.cancel
         self._over = False
@@ -89,15 +96,14 @@ class Execution:
             self._driving.cancel()
 
     async def run(self) -> None:
-        """Returns when the run has ended; Refused where it is no longer ours."""
+        """Returns when the run has ended; Refused where it is no longer ours. What is kept of
+        it is kept before its end is announced, and after all that was said is on the tape."""
         try:
             last = await self._outcome()
-            usage = self._yields.usage
-            output = self._yields.output if last.arg == "completed" else None
-            if last.arg == "completed":
-                await self._remember()
-            await self._writer.finish(last, usage=usage, output=output)
-            self.last = last
+            await self._writer.close()
+            output = self._output() if last.arg == "completed" else None
+            await self._keep(cast(Status, last.arg), output)
+            self.last = await self._writer.finish(last, output=output)
             await self._keeper.free(self._job, self.run_id)
         except BaseException:
             await self._writer.abandon()
@@ -135,7 +141,7 @@ class Execution:
             cached=False,
             duration_ms=self.elapsed_ms,
             finish_reason=self._yields.finish_reason,
-            output=self._yields.output,
+            model=self._yields.model,
         )
 
     async def _stop_driving(self) -> None:
@@ -236,13 +242,11 @@ class Execution:
                 self._threads.submit(close)
 
     def _run(self) -> Run:
-        messages = [Message(m["role"], m["content"]) for m in self._job.messages]
-        asked = next((m.content for m in reversed(messages) if m.role == "user"), "")
         return Run(
             id=self.run_id,
             agent=self._claimed.agent,
-            input=asked,
-            messages=messages,
+            input=latest_text(self._job.messages),
+            messages=[Message.of(message) for message in self._job.messages],
             options=self._job.options,
             attempt=self._claimed.attempt,
             conversation=self._job.conversation or None,
@@ -253,36 +257,52 @@ class Execution:
         if self._over:
             raise asyncio.CancelledError
         try:
-            said = self._yields.take(item)
-        except TooLarge:
+            match self._yields.take(item):
+                case Piece() as piece:
+                    await self._writer.say(piece)
+                    self._note_text(piece)
+                case Draft() as draft:
+                    await self._writer.draft(draft)
+                case Call() as call:
+                    await self._writer.call(call.id, call.event)
+                case events.Event() as event:
+                    await self._writer.event(event)
+        except TooLarge as error:
             self._count("outputs_too_large")
-            log.info("run %s: its answer is too large", self.run_id)
+            log.info("run %s: %s", self.run_id, error)
             raise
-        if isinstance(said, str):
-            await self._writer.text(said)
-            if self.first_text_s is None and self._job.asked_ms:
-                self.first_text_s = max(0.0, time.time() - self._job.asked_ms / 1000)
-        elif said is not None:
-            await self._writer.event(said)
 
-    async def _remember(self) -> None:
-        """Keep the answer before the end is announced: who asks then gets a hit."""
+    def _note_text(self, piece: Piece) -> None:
+        if piece.kind == "t" and self.first_text_s is None and self._job.asked_ms:
+            self.first_text_s = max(0.0, time.time() - self._job.asked_ms / 1000)
+
+    def _output(self) -> str | None:
+        """The answer, where it is not the text."""
+        output = self._yields.output
+        return None if output == self._tape.said() else output
+
+    async def _keep(self, status: Status, output: str | None) -> None:
+        """Before the end is announced: who asks then gets a hit."""
+        await self._keeper.remember(
+            self._job,
+            self.run_id,
+            self._tape,
+            output=output,
+            status=status,
+            attempt=self._claimed.attempt,
+        )
+        if status != "completed" or not self._yields.is_whole:
+            return
         agent = self._agents[self._claimed.agent]
-        answer = cache.answer_of(
+        answer = answer_of(
+            tape=self._tape,
+            run_id=self.run_id,
             agent=agent.name,
             owner=self._claimed.owner,
-            text=self._yields.text,
-            output=self._yields.output,
+            output=output,
             usage=self._yields.usage,
-            tools=self._yields.tools,
+            model=self._yields.model,
             duration_ms=self.elapsed_ms,
             finish_reason=self._yields.finish_reason,
         )
-        await self._keeper.keep(
-            self._job,
-            self.run_id,
-            answer,
-            version=agent.version,
-            attempt=self._claimed.attempt,
-            is_whole=self._yields.is_whole,
-        )
+        await self._keeper.cache(self._job, answer, version=agent.version)

@@ -3,7 +3,7 @@
 Invariant: the order at a run's end is conversation, cache, terminal event, hint: who has seen
 the end finds the answer, and who finds no hint finds it in the cache or runs anew. Only a whole
 answer is cached: what was cut off or is empty is told to those who wait for it, and to nobody
-who asks later.
+who asks later. A conversation keeps whatever was said, and how it ended.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from plateau_sse.errors import StoreError
+from plateau_sse.errors import StoreError, StoreFull
 from plateau_sse.runner.writer import insist
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import Conversations, answered, asked
+from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.runs.inflight import Inflight
+from plateau_sse.store.runs.tape import Tape
 
 log = logging.getLogger("plateau.runner")
 
@@ -31,31 +33,38 @@ class Keeper:
         self._conversations = conversations
         self._inflight = inflight
 
-    async def keep(
+    async def remember(
         self,
         job: Job,
         run_id: str,
-        answer: Answer,
+        tape: Tape,
         *,
-        version: str,
+        output: str | None,
+        status: Status,
         attempt: int,
-        is_whole: bool,
     ) -> None:
-        """Before the end is announced; `version` is that of the agent which gave the answer.
-        The attempt before may have come as far as this."""
-        if job.place:
-            text = job.messages[-1]["content"]
-            # The question again: its worker may have died before it could add it.
-            said = [asked(run_id, text, "")]
-            # Endpoints refuse a message of nothing, and with it all that is asked later.
-            if answer.final:
-                said.append(answered(run_id, answer.final, attempt))
-            add = self._conversations.add
+        """What was said, at whatever end, before that is announced; `output` is the answer
+        where it is not the text. The attempt before may have come as far as this. Of a run that
+        has said nothing only the question is kept."""
+        if not job.place:
+            return
+        # The question again: its worker may have died before it could add it.
+        said = [asked(run_id, job.messages, "")]
+        parts = [part for part in tape.shown() if part.get("text") != ""]
+        text = tape.said() if output is None else output
+        if text or parts:
+            said.append(answered(run_id, text, parts, attempt=attempt, status=status))
+        add = self._conversations.add
+        try:
             await insist(partial(add, job.place, said, asked_ms=job.asked_ms))
+        except StoreFull as error:
+            log.warning("run %s: its conversation cannot keep it: %s", run_id, error)
+
+    async def cache(self, job: Job, answer: Answer, *, version: str) -> None:
+        """A whole answer, where it was asked to be kept, of the agent of that `version`."""
         # A web worker of another release has another dictionary: it could not tell that what
         # it unpacks is not what was said.
-        is_asked = job.cache_key and job.version == version and job.format == FORMAT
-        if is_asked and is_whole:
+        if job.cache_key and job.version == version and job.format == FORMAT:
             await self._cache.put(job.cache_key, answer, job.ttl_s)
 
     async def free(self, job: Job, run_id: str) -> None:

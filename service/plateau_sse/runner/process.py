@@ -68,7 +68,9 @@ async def _serve(settings: Settings, name: str, board: Board | None = None) -> N
         )
         keeper = Keeper(
             answers,
-            Conversations(redis, limits_of(settings), fullness.bound, stats.count),
+            Conversations(
+                redis, limits_of(settings), fullness.bound, stats.count, fullness.share
+            ),
             Inflight(redis, life_s=settings.run_life_s),
         )
         runner = Runner(

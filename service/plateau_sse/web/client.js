@@ -5,108 +5,250 @@
 //
 // The browser's EventSource reconnects by itself and says where it was; what is left is to fold
 // the events into one state. States are never changed, only replaced.
+//
+// An answer is a tape, and an event's id says where on it the event ends: so a repeat and a hole
+// are seen by arithmetic. What is state alone (progress, a call that is still being written) has
+// no id of its own: EventSource hands over the last one with it, so it is known by its type.
 
 export const initial = Object.freeze({
-  id: "", // of the last event: "<attempt>-<seq>"
+  id: "", // of the last event: "<tag>-<attempt>-<at>"
   status: "connecting", // then queued, running, and completed, failed or cancelled
-  text: "",
+  text: "", // the answer: all parts of type "text"
+  // In their order: {type: "text" | "reasoning", part, text, continues?}, and as they came
+  // "tool.call" (its output or error with it), "source", "file", "data", "step",
+  // "input.request".
+  parts: [],
+  tools: [], // those of the parts that are calls
+  sources: [], // those that are sources
+  underway: [], // {id, name, arguments} of calls being written, {id, output} of first results
   progress: null, // the latest {step, total_steps, current_agent, message, percentage}
-  tools: [], // the latest 100 of {id, name, arguments, output}
   attempt: 0,
   events: 0, // how many were folded
-  missed: 0, // how many more the snapshots among them stand for
   error: null, // {code, message, retryable} of a failed run
   reason: null, // of a cancelled one
   finish_reason: null, // of a completed run: stop, length, content_filter, tool_calls, …
   usage: null,
+  model: null,
   cached: false,
   duration_ms: null,
   output: null, // of a completed run
+  open: null, // the number of the part that goes on, if its next delta comes now
+  hole: false, // something is missing before an event, which was not taken: connect again
   connected: false,
   closed: false, // the stream is gone for good without an end: GET the run to learn why
 });
 
+const nothing = (({text, parts, tools, sources, underway, progress, open}) =>
+  ({text, parts, tools, sources, underway, progress, open}))(initial);
+
 export const finished = ({status}) => ["completed", "failed", "cancelled"].includes(status);
 
-function withTool(tools, {id, name, arguments: given, output}) {
-  const known = tools.find((tool) => tool.id === id);
-  const tool = {...(known ?? {id, name, arguments: given}), ...(output !== undefined && {output})};
-  return [...tools.filter((other) => other !== known), tool].slice(-100);
+// ---- from an event to what it changes
+
+const bare = ({lastEventId, ...fields}) => fields;
+const untyped = ({type, lastEventId, ...fields}) => fields;
+
+function replaced(list, at, one) {
+  const copy = list.slice();
+  copy[at] = one;
+  return copy;
 }
 
-const bare = (event) => {
-  if (!event) return null;
-  const {type, lastEventId, ...fields} = event;
-  return fields;
-};
+const without = (list, id) => (list.some((one) => one.id === id)
+  ? list.filter((one) => one.id !== id) : list);
 
-const changes = {
+function delta(type) {
+  return (state, {part, text = "", continues}) => {
+    const last = state.parts.at(-1);
+    // Whoever begins within a part has not seen it opened.
+    const goesOn = state.open === part && last?.type === type && last.part === part;
+    const grown = goesOn
+      ? {...last, text: last.text + text}
+      : {type, part, text, ...(continues !== undefined && {continues})};
+    return {
+      parts: goesOn ? replaced(state.parts, state.parts.length - 1, grown) : [...state.parts, grown],
+      ...(type === "text" && {text: state.text + text}),
+      open: part,
+    };
+  };
+}
+
+const mark = (change) => (state, event) => ({...change(state, bare(event)), open: null});
+const added = (state, event) => ({parts: [...state.parts, event]});
+
+function result(state, {type, ...fields}) {
+  const underway = without(state.underway, fields.id);
+  // The latest call of that id: an agent may count its calls anew in each step.
+  const at = state.parts.findLastIndex((one) => one.type === "tool.call" && one.id === fields.id);
+  if (at < 0) return {...added(state, {type, ...fields}), underway};
+  const call = state.parts[at];
+  const tool = {...call, ...fields};
+  const tools = state.tools.map((one) => (one === call ? tool : one));
+  return {parts: replaced(state.parts, at, tool), tools, underway};
+}
+
+function data(state, event) {
+  const same = (one) =>
+    one.type === "data" && one.name === event.name && one.id === event.id;
+  const at = event.id === undefined ? -1 : state.parts.findIndex(same);
+  return at < 0 ? added(state, event) : {parts: replaced(state.parts, at, event)};
+}
+
+const marks = {
   __proto__: null,
-  "run.progress": (_, event) => ({progress: bare(event)}),
-  "message.delta": (state, {text}) => ({text: state.text + text}),
-  "tool.call": (state, event) => ({tools: withTool(state.tools, event)}),
-  "tool.result": (state, event) => ({tools: withTool(state.tools, event)}),
-  // Of another run than the one seen before, any event is new.
-  "run.restarted": (_, {reason}) =>
-    ({text: "", progress: null, tools: [], ...(reason === "other" && {id: ""})}),
-  "run.snapshot": (state, {status, text = "", progress, tools = [], missed = 0}) => ({
-    status,
-    text,
-    progress: bare(progress),
-    tools: tools.reduce(withTool, []),
-    missed: state.missed + missed,
+  "tool.call": mark((state, event) => ({
+    ...added(state, event),
+    tools: [...state.tools, event],
+    underway: without(state.underway, event.id),
+  })),
+  "tool.result": mark(result),
+  source: mark((state, event) =>
+    ({...added(state, event), sources: [...state.sources, event]})),
+  file: mark(added),
+  data: mark(data),
+  step: mark(added),
+  "input.request": mark(added),
+  "run.completed": mark((state, event) => {
+    const {finish_reason = null, usage = null, model = null} = event;
+    const {cached = false, duration_ms = null, output = state.text} = event;
+    const said = {finish_reason, usage, model, cached, duration_ms, output};
+    return {status: "completed", underway: [], ...said};
   }),
-  "run.completed": (state, event) => {
-    const {finish_reason = null, usage = null, cached = false, duration_ms = null} = event;
-    const output = event.output ?? state.text;
-    return {status: "completed", finish_reason, usage, cached, duration_ms, output};
-  },
-  "run.failed": (_, {code, message, retryable}) =>
-    ({status: "failed", error: {code, message, retryable}}),
-  "run.cancelled": (_, {reason = null}) => ({status: "cancelled", reason}),
+  "run.failed": mark((_, {code, message, retryable}) =>
+    ({status: "failed", underway: [], error: {code, message, retryable}})),
+  "run.cancelled": mark((_, {reason = null}) =>
+    ({status: "cancelled", underway: [], reason})),
 };
 
-function newer(id, than) {
-  const [attempt, seq] = id.split("-").map(Number);
-  const [oldAttempt, oldSeq] = than.split("-").map(Number);
-  return !than || attempt > oldAttempt || (attempt === oldAttempt && seq > oldSeq);
+const tape = {
+  __proto__: null,
+  ...marks,
+  "message.delta": delta("text"),
+  "reasoning.delta": delta("reasoning"),
+};
+
+function toldOf(state, event) {
+  // A call, or a result, that is there already is never taken back to what was before it.
+  const call = state.tools.findLast((one) => one.id === event.id);
+  const late = event.type === "tool.delta"
+    ? call : call && (call.output !== undefined || call.error !== undefined);
+  if (late) return {};
+  const {preliminary, ...fields} = untyped(event);
+  return {underway: [...without(state.underway, event.id), fields]};
+}
+
+const states = {
+  __proto__: null,
+  "run.queued": () => ({status: "queued"}),
+  "run.progress": (_, event) => ({progress: untyped(event)}),
+  "tool.delta": toldOf,
+  "tool.result": toldOf,
+  data: () => ({}), // transient: whoever wants it gets it as the event
+};
+
+const isState = ({type, preliminary, transient}) =>
+  ["run.queued", "run.progress", "tool.delta"].includes(type) ||
+  (type === "tool.result" && preliminary) || (type === "data" && transient);
+
+// ---- where it is on the tape
+
+const utf8 = new TextEncoder();
+const place = (id) => /^(?:([0-9a-f]{6})-)?(\d+)-(\d+)$/.exec(id ?? "") ?? [];
+
+// How much further the tape is behind an event than before it.
+function width(state, {type, part, text = ""}) {
+  if (type !== "message.delta" && type !== "reasoning.delta") return 1;
+  return utf8.encode(text).length + (state.open === part ? 0 : 1);
 }
 
 // `event` is what EventSource hands over, or its parsed data with `lastEventId` beside it.
 export function fold(state, event) {
   const fields = typeof event.data === "string" ? JSON.parse(event.data) : event;
-  const id = event.lastEventId || state.id;
-  // A repeat changes nothing. A snapshot is never one: that of a queued run has no id of its
-  // own, and after a failover of the store its id may lie before ours.
-  // Nor is an end that has no id: EventSource hands over the last one in its place.
-  const ends = /^run\.(completed|failed|cancelled)$/.test(fields.type);
-  const fresh = fields.type === "run.snapshot" || (ends && !finished(state));
-  if (!fresh && event.lastEventId && !newer(id, state.id)) return state;
-  const attempt = Number(id.split("-")[0]) || (fields.attempt ?? state.attempt);
-  const next = {...state, id, attempt, events: state.events + 1, status: "running"};
-  return {...next, ...changes[fields.type]?.(state, fields)};
+  const {type} = fields;
+  const next = {...state, events: state.events + 1, status: "running", hole: false};
+  if (type === "run.restarted") {
+    const id = event.lastEventId || "";
+    return {...next, ...nothing, id, attempt: fields.attempt ?? state.attempt};
+  }
+  if (isState(fields)) return finished(state) ? state : {...next, ...states[type](state, fields)};
+  return onTape(state, next, fields, event.lastEventId || "");
 }
+
+function onTape(state, next, fields, id) {
+  const change = tape[fields.type] ?? mark(() => ({}));
+  const ends = /^run\.(completed|failed|cancelled)$/.test(fields.type);
+  // An end that stands nowhere on the tape, as that of a run that the store has lost.
+  if (ends && (!id || id === state.id)) {
+    return finished(state) ? state : {...next, ...change(state, fields)};
+  }
+  if (!id) return {...next, ...change(state, fields)};
+  const [, tag, attempt, at] = place(id);
+  const [, oldTag, oldAttempt, oldAt] = place(state.id);
+  const other = oldTag && tag && oldTag !== tag;
+  const same = !other && attempt === oldAttempt;
+  const older = !other && Number(attempt) < Number(oldAttempt);
+  if (older || (same && Number(at) <= Number(oldAt))) return state;
+  // A later attempt, or another run's, begins with nothing and at its beginning.
+  const from = state.id && !same ? {...state, ...nothing} : state;
+  const before = Number(at) - width(from, fields);
+  if (state.id && before !== (same ? Number(oldAt) : 0)) return {...state, hole: true};
+  const anew = from === state ? {} : nothing;
+  return {...next, ...anew, id, attempt: Number(attempt), ...change(from, fields)};
+}
+
+// What a record, or a message of a conversation, has as its `parts`, as a state would have them.
+export function partsOf(parts) {
+  const kinds = {text: "message.delta", reasoning: "reasoning.delta"};
+  const {text, parts: all, tools, sources} = (parts ?? []).reduce((state, one) => {
+    const type = kinds[one.type] ?? one.type;
+    return {...state, ...tape[type]?.(state, {...one, type}), open: null};
+  }, initial);
+  return {text, parts: all, tools, sources};
+}
+
+// ---- following
+
+// After a hole: as long as it does not help, less and less often.
+const AGAIN_MS = 250;
+const AGAIN_MOST_MS = 30_000;
 
 // `onState(state, event)`: `event` is missing where only the connection changed. To go on from
 // where an earlier handle stopped, pass its state as `options.state`.
 export function follow(url, onState, {state = initial} = {}) {
-  const target = new URL(url, location.href);
-  if (state.id) target.searchParams.set("last_event_id", state.id);
-  const source = new EventSource(target);
+  let source = null;
+  let again = 0;
+  let wait = AGAIN_MS;
   const tell = (next, event) => onState((state = next), event);
-  source.onopen = () => tell({...state, connected: true, closed: false});
-  source.onmessage = ({data, lastEventId}) => {
-    const event = {...JSON.parse(data), lastEventId};
-    const next = fold(state, event);
-    if (next === state) return;
-    // What a snapshot says to be over still has its terminal event to come.
-    if (finished(next) && event.type !== "run.snapshot") source.close();
-    tell(next, event);
+  const close = () => {
+    clearTimeout(again);
+    source.close();
   };
-  // EventSource gives up on every status but 200; anything else it tries again by itself.
-  source.onerror = () => {
-    const gone = source.readyState === EventSource.CLOSED && !finished(state);
-    tell({...state, connected: false, closed: gone});
+  const mend = () => {
+    close();
+    again = setTimeout(connect, wait);
+    wait = Math.min(2 * wait, AGAIN_MOST_MS);
+    tell({...state, connected: false});
   };
-  return {close: () => source.close(), get state() { return state; }};
+  const connect = () => {
+    const target = new URL(url, location.href);
+    if (state.id) target.searchParams.set("last_event_id", state.id);
+    source = new EventSource(target);
+    source.onopen = () => tell({...state, connected: true, closed: false});
+    source.onmessage = ({data, lastEventId}) => {
+      const event = {...JSON.parse(data), lastEventId};
+      const next = fold(state, event);
+      if (next === state) return;
+      if (next.hole) return mend();
+      if (next.id !== state.id) wait = AGAIN_MS;
+      if (finished(next)) source.close();
+      tell(next, event);
+    };
+    // EventSource gives up on every status but 200; anything else it tries again by itself.
+    source.onerror = () => {
+      const gone = source.readyState === EventSource.CLOSED && !finished(state);
+      tell({...state, connected: false, closed: gone});
+    };
+  };
+  connect();
+  return {close, get state() { return state; }};
 }

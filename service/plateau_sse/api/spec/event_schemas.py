@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from plateau_sse.api.external import ExternalEvent
+from plateau_sse.api.posted import ExternalEvent
 from plateau_sse.errors import RUN_FAILURES
 from plateau_sse.store.runs.events import FINISH_REASONS, MARK_BYTES
 

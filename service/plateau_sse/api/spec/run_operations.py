@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api.external import EVENTS_MOST
-from plateau_sse.api.requests import BODY_BYTES, OPTIONS_DEPTH
+from plateau_sse.api.posted import EVENTS_MOST
+from plateau_sse.api.requests import DEPTH_MOST
 from plateau_sse.api.spec import parameters as given
 from plateau_sse.api.spec.event_schemas import ref
-from plateau_sse.store.runs.events import MARK_BYTES, TAPE_BYTES
 from plateau_sse.api.spec.operation import (
     JSON,
     KEY,
@@ -23,6 +22,7 @@ from plateau_sse.api.spec.operation import (
     problems,
     says,
 )
+from plateau_sse.store.runs.events import MARK_BYTES, TAPE_BYTES
 
 
 def _events(description: str, **headers: Any) -> dict[str, Any]:
@@ -61,9 +61,10 @@ def _create() -> Operation:
         "Ask an agent",
         "Equal requests are answered once: from the cache (`X-Cache: hit`), or by joining the "
         "run that is under way (`joined`). With `Accept: text/event-stream` the answer is the "
-        f"stream itself. A body may have {BODY_BYTES // 1024} KiB, and its `options` may nest "
-        f"{OPTIONS_DEPTH} levels deep; unknown members are refused. In a conversation only "
-        "system messages and the user's new one are sent.",
+        "stream itself. A body may have `MAX_BODY_BYTES` (1 MiB as shipped), and its messages "
+        f"and `options` may nest {DEPTH_MOST} levels deep; unknown members are refused. In a "
+        "conversation only instructions, calls of tools with their results, and the user's new "
+        "message are sent.",
         KEY,
         {
             "200": {
@@ -183,12 +184,13 @@ def conversations() -> dict[str, Any]:
             "get": operation(
                 "conversations",
                 "getConversation",
-                "What is remembered of a conversation",
-                "As its next run's agent is given it, and the run that is on, if one is.",
+                "What was said in a conversation",
+                "Its latest messages, whole, and the run that is on, if one is. One that has "
+                "not begun is an empty one.",
                 KEY,
                 {
                     "200": says("The conversation", "Conversation"),
-                    **problems(401, 403, 404, 422, 503),
+                    **problems(401, 403, 422, 503),
                 },
             ),
             "delete": operation(

@@ -103,12 +103,32 @@ PROBLEM = _object(
 _MESSAGE = _object(
     {
         "id": _TEXT | {"description": "Of an answer: its run's."},
-        "role": {"type": "string", "enum": ["user", "assistant"]},
-        "content": or_null(
-            _TEXT | {"description": "As an agent gets it; null: only the index is left."}
+        "role": {
+            "type": "string",
+            "enum": ["user", "assistant", "tool"],
+            "description": "`tool`: results that were sent instead of a question.",
+        },
+        "status": or_null(
+            {
+                "type": "string",
+                "enum": ["completed", "failed", "cancelled"],
+                "description": "Of an answer: how its run ended.",
+            }
         ),
-        "length": {"type": "integer", "description": "Characters of the whole."},
-        "truncated": {"type": "boolean"},
+        "content": or_null(
+            _TEXT | {"description": "Its text; null where a release before kept none."}
+        ),
+        "parts": {
+            "type": "array",
+            "items": {"type": "object", "required": ["type"]},
+            "description": "Of a question as they were sent, of an answer as its record shows "
+            "them.",
+        },
+        "length": {"type": "integer", "description": "Characters of the whole text."},
+        "truncated": {
+            "type": "boolean",
+            "description": "It takes more room than a message may: this is what fits of its text.",
+        },
         "reply_to": or_null(_TEXT),
         "created_at": _WHEN,
     }
@@ -181,7 +201,7 @@ def _run_request() -> dict[str, Schema]:
             "properties": {"agent": others, "input": text, "messages": null},
         },
         {
-            "title": "A list of messages, the last of them the user's",
+            "title": "A list of messages, the last of them the user's or a tool's",
             "required": ["messages"],
             "properties": {"agent": others, "input": null, "messages": {"type": "array"}},
         },

@@ -42,7 +42,7 @@ class Question(NamedTuple):
     owner: str
     user: str
     conversation: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any]
 
 

@@ -1,22 +1,25 @@
-"""Conversations: what was said last, as far as an agent is to remember it.
+"""Conversations: what was said last, as people see it and as a model is given it.
 
-Invariant: a conversation is an index of at most MAX_MESSAGES messages, of which the latest
-MAX_CONTENT_MESSAGES have a body of at most MAX_CONTENT_LENGTH characters; adding and trimming
-is one step, so whoever adds at the same time loses nothing. All conversations together stay
-within a quarter of the store: the longest idle go first.
+Invariant: a conversation is an index of at most MAX_MESSAGES messages, each kept whole for
+people; the latest MAX_CONTENT_MESSAGES have a body for the model, too, of at most
+MAX_CONTENT_LENGTH characters. Adding and trimming is one step, so whoever adds at the same time
+loses nothing. All conversations together stay within a quarter of the store: the longest idle
+go first.
 
 A deletion holds for everything that was asked before it, also where nothing has been added yet:
 a run is announced in its conversation before it is enqueued.
 
-The index is read first, and alone; bodies are cut when they are written, and read only for the
-messages that still have one.
+A body ends with ` …` where it was cut, and with ` … [cancelled]` or ` … [failed]` where the
+answer was broken off. The index is read first, and alone; bodies are cut when they are written,
+and read only for the messages that still have one. Whole messages are read by nobody but who
+shows them, so that a run costs no more for them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -24,10 +27,14 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
+from plateau_sse.content import parts_of, words_of
 from plateau_sse.settings import Settings
+from plateau_sse.store.conversations import wholes
 from plateau_sse.store.conversations.graphemes import cut
+from plateau_sse.store.conversations.wholes import Status, Whole
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
+from plateau_sse.store.redis.fullness import CLOSED
 
 log = logging.getLogger("plateau.conversations")
 
@@ -39,27 +46,31 @@ SHARE = 4
 TRIES = 3
 _NONE = "-"
 _NOW = 2**53
+# What a body ends with that is not all of the text, or whose answer is not all that was to be.
+_CUT = " …"
+_BROKEN_OFF = " … [{}]"
 
 _FORGET = """#!lua flags=allow-oom
--- KEYS  index, bodies, deletion      ARGV  ms of the last message that may go with it
+-- KEYS  index, bodies, deletion, coming, wholes
+-- ARGV  ms of the last message that may go with it
 -- Gives 1 where the conversation is gone, 0 where somebody has said more meanwhile.
 local last = redis.call('LINDEX', KEYS[1], -1)
 if last and tonumber(last:match('^%S+ %S+ (%d+)')) > tonumber(ARGV[1]) then
   return 0
 end
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[5])
 return 1
 """
 
 # A full store allows it: it makes room.
 _DELETE = """#!lua flags=allow-oom
--- KEYS  index, bodies, deletion, coming      ARGV  now in ms, life of the note in s
+-- KEYS  index, bodies, deletion, coming, wholes      ARGV  now in ms, life of the note in s
 -- Where nothing was said and nothing is coming there is nothing to note: so deletions of what
 -- never was leave nothing behind, however many.
 if redis.call('EXISTS', KEYS[1], KEYS[4]) > 0 then
   redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
 end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[4], KEYS[5])
 """
 
 # Refused when memory is full, as the run is that it announces.
@@ -71,9 +82,11 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 
 
 class Message(NamedTuple):
-    """One message: `length` is that of the whole, in characters; `content` is None where only
-    the index still knows of it; `token` opens the run that a user's message asked for, and
-    `attempt` is the one that gave an answer, 0 where that is not known."""
+    """One message: `length` is that of its whole text, in characters. Of one that is read
+    `content` is what a model is given of it, None where that is nothing any more; of one that
+    is to be added it is the whole in words, and `whole` is what people see. `token` opens the
+    run that a question asked for; `attempt` is the one that gave an answer, 0 where that is not
+    known. The role `tool` is that of results which were sent instead of a question."""
 
     id: str
     role: str
@@ -83,15 +96,12 @@ class Message(NamedTuple):
     reply_to: str = ""
     token: str = ""
     attempt: int = 0
+    whole: Whole | None = None
 
     @property
     def run_id(self) -> str:
-        """The run that a user's message asked for, or that gave an answer."""
+        """The run that a question asked for, or that gave an answer."""
         return self.id.partition("-")[0]
-
-    @property
-    def truncated(self) -> bool:
-        return self.content is None or len(self.content) < self.length
 
 
 def place_of(owner: str, user: str, conversation_id: str) -> str:
@@ -101,21 +111,56 @@ def place_of(owner: str, user: str, conversation_id: str) -> str:
     return blake2b(text, digest_size=16).hexdigest()
 
 
-def asked(run_id: str, text: str, token: str) -> Message:
-    """The user's message that a run answers."""
-    now_ms = int(time.time() * 1000)
-    return Message(f"{run_id}-user", "user", now_ms, len(text), text, token=token)
+def asked(run_id: str, messages: Sequence[Mapping[str, Any]], token: str) -> Message:
+    """What a run answers, at the end of its messages: the user's, or results of tools."""
+    results: list[Mapping[str, Any]] = []
+    for message in reversed(messages):
+        if message["role"] != "tool":
+            break
+        results.insert(0, message)
+    if results:
+        role = "tool"
+        words = "\n".join(words_of(result["content"]) for result in results)
+        parts: list[dict[str, Any]] = [
+            {"type": "tool.result", "id": it["tool_call_id"], "output": it["content"]}
+            for it in results
+        ]
+    else:
+        role, content = "user", messages[-1]["content"]
+        words, parts = words_of(content), parts_of(content)
+    now_ms, whole = int(time.time() * 1000), Whole(parts)
+    message_id = f"{run_id}-user"
+    length = len(whole.content)
+    return Message(message_id, role, now_ms, length, words, token=token, whole=whole)
 
 
-def answered(run_id: str, text: str, attempt: int = 0) -> Message:
-    """A run's answer: its id is the run's."""
-    now_ms = int(time.time() * 1000)
-    reply_to = f"{run_id}-user"
-    return Message(run_id, "assistant", now_ms, len(text), text, reply_to, attempt=attempt)
+def answered(
+    run_id: str,
+    text: str,
+    parts: list[Any],
+    *,
+    attempt: int = 0,
+    status: Status = "completed",
+) -> Message:
+    """A run's answer: its id is the run's. `parts` are as records show them."""
+    whole = Whole(parts, status=status)
+    if whole.content != text:
+        whole.text = text
+    return Message(
+        run_id,
+        "assistant",
+        int(time.time() * 1000),
+        len(text),
+        text,
+        f"{run_id}-user",
+        attempt=attempt,
+        whole=whole,
+    )
 
 
 class Limits(NamedTuple):
-    """Of one conversation: messages, those of them with a body, and that body's characters."""
+    """Of one conversation: messages, those of them that a model is given, and the characters of
+    each that it is given."""
 
     messages: int
     bodies: int
@@ -129,7 +174,8 @@ def limits_of(settings: Settings) -> Limits:
 
 
 class Conversations:
-    """`bound` gives what the whole store may take, in bytes."""
+    """`bound` gives what the whole store may take, in bytes; `share` how much of it is taken,
+    0 to 1."""
 
     def __init__(
         self,
@@ -137,6 +183,7 @@ class Conversations:
         limits: Limits,
         bound: Callable[[], Awaitable[int]],
         count: Callable[[str], None] = lambda _: None,
+        share: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
         scripts = files("plateau_sse.store.conversations")
         self._redis: Any = redis
@@ -148,6 +195,7 @@ class Conversations:
         self._limits = limits
         self._bound = bound
         self._count = count
+        self._share = share
 
     async def add(
         self, place: str, messages: Sequence[Message], *, asked_ms: int | None = None
@@ -157,16 +205,22 @@ class Conversations:
         not at all where the conversation was deleted after that time, unless one of them has
         been added since: a run from before is shared by who asks the same again."""
         messages_most, bodies_most, length_most = self._limits
-        args: list[str | int] = [LIFE_S, messages_most, bodies_most, asked_ms or _NOW]
+        args: list[str | int | bytes] = [LIFE_S, messages_most, bodies_most, asked_ms or _NOW]
+        # The script may write to a full store, so that what is on ends well: little, then.
+        is_tight = self._share is not None and await self._share() >= CLOSED
+        most = wholes.TIGHT_BYTES if is_tight else wholes.WHOLE_BYTES
         for message in messages:
-            args += [message.id, _entry(message), cut(message.content or "", length_most)]
+            args += [message.id, _entry(message), _given(message, length_most)]
+            whole, words = message.whole or Whole([]), message.content or ""
+            args.append(wholes.pack(whole, words, most))
         with store_errors():
             taken = int(await self._converse(keys=list(keys.conversation(place)), args=args))
         if taken:
             await self._make_room(place, messages[-1].at_ms, taken)
 
     async def read(self, place: str) -> list[Message]:
-        """The index in the order of arrival, the latest with their text; [] for none."""
+        """The index in the order of arrival, the latest with what a model is given of them; []
+        for none."""
         key = keys.conversation(place)
         found: list[Message] = []
         for _ in range(TRIES):
@@ -187,6 +241,20 @@ class Conversations:
             if None not in bodies:
                 break
         return found
+
+    async def read_whole(self, place: str) -> list[Message]:
+        """As `read`, each with its whole where that is kept: releases before kept none."""
+        found = await self.read(place)
+        if not found:
+            return found
+        with store_errors():
+            packed: list[bytes | None] = await self._redis.hmget(
+                keys.conversation(place).wholes, [message.id for message in found]
+            )
+        return [
+            message._replace(whole=None if data is None else wholes.unpack(data))
+            for message, data in zip(found, packed, strict=True)
+        ]
 
     async def announce(self, place: str, token: str, *, life_s: int) -> None:
         """A run is about to be enqueued that will have ended within `life_s`; `token` is its
@@ -227,6 +295,17 @@ class Conversations:
             )
         names, times = reply[::2], reply[1::2]
         return [(name.decode(), int(at)) for name, at in zip(names, times, strict=True)]
+
+
+def _given(message: Message, most: int) -> str:
+    """What a model is given of it: with a remark where that is not all, no longer for it."""
+    words = message.content or ""
+    status = message.whole.status if message.whole is not None else "completed"
+    end = "" if status == "completed" or not words else _BROKEN_OFF.format(status)
+    if len(words) + len(end) <= most:
+        return words + end
+    end = end or _CUT
+    return cut(words, most - len(end)) + end if len(end) < most else cut(words, most)
 
 
 def _entry(message: Message) -> str:

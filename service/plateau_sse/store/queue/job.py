@@ -1,6 +1,7 @@
 """What a run was asked: written by the web worker that took it on, read by the runner.
 
-Invariant: both sides agree on this one struct; unknown members are ignored, so that a newer
+Invariant: what is kept of a request is as bounded as the request. Both sides agree on this one
+struct; unknown members are ignored, so that a newer
 web worker and an older runner can share a Redis.
 """
 
@@ -17,7 +18,7 @@ class Job(msgspec.Struct, omit_defaults=True):
     none. `asked_ms` is when it was asked, since the epoch; `format` is that of the entries
     under `cache_key`."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any] = {}
     user: str = ""
     version: str = ""

@@ -15,7 +15,8 @@ QUEUE = "runs:queue:2"
 GROUP = "runners"
 AGENTS = "agents"
 # External runs by the time at which to look at them: no queue entry stands for those.
-EXTERNAL = "runs:external"
+# Their number is the queue's.
+EXTERNAL = "runs:external:2"
 # Whose turn it is to sweep.
 JANITOR = "janitor"
 # Who has figures of its own, by the time at which it last wrote them: hosts and processes.
@@ -40,6 +41,7 @@ class ConversationKeys(NamedTuple):
     bodies: str
     deletion: str
     coming: str
+    wholes: str
 
 
 class RunKeys(NamedTuple):
@@ -66,7 +68,11 @@ def run(run_id: str) -> RunKeys:
 def conversation(place: str) -> ConversationKeys:
     name = f"conversation:{{{place}}}"
     return ConversationKeys(
-        f"{name}:index", f"{name}:bodies", f"{name}:deleted", f"{name}:coming"
+        f"{name}:index",
+        f"{name}:bodies",
+        f"{name}:deleted",
+        f"{name}:coming",
+        f"{name}:wholes",
     )
 
 

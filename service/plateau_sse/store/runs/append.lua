@@ -10,7 +10,9 @@
 --               Where the server is another than before it may have lost some of them, and nobody
 --               can tell: what is left becomes the beginning of a new attempt
 --       claim   starts `attempt`, later than the record's; clears what came before
---       end     by whoever finds the run without a producer; `attempt` is the one it saw
+--       end     by whoever finds the run without a producer; `attempt` is the one it saw. Where
+--               the server is another, it ends as a new attempt, too: a reader may have had other
+--               text where the end would stand
 --       mark    sets fields of a run that is still queued
 -- op    t r  arg is text of a part, of thoughts; json what follows the part's number; part is
 --            '' or that number, and behind a space the part that it continues
@@ -22,7 +24,7 @@
 -- later attempt exists), skip (claim a later number: one may have been lost), ended, full (a bound
 -- of the tape would be passed), part (none of that number to go on with or to open), tight,
 -- version (another release's run), gone. Only ok writes; no run is ever created here. seq is the
--- producer's count, parts those opened so far.
+-- producer's count, parts those opened so far (for `part`, before the event that is refused).
 --
 -- The field `tape` has: at, kind and number of the open part ('-' for none), parts, points, bytes
 -- of marks, bytes put into the stream since they were counted, states, bytes written when tight.
@@ -42,7 +44,7 @@ local tight, count = ARGV[7] == '1', tonumber(ARGV[8])
 local state = redis.call('HMGET', record, 'state', 'attempt', 'seq', 'tape', 'runner', 'server')
 local status = state[1]
 if not status then
-  return {'gone', 0, 0, 0}
+  return {redis.call('EXISTS', record) == 1 and 'version' or 'gone', 0, 0, 0}
 end
 local now_attempt, seq = tonumber(state[2]), tonumber(state[3])
 local at, kind, open, parts, points, mark_bytes, held, states, over =
@@ -66,9 +68,12 @@ local function answer(code)
 end
 
 local fields, output = {}, false
-for i = 9 + 4 * count, #ARGV do
+for i = 9 + 4 * count, #ARGV, 2 do
   fields[#fields + 1] = ARGV[i]
-  output = output or (i - 8 - 4 * count) % 2 == 1 and ARGV[i] == 'output'
+  fields[#fields + 1] = ARGV[i + 1]
+  if ARGV[i] == 'output' then
+    output = ARGV[i + 1]
+  end
 end
 -- What the producer counts.
 local counted = 0
@@ -80,7 +85,7 @@ for i = 9, 5 + 4 * count, 4 do
 end
 
 -- Whether this step is the caller's to do.
-local skip, fresh, again = 0, false, false
+local skip, fresh, again, begins = 0, false, false, false
 if verb == 'claim' then
   if attempt == now_attempt and running and state[5] and fields[2] == state[5] then
     return answer('dup')
@@ -103,23 +108,26 @@ elseif verb == 'end' then
   if attempt ~= now_attempt then
     return answer('fenced')
   end
-  -- Nobody claimed it: its only event is its end.
-  now_attempt = math.max(now_attempt, 1)
+  again = is_another()
+  if now_attempt == 0 then
+    -- Nobody claimed it: its only event is its end.
+    now_attempt, begins = 1, true
+  end
 elseif verb == 'mark' then
   if status ~= 'queued' then
     return answer('ended')
   end
 else
+  if fields[1] == 'batch' and redis.call('HGET', record, 'batch') == fields[2] then
+    -- The same call, sent again by the connection since its first reply was lost.
+    return answer('dup')
+  end
   if attempt < now_attempt or attempt < 1 then
     -- A queued run has no producer.
     return answer('fenced')
   end
   if attempt > now_attempt then
     return answer('gap')
-  end
-  if fields[1] == 'batch' and redis.call('HGET', record, 'batch') == fields[2] then
-    -- The same call, sent again by the connection since its first reply was lost.
-    return answer('dup')
   end
   if first > 0 then
     if first + counted - 1 <= seq and counted > 0 then
@@ -161,10 +169,9 @@ for i = begin, stop, 4 do
     local number, continues = given:match('^(%d*) ?(%d*)$')
     local same = new_kind == op and continues == '' and (number == '' or tonumber(number) == new_open)
     if not same then
-      if number ~= '' and tonumber(number) ~= new_parts then
-        return answer('part')
-      end
-      if continues ~= '' and tonumber(continues) >= new_parts then
+      if number ~= '' and tonumber(number) ~= new_parts
+        or continues ~= '' and tonumber(continues) >= new_parts then
+        parts = new_parts
         return answer('part')
       end
       opens[i] = new_parts
@@ -186,7 +193,9 @@ if growth > 0 and at - points + growth > TEXT_MOST
   or new_points > POINTS_MOST and new_points > points then
   return answer('full')
 end
-if tight and growth + grown > 0 and over + growth + grown + BESIDES * (new_points - points) > TIGHT_BYTES then
+-- An answer that is not the text is kept, too. The end itself always fits.
+local more = growth + grown + BESIDES * (new_points - points) + (output and #output or 0)
+if tight and more > 0 and over + more > TIGHT_BYTES then
   return answer('tight')
 end
 
@@ -194,21 +203,26 @@ if fresh then
   redis.call('DEL', text, marks)
   redis.call('HDEL', record, 'progress', 'placer')
   redis.call('HSET', record, 'state', 'running', 'attempt', now_attempt)
-elseif verb == 'end' and attempt == 0 then
-  redis.call('HSET', record, 'attempt', now_attempt)
 elseif again then
-  -- No position may stand for two texts.
-  now_attempt, seq = now_attempt + 1, 0
+  -- No position may stand for two texts. What the stream has is of the attempt before.
+  now_attempt, seq, held = now_attempt + 1, 0, 0
   local left = redis.call('XRANGE', marks, '-', '+')
-  redis.call('DEL', marks)
+  redis.call('DEL', marks, events)
   for _, point in ipairs(left) do
-    redis.call('XADD', marks, now_attempt .. point[1]:match('%-%d+$'), unpack(point[2]))
+    local point_fields = point[2]
+    if point_fields[2] == '1' then
+      -- `run.started`, which names it.
+      point_fields[4] = point_fields[4]:gsub('"attempt":%d+}$', '"attempt":' .. now_attempt .. '}')
+    end
+    redis.call('XADD', marks, now_attempt .. point[1]:match('%-%d+$'), unpack(point_fields))
   end
+end
+if again or begins then
   redis.call('HSET', record, 'attempt', now_attempt)
 end
 if tight then
   redis.call('XTRIM', events, 'MAXLEN', TIGHT_ENTRIES)
-  over = over + growth + grown + BESIDES * (new_points - points)
+  over = over + more
 end
 
 -- Whether all keys are there already, each with its life.
@@ -289,7 +303,7 @@ if ended then
   if redis.call('COPY', marks, marks .. ':copy', 'REPLACE') == 1 then
     redis.call('RENAME', marks .. ':copy', marks)
   end
-elseif had_text and redis.call('TTL', record) > life - 5 then
+elseif had_text and not again and redis.call('TTL', record) > life - 5 then
   -- They have been renewed a moment ago, all that there are.
   return answer('ok')
 end

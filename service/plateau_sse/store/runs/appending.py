@@ -20,6 +20,8 @@ from plateau_sse.store.runs.events import Event
 
 # A late reader needs only the tape, so the entries go early.
 ENDED_EVENTS_LIFE_S = 60
+# Record and entries of one in which nothing was said: an empty stream takes 4 KiB.
+BRIEF_LIVES_S = (60, 10)
 
 _BODY = files("plateau_sse.store.runs").joinpath("append.lua").read_text()
 # Refused when memory is full; and the one that may write a little all the same.

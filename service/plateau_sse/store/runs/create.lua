@@ -7,7 +7,8 @@
 --
 -- Gives 'created' (its place is for this caller to find), 'absent', the status of the run that
 -- was there already ('enqueued' where it is known to have a place in the queue), 'conflict' where
--- another request has the id, or 'crowded' where as many callers share the run as may.
+-- another request has the id, 'version' where another release's run has it, or 'crowded' where as
+-- many callers share the run as may.
 -- Refused when memory is full: a new run is not worth a running one.
 
 local record, tokens = KEYS[1], KEYS[4]
@@ -26,6 +27,9 @@ if status then
     return 'enqueued'
   end
   return status
+end
+if redis.call('EXISTS', record) == 1 then
+  return 'version'
 end
 if #ARGV < 5 then
   return 'absent'

@@ -7,7 +7,7 @@
 --
 -- Gives {'gone'}, {'denied'}, {'version'} (another release's run), or
 -- {how, owner, status, attempt, at, states, progress, output, …} where output is given with the
--- end of the run alone, and how is
+-- end of the run alone, where it has one, and how is
 --   ahead   the position lies behind all that there is
 --   log     before, id, json, … from the stream, from the position on without a hole
 --   tape    the attempt and at that it begins at, the last point before that ('' for none), the
@@ -18,7 +18,7 @@ local wanted_attempt, wanted = tonumber(ARGV[2]), tonumber(ARGV[3])
 local budget = tonumber(ARGV[4])
 local state = redis.call('HMGET', KEYS[1], 'owner', 'state', 'attempt', 'tape', 'progress')
 if not state[2] then
-  return {'gone'}
+  return {redis.call('EXISTS', KEYS[1]) == 1 and 'version' or 'gone'}
 end
 if ARGV[1] ~= '' and redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 0 then
   return {'denied'}
@@ -29,10 +29,10 @@ if not at then
 end
 local attempt = tonumber(state[3])
 at, points = tonumber(at), tonumber(points)
-local reply = {'tape', state[1], state[2], attempt, at, tonumber(states), state[5] or '', ''}
+local reply = {'tape', state[1], state[2], attempt, at, tonumber(states), state[5] or '', false}
 local function add_end(json)
   if json:find('^{"type":"run%.completed"') then
-    reply[8] = redis.call('HGET', KEYS[1], 'output') or ''
+    reply[8] = redis.call('HGET', KEYS[1], 'output')
   end
 end
 

@@ -14,9 +14,10 @@ from plateau_sse.store.runs.tape import Entry, Inside, Point, cut, whole_charact
 
 class Reading(NamedTuple):
     """What a reader has not seen, or the beginning of it. `head` is where the tape ends now, 0
-    before anything; `restarts` says why the entries begin anew (at the start of an attempt): what
-    was seen before is void then. `is_ahead`: what was seen lies behind all there is. `progress`
-    is the latest of a run that is on; `states` counts the states that there were, to order them."""
+    before anything; `restarts` says why the entries begin anew (at the start of an attempt):
+    what was seen before is void then. `is_ahead`: what was seen lies behind all there is.
+    `progress` is the latest of a run that is on; `states` counts the states that there were, to
+    order them."""
 
     owner: str
     status: str
@@ -68,7 +69,7 @@ def reading_of(reply: list[Any], seen: int) -> Reading:
         except Inside:
             start = ids.number(attempt, 0)
             return Reading(reached=start, entries=[], restarts="rewound", **common)
-    if entries and output:
+    if entries and output is not None:
         last = entries[-1]
         entries[-1] = last._replace(data=events.with_output(last.data, output))
     reached = entries[-1].number if entries else start

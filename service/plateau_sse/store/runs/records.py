@@ -12,7 +12,8 @@ import msgspec
 from plateau_sse.store.runs.reading import point_of
 from plateau_sse.store.runs.tape import Tape
 
-# `state` is what is shown as the status: releases before 0.2 look for that name, and find no run.
+# `state` is what is shown as the status: releases before 0.2 look for that name, and find no
+# run.
 FIELDS = (
     "owner",
     "state",

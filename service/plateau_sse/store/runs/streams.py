@@ -53,7 +53,7 @@ class Crowded(Exception):
     """As many callers share the run as may."""
 
 
-class OtherRelease(Exception):
+class OtherRelease(Conflict):
     """The run is one of another release, whose records mean something else."""
 
 
@@ -115,6 +115,8 @@ class Streams:
             reply: bytes = await self._create(keys=list(keys.run(run_id)), args=args)
         if reply == b"conflict":
             raise Conflict
+        if reply == b"version":
+            raise OtherRelease(run_id)
         if reply == b"crowded":
             raise Crowded
         return reply.decode()
@@ -127,9 +129,12 @@ class Streams:
         *,
         first_seq: int = 0,
         fields: Sequence[str | int | bytes] = (),
+        briefly: bool = False,
     ) -> Appended:
         """Append as the producer of `attempt`; a repeat with the same `first_seq` is a dup."""
-        return await self._write(run_id, "append", attempt, first_seq, batch, fields)
+        return await self._write(
+            run_id, "append", attempt, first_seq, batch, fields, briefly=briefly
+        )
 
     async def claim(
         self, run_id: str, attempt: int, runner: str, first: Event
@@ -165,9 +170,13 @@ class Streams:
             )
         return None if attempt is None else (int(attempt), (runner or b"").decode())
 
-    async def end(self, run_id: str, attempt: int, last: Event) -> Appended:
-        """End a run on behalf of a producer that is gone; `attempt` is the one seen."""
-        return await self._write(run_id, "end", attempt, 0, [last], appending.ended_now())
+    async def end(
+        self, run_id: str, attempt: int, last: Event, *, briefly: bool = False
+    ) -> Appended:
+        """End a run on behalf of a producer that is gone; `attempt` is the one seen. `briefly`:
+        nothing was said in it, and its record lives no longer than its readers need."""
+        fields = appending.ended_now()
+        return await self._write(run_id, "end", attempt, 0, [last], fields, briefly=briefly)
 
     async def finish(
         self,
@@ -191,16 +200,19 @@ class Streams:
         *,
         first_seq: int = 0,
         output: str | None = None,
+        briefly: bool = False,
     ) -> Appended:
         """As the producer of an external run: any append, an empty one too, renews its lease;
-        a last event that is terminal ends the run."""
+        a last event that is terminal ends the run, `briefly` as in `end`."""
         # The batch names this call: a producer without `first_seq` is not answered twice for
         # one request, though the connection may send it twice.
         fields: list[str | int | bytes] = ["batch", secrets.token_hex(8)]
         fields += ["lease_ms", int(time.time() * 1000)]
         if batch and batch[-1].op == "e":
             fields += appending.end_fields(output)
-        return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
+        return await self.append(
+            run_id, attempt, batch, first_seq=first_seq, fields=fields, briefly=briefly
+        )
 
     async def ask_to_cancel(self, run_id: str, reason: str, *, external: bool = False) -> str:
         """The status that follows: `cancelled`, `running` (its runner will see to it), another
@@ -211,9 +223,10 @@ class Streams:
             (number,) = await self.last_numbers([run_id])
             if number is None:
                 return "gone"
-            attempt, _ = ids.split(number)
+            attempt, at = ids.split(number)
             if attempt == 0 or external:
-                ended = await self.end(run_id, attempt, events.cancelled(reason))
+                last, briefly = events.cancelled(reason), external and at <= 1
+                ended = await self.end(run_id, attempt, last, briefly=briefly)
                 code, status = ended.code, "cancelled"
             else:
                 code = (await self.append(run_id, attempt, [], fields=fields)).code
@@ -246,13 +259,15 @@ class Streams:
         first_seq: int,
         batch: Sequence[Event],
         fields: Sequence[str | int | bytes],
+        *,
+        briefly: bool = False,
     ) -> Appended:
-        record_s = self._record_s
-        if batch and batch[-1].op == "e" and self._share is not None:
-            record_s = (
-                appending.ENDED_EVENTS_LIFE_S if await self._share() > TIGHT else record_s
-            )
-        lives = (self._alive_s, record_s, appending.ENDED_EVENTS_LIFE_S)
+        record_s, events_s = self._record_s, appending.ENDED_EVENTS_LIFE_S
+        if briefly:
+            record_s, events_s = appending.BRIEF_LIVES_S
+        elif batch and batch[-1].op == "e" and self._share is not None:
+            record_s = events_s if await self._share() > TIGHT else record_s
+        lives = (self._alive_s, record_s, events_s)
         args = appending.append_args(verb, attempt, first_seq, lives, batch, fields)
         names = list(keys.run(run_id))
         try:
@@ -324,11 +339,19 @@ class Streams:
                 pipe.sismember(key.tokens, token)
                 pipe.exists(key.record)
                 row, text, points, known, there = await pipe.execute()
-        # Expired in between, text and all.
-        if row[1] is None or not there:
+        if row[1] is not None and points and not _is_of(points[0][0], row):
+            # Another attempt began in between.
+            return await self.record(run_id, token)
+        if not there:
             return None
         if token and not known:
             raise Denied
-        if row[records.FIELDS.index("tape")] is None:
+        if None in (row[records.FIELDS.index("state")], row[records.FIELDS.index("tape")]):
+            # Or it was made in between: who asks again finds it.
             raise OtherRelease(run_id)
         return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text, points)
+
+
+def _is_of(point_id: bytes, row: list[bytes]) -> bool:
+    """Whether the point is of the attempt that the record is at."""
+    return point_id.partition(b"-")[0] == row[records.FIELDS.index("attempt")]
