@@ -65,8 +65,8 @@ class Keeper:
             log.warning("run %s: its conversation cannot keep it: %s", run_id, error)
 
     async def cache(self, job: Job, run_id: str, answer: Answer, *, version: str) -> None:
-        """A whole answer, where it was asked to be kept, of the agent of that `version`; whoever
-        shares the run now finds it by the run's id as well."""
+        """A whole answer, where it was asked to be kept, of the agent of that `version`. Who
+        shares the run by now finds it under the run's id as well."""
         # A web worker of another release has another dictionary: it could not tell that what
         # it unpacks is not what was said.
         if not job.cache_key or job.version != version or job.format != FORMAT:
