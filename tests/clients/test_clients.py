@@ -1,8 +1,9 @@
 """Stock clients, unchanged and as their users run them, at the real service.
 
 One table: each scenario is played once, with all clients side by side, and each cell says
-whether this client has read in it the tape that the service has recorded: nothing lost, nothing
-twice, however it was cut, the data of every event JSON, and the end known by its terminal event.
+whether this client has read in it the tape that the service has recorded, however it was cut:
+nothing lost, nothing twice, the data of every event JSON, and the end known by its terminal
+event.
 """
 
 from __future__ import annotations
