@@ -1,7 +1,8 @@
 """How many English answers of 2 KB the 10 MB cache holds, in three ways of keeping them.
 
 The answers are such as the dictionary was not made of; each is stored with its envelope under a
-key of its own until the server has evicted as many as it keeps.
+key of its own, and as it is kept here with the pointer of the run that left it, until as many
+entries have been evicted as there are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.conftest import end_server, start_server
 
 from benchmarks import corpus, plots
 from benchmarks.rows import Row, report
+from plateau_sse.store.answers import pointers
 from plateau_sse.store.answers.answer import Answer, answer_of
 from plateau_sse.store.answers.cache import Question, key_of
 from plateau_sse.store.answers.packing import pack
@@ -82,8 +84,14 @@ def key(number: int) -> str:
     return keys.cache(key_of(Question("study", "1", "anonymous", "", "", messages, {})))
 
 
+def _pointer(name: str, answer: Answer) -> tuple[str, bytes]:
+    """Of a run that one caller asked for."""
+    key = name.removeprefix(keys.cache(""))
+    return keys.left_by(ids.new_run_id()), pointers.pack(key, answer, [ids.new_token()])
+
+
 async def fit(url: str, way: Callable[[Answer], bytes]) -> int:
-    """How many of `answers` are there once as many have been evicted."""
+    """How many of `answers` are there once as many entries have been evicted."""
     redis: Any = connect(url, "bench")
     try:
         await redis.flushall()
@@ -91,12 +99,14 @@ async def fit(url: str, way: Callable[[Answer], bytes]) -> int:
         async with redis.pipeline(transaction=False) as pipe:
             for number, answer in enumerate(answers()):
                 pipe.set(key(number), way(answer), ex=3600)
+                if way is pack:
+                    pipe.set(*_pointer(key(number), answer), ex=3600)
                 if number % AT_ONCE:
                     continue
                 await pipe.execute()
                 held: int = await redis.dbsize()
                 if (await redis.info("stats"))["evicted_keys"] - before > held:
-                    return held
+                    return len(await redis.keys(keys.cache("*")))
         raise RuntimeError(f"{ANSWERS} answers do not fill it twice")
     finally:
         await redis.aclose()

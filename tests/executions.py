@@ -26,6 +26,7 @@ from plateau_sse.store.runs.appending import Appended
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.records import Record
+from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Streams
 from tests.store import claim, decoded, on_streams, queued, stream_of
 
@@ -81,7 +82,7 @@ class Listening(Streams):
 def keeper_of(redis: Any, answers: Cache = NO_CACHE) -> Keeper:
     fullness = Fullness(redis, 64 * 1024**2)
     conversations = Conversations(redis, LIMITS, fullness.bound)
-    return Keeper(answers, conversations, Inflight(redis, life_s=300))
+    return Keeper(answers, conversations, Inflight(redis, life_s=300), Shares(redis))
 
 
 @asynccontextmanager

@@ -56,6 +56,13 @@ async def asked(run: Run) -> AsyncIterator[Yielded]:
     yield json.dumps({"input": run.input, "messages": messages})
 
 
+async def silent(run: Run) -> AsyncIterator[Yielded]:
+    """It fails before it has said anything."""
+    for piece in run.options.get("pieces", ()):
+        yield piece
+    raise AgentError("agent_error", "as it was asked to")
+
+
 async def parrot(run: Run) -> AsyncIterator[Yielded]:
     """What was said."""
     yield run.input

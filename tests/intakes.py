@@ -113,7 +113,7 @@ class Desk:
                 usage=None,
                 duration_ms=1,
             )
-            await self.keeper.cache(job, answer, version="1")
+            await self.keeper.cache(job, run_id, answer, version="1")
         await self.streams.finish(run_id, 1, [*texts(text), done()], first_seq=2)
         await self.keeper.free(job, run_id)
 

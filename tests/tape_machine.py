@@ -248,13 +248,12 @@ class TapeMachine(RuleBasedStateMachine):
                     tell_of_a_restart(reader, attempt, "attempt", self.tag)
                 self._tell(reader, entry)
 
-    def _read(
-        self, reader: Ledger, sizes: tuple[int, int] = (streams.READ_BYTES, events.TEXT_BYTES)
-    ) -> Reading:
+    def _read(self, reader: Ledger, sizes: tuple[int, int] | None = None) -> Reading:
         position = ids.number(reader.at.attempt, reader.at.at) if reader.at.attempt else 0
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(streams, "READ_BYTES", sizes[0])
-            patched.setattr(events, "TEXT_BYTES", sizes[1])
+            if sizes is not None:
+                patched.setattr(streams, "READ_BYTES", sizes[0])
+                patched.setattr(events, "TEXT_BYTES", sizes[1])
             found = self.wait(self.store.read(self.run_id, position))
         assert found is not None
         assert found.entries or found.is_whole or found.is_ahead or found.restarts
@@ -287,9 +286,10 @@ class TapeMachine(RuleBasedStateMachine):
             self.end(END)
         whole = self.model.ledger(self.attempt, self.tag)
         for reader in self.readers:
-            found = self._read(reader)
+            before, found = reader.restarts, self._read(reader)
             while found.entries or found.restarts or found.is_ahead:
                 self._take(reader, found)
+                assert reader.restarts - before <= 2, "it begins anew again and again"
                 found = self._read(reader)
             assert found.is_whole and found.ended
             assert reader.close() == {}

@@ -489,7 +489,7 @@ def test_parts_come_back_and_a_model_gets_words(streams_url: str) -> None:
 
 def test_results_of_tools_are_what_was_asked(streams_url: str) -> None:
     async def scenario(conversations: Conversations, redis: Any) -> None:
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}, {"id": "c2"}]},
             {"role": "tool", "content": "Rain.", "tool_call_id": "c1"},
             {"role": "tool", "content": "12 °C", "tool_call_id": "c2"},
@@ -548,7 +548,7 @@ def test_one_message_has_a_bound(streams_url: str) -> None:
         noise = random.Random(1)
         text = "".join(noise.choices("abcdefghijklmnopqrstuvwxyz é雪🏔", k=200_000))
         image = {"type": "image_url", "image_url": {"url": noise.randbytes(60_000).hex()}}
-        small = [{"type": "text", "text": "What is this?"}, image]
+        small: list[dict[str, Any]] = [{"type": "text", "text": "What is this?"}, image]
         await conversations.add(PLACE, [said(1, text), said(2, "x" * 3 * SHOWN_BYTES)])
         asking = module.asked("3" * 32, [{"role": "user", "content": small}], "token")
         large = [small[0], image, image | {"more": noise.randbytes(60_000).hex()}]

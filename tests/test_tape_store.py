@@ -45,7 +45,10 @@ def test_and_so_on_the_other_engine(other_url: str) -> None:
 
 # Broken on purpose: each of these changes is found
 
-BROKEN = settings(CRAMPED, max_examples=40, database=None, phases=[Phase.generate])
+# The same examples each time: enough to find what is broken, and no more.
+BROKEN = settings(
+    CRAMPED, max_examples=150, derandomize=True, database=None, phases=[Phase.generate]
+)
 CHANGES = {
     "an opening that is not counted": (
         appending.SCRIPT,
@@ -86,5 +89,6 @@ def test_a_piece_that_is_cut_inside_a_character_is_found(
     streams_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "whole_characters", lambda text: text)
+    monkeypatch.setattr(streams, "READ_BYTES", 13)
     with pytest.raises(UnicodeDecodeError):
         drive(streams_url, BROKEN)

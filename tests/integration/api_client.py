@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+from locustfiles.kit.ledger import Ledger
 from redis import Redis
 
 from tests.integration import api_agents
@@ -108,13 +109,21 @@ def follow(client: httpx.Client, url: str, **headers: str) -> list[Event]:
         return list(messages(response.iter_lines()))
 
 
+def told(events: Iterable[Event]) -> Ledger:
+    """Someone who has been told these, over whatever responses: nothing was left out between
+    two of them, and nothing came twice."""
+    ledger = Ledger()
+    for event in events:
+        assert ledger.take(event.id, event.data), (ledger.faults, ledger.last_id, event)
+    assert not (faults := ledger.close()), faults
+    return ledger
+
+
 def text_of(events: Iterable[Event]) -> str:
     """The answer, as someone who folds the events sees it at the end."""
     text = ""
     for event in events:
-        if event.type == "run.snapshot":
-            text = event.data["text"]
-        elif event.type == "run.restarted":
+        if event.type == "run.restarted":
             text = ""
         elif event.type == "message.delta":
             text += event.data["text"]

@@ -40,7 +40,8 @@ def got(client: httpx.Client, body: bytes | dict[str, Any]) -> tuple[dict[str, A
 
 
 def test_an_agent_gets_messages_as_they_were_sent(client: httpx.Client) -> None:
-    parts = [{"type": "text", "text": "What "}, IMAGE, {"type": "text", "text": unique()}]
+    text = unique()
+    parts = [{"type": "text", "text": "What "}, IMAGE, {"type": "text", "text": text}]
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": parts, "name": "ann"},
@@ -49,7 +50,7 @@ def test_an_agent_gets_messages_as_they_were_sent(client: httpx.Client) -> None:
     ]
     body = {"agent": "asked", "messages": messages}
     given, how = got(client, body)
-    assert given == {"input": f"What {parts[2]['text']}", "messages": messages}
+    assert given == {"input": f"What {text}", "messages": messages}
     assert how == "miss"
     assert got(client, body) == (given, "hit")
 

@@ -58,7 +58,7 @@ def report(
 
 
 def runner_of(streams_url: str, run: dict[str, str]) -> str:
-    """The runner that executes it, without what it calls its claim."""
+    """The runner that executes it now, without what it calls its claim."""
     with Redis.from_url(streams_url, protocol=2) as redis:
         name = redis.hget(keys.run(run["id"]).record, "runner")
     assert isinstance(name, bytes)
@@ -214,13 +214,17 @@ def test_a_plain_agent_that_sleeps_keeps_its_lease_and_starves_nobody(
         awake = [start_run(url, "words", f"{n}", count=260, pause_ms=50) for n in range(6)]
         sleepers = [Watched([other], run["events_url"]) for run in asleep]
         others = [Watched([url], run["events_url"]) for run in awake]
-        await asyncio.gather(*(reader.follow() for reader in sleepers + others))
+        everyone = sleepers + others
+        following = [asyncio.create_task(reader.follow()) for reader in everyone]
+        await until(lambda: all(len(r.delivered) > 1 for r in everyone), "all are under way")
+        # The record has it for as long as the run is on.
         runners = [runner_of(streams_url, run) for run in asleep]
         beside = [
             reader
             for run, reader in zip(awake, others, strict=True)
             if runner_of(streams_url, run) in runners
         ]
+        await asyncio.gather(*following)
         assert beside, "the sleepers were alone on their runners"
         for reader in beside:
             gaps = [

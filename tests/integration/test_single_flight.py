@@ -135,7 +135,7 @@ def test_streams_and_waiting_join_too(deployment: Deployment, folder: Path) -> N
         streams, waited = await asyncio.gather(streaming, waiting)
         (run_id,) = question.executions
         for answer in streams:
-            # In pieces, or as a snapshot, or both.
+            # Live, or from what had been said already, or both.
             assert f"of {run_id}." in answer.text and "run.completed" in answer.text
         for answer in waited:
             assert answer.status_code == 200

@@ -20,7 +20,6 @@ import uvicorn
 from plateau_sse.serve.worker import (
     FAREWELL_S,
     MIN_AGE_S,
-    SNAPSHOTS_S,
     PlateauWorker,
     WorkerServer,
 )
@@ -250,7 +249,7 @@ def make_server(turn: bool) -> WorkerServer:
     )
     server = WorkerServer(uvicorn.Config(app, log_config=None), worker)
     server.server_state.total_requests = 5000
-    hub = SimpleNamespace(sending_long=0)
+    hub = SimpleNamespace()
     server.lifespan = SimpleNamespace(state={"hub": hub})
     return server
 
@@ -280,27 +279,6 @@ def test_a_worker_says_farewell_before_it_leaves() -> None:
     assert (b"connection", b"close") in server.config.encoded_headers
     assert not tick(server, MIN_AGE_S + 5 + FAREWELL_S / 2)
     assert tick(server, MIN_AGE_S + 5 + FAREWELL_S)
-
-
-def test_a_worker_waits_for_long_snapshots() -> None:
-    server = make_server(turn=True)
-    hub: Any = server.lifespan.state["hub"]
-    hub.sending_long = 1
-    assert not tick(server, MIN_AGE_S + 5)
-    assert not tick(server, MIN_AGE_S + SNAPSHOTS_S)
-    assert not server.config.encoded_headers
-    hub.sending_long = 0
-    assert not tick(server, MIN_AGE_S + SNAPSHOTS_S)
-    assert server.config.encoded_headers
-
-
-def test_a_worker_does_not_wait_for_snapshots_for_ever() -> None:
-    server = make_server(turn=True)
-    hub: Any = server.lifespan.state["hub"]
-    hub.sending_long = 1
-    assert not tick(server, MIN_AGE_S + 5)
-    assert not tick(server, MIN_AGE_S + 6 + SNAPSHOTS_S)
-    assert server.config.encoded_headers
 
 
 def test_uvicorn_itself_counts_nothing() -> None:

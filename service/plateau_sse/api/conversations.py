@@ -1,7 +1,7 @@
 """Conversations over HTTP: what has been said, and forgetting it.
 
-Invariant: people see whole messages, as far as they are kept, whatever a model is given of them.
-One that has not begun is an empty one. The same id of another owner or `user` is another
+Invariant: people see whole messages, as far as they are kept, whatever a model is given of
+them. One that has not begun is an empty one. The same id of another owner or `user` is another
 conversation.
 """
 
@@ -16,10 +16,12 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from plateau_sse import jsontext
-from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
+from plateau_sse.api.bodies import invalid
+from plateau_sse.api.requests import USER_CHARS, check_conversation_id
 from plateau_sse.api.runs import links_of, run_url_of
 from plateau_sse.api.state import State, state_of
 from plateau_sse.content import parts_of
+from plateau_sse.live.paced import paced
 from plateau_sse.store.conversations.conversations import Message, place_of
 
 _HEADERS = {"Cache-Control": "no-store"}
@@ -28,13 +30,21 @@ _HEADERS = {"Cache-Control": "no-store"}
 async def show(request: Request) -> Response:
     state = state_of(request.scope)
     conversation_id, place = _place(request, state)
-    messages = await state["conversations"].read_whole(place)
-    content = {
-        "id": conversation_id,
-        "messages": [_shown(message) for message in messages],
-        "active_run": await _active_run(request.scope, state, messages),
-    }
-    return Response(jsontext.encode(content), 200, _HEADERS, "application/json")
+    scope = request.scope
+
+    async def make() -> bytes:
+        messages = await state["conversations"].read_whole(place)
+        content = {
+            "id": conversation_id,
+            "messages": [_shown(message) for message in messages],
+            "active_run": await _active_run(scope, state, messages),
+        }
+        return jsontext.encode(content)
+
+    # Up to ten megabytes, and no reader is to hold them. One that is slow while somebody speaks
+    # is cut off, and asks again.
+    whole = Response(await make(), 200, _HEADERS, "application/json")
+    return paced(whole, make, state["pacer"])
 
 
 async def delete(request: Request) -> Response:

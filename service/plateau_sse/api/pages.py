@@ -45,7 +45,7 @@ PAGES = {
     "/markdown.js": Page("markdown.js", "text/javascript", "Its Markdown"),
     "/asking.js": Page("asking.js", "text/javascript", "How it asks"),
     "/log.js": Page("log.js", "text/javascript", "Its log of events"),
-    "/streaming-markdown.js": Page(
+    "/smd.js": Page(
         "vendor/streaming-markdown/smd.min.js", "text/javascript", "A parser of Markdown"
     ),
     "/client.js": Page("client.js", "text/javascript", "`follow` and `fold`"),

@@ -305,4 +305,4 @@ class Execution:
             duration_ms=self.elapsed_ms,
             finish_reason=self._yields.finish_reason,
         )
-        await self._keeper.cache(self._job, answer, version=agent.version)
+        await self._keeper.cache(self._job, self.run_id, answer, version=agent.version)

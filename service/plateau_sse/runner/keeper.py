@@ -20,6 +20,7 @@ from plateau_sse.store.conversations.conversations import Conversations, answere
 from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.runs.inflight import Inflight
+from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.tape import Tape
 
 log = logging.getLogger("plateau.runner")
@@ -28,10 +29,13 @@ log = logging.getLogger("plateau.runner")
 class Keeper:
     """One a runner."""
 
-    def __init__(self, cache: Cache, conversations: Conversations, inflight: Inflight) -> None:
+    def __init__(
+        self, cache: Cache, conversations: Conversations, inflight: Inflight, shares: Shares
+    ) -> None:
         self._cache = cache
         self._conversations = conversations
         self._inflight = inflight
+        self._shares = shares
 
     async def remember(
         self,
@@ -60,12 +64,20 @@ class Keeper:
         except StoreFull as error:
             log.warning("run %s: its conversation cannot keep it: %s", run_id, error)
 
-    async def cache(self, job: Job, answer: Answer, *, version: str) -> None:
-        """A whole answer, where it was asked to be kept, of the agent of that `version`."""
+    async def cache(self, job: Job, run_id: str, answer: Answer, *, version: str) -> None:
+        """A whole answer, where it was asked to be kept, of the agent of that `version`. Who
+        shares the run by now finds it under the run's id as well."""
         # A web worker of another release has another dictionary: it could not tell that what
         # it unpacks is not what was said.
-        if job.cache_key and job.version == version and job.format == FORMAT:
-            await self._cache.put(job.cache_key, answer, job.ttl_s)
+        if not job.cache_key or job.version != version or job.format != FORMAT:
+            return
+        tokens: list[str] = []
+        try:
+            tokens = await self._shares.tokens(run_id)
+        except StoreError as error:
+            log.info("run %s: its answer will not be found by its id: %s", run_id, error)
+        put = self._cache.put
+        await put(job.cache_key, answer, job.ttl_s, run_id=run_id, tokens=tokens)
 
     async def free(self, job: Job, run_id: str) -> None:
         """Once the end is announced: the question is nobody's any more."""

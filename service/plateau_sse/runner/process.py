@@ -28,6 +28,7 @@ from plateau_sse.store.redis.connections import COMMAND_CONNECTIONS, connect, co
 from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs.appending import BlockingStreams
 from plateau_sse.store.runs.inflight import Inflight
+from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Streams
 
 log = logging.getLogger("plateau.runner")
@@ -72,6 +73,7 @@ async def _serve(settings: Settings, name: str, board: Board | None = None) -> N
                 redis, limits_of(settings), fullness.bound, stats.count, fullness.share
             ),
             Inflight(redis, life_s=settings.run_life_s),
+            Shares(redis),
         )
         runner = Runner(
             name,

@@ -4,7 +4,7 @@
 // text, and where it is the address of a link one of http, https or mailto. And how the text was
 // cut on its way makes no difference to what is drawn.
 
-import * as md from "./streaming-markdown.js";
+import * as md from "./smd.js";
 
 export function element(name, text = "", className = "") {
   const node = document.createElement(name);

@@ -114,7 +114,8 @@ def _files() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, page in (pages.PAGES | pages.FROM_DISK).items():
         # A stem of its own for each: page.js and page.css are two files.
-        name = "".join(part.capitalize() for part in page.file.replace("-", ".").split("."))
+        file = page.file.rpartition("/")[2].replace("-", ".")
+        name = "".join(part.capitalize() for part in file.split("."))
         found[path] = {
             "get": operation(
                 "pages",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from plateau_sse.api.bodies import DEPTH_MOST
 from plateau_sse.api.posted import EVENTS_MOST
-from plateau_sse.api.requests import DEPTH_MOST
 from plateau_sse.api.spec import parameters as given
 from plateau_sse.api.spec.event_schemas import ref
 from plateau_sse.api.spec.operation import (
@@ -185,8 +185,8 @@ def conversations() -> dict[str, Any]:
                 "conversations",
                 "getConversation",
                 "What was said in a conversation",
-                "Its latest messages, whole, and the run that is on, if one is. One that has not "
-                "begun is an empty one.",
+                "Its latest messages, whole, and the run that is on, if one is. One that has "
+                "not begun is an empty one.",
                 KEY,
                 {
                     "200": says("The conversation", "Conversation"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from plateau_sse.api.messages import ROLES
 from plateau_sse.api.requests import RunRequest
 from plateau_sse.api.spec import event_schemas
 from plateau_sse.api.spec.event_schemas import Schema, or_null, ref
@@ -64,7 +65,7 @@ RUN = _object(
         "cached": {"type": "boolean"},
         "attempt": {"type": "integer", "minimum": 0},
         "output": or_null(_TEXT | {"description": "The whole answer, once it has completed."}),
-        "parts": _PARTS,
+        "parts": or_null(_PARTS),
         "error": or_null(_ERROR),
         "usage": or_null(ref("Usage")),
         "model": or_null(_TEXT | {"description": "That gave the answer, where it is known."}),
@@ -127,7 +128,7 @@ _MESSAGE = _object(
         "length": {"type": "integer", "description": "Characters of the whole text."},
         "truncated": {
             "type": "boolean",
-            "description": "It took more room than a message may: what fits of its text is here.",
+            "description": "It takes more room than it may: this is what fits of its text.",
         },
         "reply_to": or_null(_TEXT),
         "created_at": _WHEN,
@@ -187,6 +188,39 @@ METRICS = _object(
 )
 
 
+def _kinds_of_message() -> list[Schema]:
+    """What the role says of the other members."""
+    content: Schema = {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1}]}
+    no_id: Schema = {"enum": [None, ""]}
+    no_calls: Schema = {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]}
+    roles = [role for role in ROLES if role != "tool"]
+    said = {"role": {"enum": roles}, "content": content}
+    calls = {"type": "array", "minItems": 1}
+    gave = {"role": {"const": "tool"}, "content": content, "tool_call_id": {"type": "string"}}
+    gave["tool_call_id"] |= {"minLength": 1}
+    return [
+        {
+            "title": "What was said",
+            "required": ["content"],
+            "properties": {**said, "tool_calls": no_calls, "tool_call_id": no_id},
+        },
+        {
+            "title": "Tools that were called",
+            "required": ["tool_calls"],
+            "properties": {
+                "role": {"const": "assistant"},
+                "tool_calls": calls,
+                "tool_call_id": no_id,
+            },
+        },
+        {
+            "title": "What a tool gave",
+            "required": ["content", "tool_call_id"],
+            "properties": {**gave, "tool_calls": no_calls},
+        },
+    ]
+
+
 def _run_request() -> dict[str, Schema]:
     _, schemas = msgspec.json.schema_components(
         [RunRequest], ref_template="#/components/schemas/{name}"
@@ -210,6 +244,7 @@ def _run_request() -> dict[str, Schema]:
             "properties": {"agent": {"const": EXTERNAL}, "conversation_id": null},
         },
     ]
+    schemas["InputMessage"]["anyOf"] = _kinds_of_message()
     return schemas
 
 

@@ -298,7 +298,7 @@ class Conversations:
 
 
 def _given(message: Message, most: int) -> str:
-    """What a model is given of it: with a remark where that is not all, and no longer for it."""
+    """What a model is given of it: with a remark where that is not all, no longer for it."""
     words = message.content or ""
     status = message.whole.status if message.whole is not None else "completed"
     end = "" if status == "completed" or not words else _BROKEN_OFF.format(status)

@@ -71,8 +71,8 @@ class External:
             return bool(await self._admit(keys=[keys.EXTERNAL], args=args))
 
     async def _forget_ended(self) -> None:
-        """Whoever ended them died before it could say so. One without a record counts: it may be
-        about to have one, and is forgotten when it is due to be looked at."""
+        """Whoever ended them died before it could say so. One without a record counts: it may
+        be about to have one, and is forgotten when it is due to be looked at."""
         with store_errors():
             members: list[bytes] = await self._redis.zrange(keys.EXTERNAL, 0, -1)
             async with self._redis.pipeline(transaction=False) as pipe:
