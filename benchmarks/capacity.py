@@ -1,8 +1,8 @@
 """How many English answers of 2 KB the 10 MB cache holds, in three ways of keeping them.
 
 The answers are such as the dictionary was not made of; each is stored with its envelope under a
-key of its own, and as it is kept here with the pointer of the run that left it, until the server
-has evicted as many entries as it keeps.
+key of its own, and as it is kept here with the pointer of the run that left it, until as many
+entries have been evicted as there are.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import string
 from collections.abc import AsyncIterator
 
 from plateau_sse.agents import (
@@ -72,11 +71,3 @@ async def harbour(run: Run) -> AsyncIterator[Yielded]:
         yield TABLE[at : at + 5]
         await asyncio.sleep(pause_s)
     yield Usage(12, 34, model="harbour-1")
-
-
-async def large(run: Run) -> AsyncIterator[Yielded]:
-    """So many characters, which no compression makes few of."""
-    chances = random.Random(run.input)
-    yield "".join(
-        chances.choices(string.ascii_letters + string.digits, k=run.options["characters"])
-    )

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from plateau_sse.store.answers.cache import Cache
@@ -17,12 +18,13 @@ from plateau_sse.store.answers.lookups import Lookups
 from plateau_sse.store.answers.packing import pack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import ids
 from tests.conftest import end_server, start_server
 from tests.packed import pack_once
 from tests.store import answer
 
 MAX_BYTES = 10 * 1024**2
-KEY = "0" * 32
+KEY = "0" * 24
 
 
 def on_cache(
@@ -53,6 +55,54 @@ def test_an_answer_is_found_again_and_has_a_life(cache_url: str) -> None:
         for content in (b"", b"\xff" * 40, pack(stored)[:-4]):
             await redis.set(keys.cache(KEY), content, ex=60)
             assert await cache.get(KEY) is None
+
+    on_cache(cache_url, scenario)
+
+
+def test_a_run_that_is_gone_is_found_by_who_could_read_it(cache_url: str) -> None:
+    run_id = ids.new_run_id()
+    tokens = [ids.new_token() for _ in range(3)]
+    stored = answer("Because.", tag=ids.tag_of(run_id))
+
+    async def scenario(cache: Cache, redis: Any) -> None:
+        name = keys.left_by(run_id)
+        await cache.put(KEY, stored, ttl_s=50, run_id=run_id, tokens=tokens)
+        assert 45 <= await redis.ttl(name) <= 50
+        assert len(await redis.get(name)) == 18 + 4 + 3 * 6
+        for token in tokens:
+            assert await cache.of_run(run_id, token=token, owner="") == (KEY, stored)
+        assert await cache.of_run(run_id, token="", owner="ann") == (KEY, stored)
+        for token, owner in (("", ""), (tokens[0][:-1], ""), (tokens[0], "bob"), ("!", "")):
+            assert await cache.of_run(run_id, token=token, owner=owner) is None
+        assert await cache.of_run(ids.new_run_id(), token=tokens[0], owner="") is None
+        # Another answer to the same question, even one of a run with the same tag.
+        for other in (
+            msgspec.structs.replace(stored, token=ids.new_token()),
+            msgspec.structs.replace(stored, tag="000000"),
+        ):
+            await cache.put(KEY, other)
+            assert await cache.of_run(run_id, token=tokens[0], owner="") is None
+        await cache.put(KEY, stored)
+        assert await cache.of_run(run_id, token=tokens[0], owner="") is not None
+        await redis.delete(keys.cache(KEY))
+        assert await cache.of_run(run_id, token=tokens[0], owner="") is None
+        for damaged in (b"", b"\xff" * 5, b"\xff" * 27):
+            await redis.set(name, damaged, ex=60)
+            assert await cache.of_run(run_id, token=tokens[0], owner="") is None
+            assert await cache.of_run(run_id, token="", owner="ann") is None
+
+    on_cache(cache_url, scenario)
+
+
+def test_of_many_callers_sixteen_are_remembered(cache_url: str) -> None:
+    run_id = ids.new_run_id()
+    tokens = [ids.new_token() for _ in range(1000)]
+
+    async def scenario(cache: Cache, redis: Any) -> None:
+        stored = answer("Because.", tag=ids.tag_of(run_id))
+        await cache.put(KEY, stored, run_id=run_id, tokens=tokens)
+        found = [await cache.of_run(run_id, token=token, owner="") for token in tokens]
+        assert sum(1 for one in found if one is not None) == 16
 
     on_cache(cache_url, scenario)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plateau_sse.api.bodies import DEPTH_MOST
+from plateau_sse.api.messages import MESSAGES_MOST
 from plateau_sse.api.requests import (
-    DEPTH_MOST,
-    MESSAGES_MOST,
     WAIT_MOST_S,
     RunRequest,
     check_run_id,
@@ -318,9 +319,24 @@ def test_half_a_character_becomes_the_mark_of_one_that_is_not_known(
     assert second["content"] == [{"type": "text", "text": text}]
 
 
+PIECES = [r"\\", r"\ud83d", r"\uDE00", r"\ufffd", r"\n", r"\t", "u", "d83d", "é", "\U0001f600"]
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12).map("".join))
+def test_every_half_and_nothing_else_is_mended(escaped: str) -> None:
+    """As a parser has it that lets halves through."""
+    text = f'"x{escaped}"'
+    read = re.sub("[\ud800-\udfff]", "\ufffd", json.loads(text))
+    assert parse_run(f'{{"agent":"notes","input":{text}}}'.encode()).input == read
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        b'{"agent":"notes","input":"\\ud800\\ud83d\\ude00 \\x"}',
+        b'{"agent":"notes","input":"\\ud83d\\ude00","user":tru}',
+        b'{"agent":"notes","input":"\\ud800 \\\x00d83d"}',
         b'{"agent":"notes","input":"\\ud800"',
         b'{"agent":"notes","input":"\\ud800","options":{"a":NaN}}',
         b'{"agent":"notes","input":"\\ud800","options":{"a":1e999}}',

@@ -67,7 +67,7 @@ def test_every_reader_of_200_runs_ends_with_the_records_output(
             here, there = two_webs.urls
             steady = [Reader([here], run["events_url"]) for run in runs]
             dropping = [
-                Reader([there, here], run["events_url"], drop=lambda: chances.random() < 0.1)
+                Reader([there, here], run["events_url"], drop=lambda: chances.random() < 0.2)
                 for run in runs
             ]
             reading = asyncio.gather(*(reader.follow() for reader in steady + dropping))
@@ -79,7 +79,7 @@ def test_every_reader_of_200_runs_ends_with_the_records_output(
                 steady[index].check_whole(output)
                 dropping[index].check_whole(output)
             # Otherwise nothing was tested.
-            assert sum(reader.connections for reader in dropping) > 3 * RUNS
+            assert sum(reader.connections for reader in dropping) > 2 * RUNS
             assert all(reader.connections == 1 for reader in steady)
 
     asyncio.run(scenario())

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from tests.faults import (
 )
 from tests.processes import serving, wait_until
 from tests.sample_agents import words_of
-from tests.watched import Pace, Watched, until
+from tests.watched import Chunks, Pace, Watched, until
 
 log = logging.getLogger(__name__)
 
@@ -175,86 +175,6 @@ def test_late_readers_that_never_read(
         assert each < MOST_BYTES_A_READER, f"{each / 1024:.1f} KiB of worker a reader"
 
 
-# Of a document or an event that nobody reads, in worker memory a reader.
-MOST_BYTES_A_DOCUMENT = 48 * 1024
-STUCK_AT_DOCUMENTS = 40
-
-
-@pytest.mark.parametrize("kind", ["record", "output", "hit", "hit_events", "marks"])
-def test_what_is_large_costs_a_stuck_reader_nothing(
-    one_of_each: Deployment, report: Callable[[str, object], None], kind: str
-) -> None:
-    """Answers of 250 KB, in each way that they can be asked for."""
-    (url,) = one_of_each.urls
-    worker = worker_of(one_of_each.webs[0])
-    with client_of(url) as client, ExitStack() as stack:
-        warm_up(url, client)
-        path, size = large(client, url, kind)
-        # Whatever is made once for such an answer.
-        for _ in range(2):
-            whole = client.get(path)
-            assert whole.status_code == 200 and len(whole.content) > size
-        before = pss_bytes(worker)
-        for _ in range(STUCK_AT_DOCUMENTS):
-            stack.enter_context(_stuck(url, path))
-        wait_until(
-            lambda: sum(1 for queue in send_queues(url) if queue > 0) >= STUCK_AT_DOCUMENTS,
-            "all are stuck",
-        )
-        # What is held for a reader who may be back in a moment is let go of.
-        wait_until(
-            lambda: (pss_bytes(worker) - before) / STUCK_AT_DOCUMENTS < MOST_BYTES_A_DOCUMENT,
-            "they cost next to nothing",
-            timeout_s=20,
-        )
-        each = (pss_bytes(worker) - before) / STUCK_AT_DOCUMENTS
-        report(f"worker_kib_a_stuck_reader_of_{kind}", round(each / 1024, 1))
-
-
-@pytest.fixture
-def one_of_each(tmp_path: Path, streams_url: str, cache_url: str) -> Iterator[Deployment]:
-    with deployed(
-        tmp_path,
-        streams_url=streams_url,
-        cache_url=cache_url,
-        webs=1,
-        runners=1,
-        env={"AGENTS": "large=tests.sample_agents:large"},
-    ) as deployment:
-        yield deployment
-
-
-LARGE = 250_000
-
-
-def large(client: httpx.Client, url: str, kind: str) -> tuple[str, int]:
-    """The path of something large, and what it has at least."""
-    if kind in ("output", "marks"):
-        run = start_run(url, "external")
-        if kind == "output":
-            end = {"type": "run.completed", "output": text_of(LARGE)}
-            append(client, run, [delta("short"), end])
-            return run["events_url"], LARGE
-        for number in range(7):
-            mark = {
-                "type": "data",
-                "name": "large",
-                "id": str(number),
-                "value": text_of(32_000),
-            }
-            append(client, run, [mark])
-        complete(client, run)
-        return run["events_url"], 200_000
-    asked = {"agent": "large", "input": "all of it", "options": {"characters": LARGE}}
-    run = client.post("/v1/runs", json=asked, headers={"Prefer": "wait=60"}).json()
-    assert run["status"] == "completed", run["status"]
-    if kind != "record":
-        run = client.post("/v1/runs", json=asked).json()
-        assert run["cached"]
-    path = run["events_url"]
-    return path if kind == "hit_events" else path.replace("/events", ""), LARGE
-
-
 @contextmanager
 def _stuck(url: str, path: str) -> Iterator[None]:
     with open_stuck(url, path):
@@ -340,27 +260,28 @@ def test_slow_readers_who_come_late(one_web: Deployment) -> None:
     asyncio.run(scenario())
 
 
-def test_a_long_snapshot_of_a_run_that_goes_meanwhile(
+def test_a_run_that_goes_before_its_slow_reader_has_all_of_it(
     one_web: Deployment, streams_url: str
 ) -> None:
-    """It cannot be finished: the response breaks off, and who comes back learns why."""
+    """What it was given are whole events, then it is told."""
     (url,) = one_web.urls
     with client_of(url) as client, Redis.from_url(streams_url, protocol=2) as redis:
         run = start_run(url, "external")
         append(client, run, [delta(text_of(60_000)) for _ in range(4)])
-        # What came first is in no stream any more.
-        append_characters(client, run, text_of(100))
         with open_stuck(url, run["events_url"]) as connection:
             connection.settimeout(20)
-            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+            received = connection.recv(100)
+            assert received.startswith(b"HTTP/1.1 200")
             wait_until(lambda: max(send_queues(url), default=0) > 10_000, "it is stuck")
             redis.delete(*keys.run(run["id"]))
-            received = b""
-            with suppress(ConnectionError):
-                while data := connection.recv(65_536):
-                    received += data
-        assert 0 < len(received) < 200_000
-        assert not received.endswith(b"0\r\n\r\n")
+            while not received.endswith(b"0\r\n\r\n"):
+                received += connection.recv(65_536)
+        assert len(received) < 200_000
+        chunks = Chunks()
+        body = chunks.feed(received.partition(b"\r\n\r\n")[2])
+        *told, last = body.decode().removesuffix("\n\n").split("\n\n")
+        assert chunks.done and "record_lost" in last
+        assert all(block.endswith("}") for block in told)
         assert client.get(run["events_url"]).status_code == 404
 
 

@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from plateau_sse import jsontext
-from plateau_sse.api.requests import AGENT_CHARS, invalid
+from plateau_sse.api.bodies import invalid
+from plateau_sse.api.requests import AGENT_CHARS
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem
 

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from plateau_sse import jsontext
-from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
+from plateau_sse.api.bodies import invalid
+from plateau_sse.api.requests import USER_CHARS, check_conversation_id
 from plateau_sse.api.runs import links_of, run_url_of
 from plateau_sse.api.state import State, state_of
 from plateau_sse.content import parts_of

@@ -97,11 +97,12 @@ class Direct:
         if isinstance(response, LiveResponse | PacedResponse) and scope["method"] != "HEAD":
             # This frame stays for as long as the reader does; the response need not.
             driven = await response.begin(send)
+            if isinstance(response, LiveResponse):
+                # Nor what it was made of: a browser's headers are a kilobyte, in a list of
+                # uvicorn's and one of Starlette's.
+                for used in (headers, scope["headers"], scope["state"]):
+                    used.clear()
             del response
-            # Nor what it was made of: a browser's headers are a kilobyte, in a list of
-            # uvicorn's and one of Starlette's.
-            for used in (headers, scope["headers"], scope["state"]):
-                used.clear()
             await driven.run(receive)
         elif isinstance(response, problems.LingeringResponse):
             await response(scope, receive, send)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from plateau_sse import jsontext
+from plateau_sse.api.bodies import invalid, read_body
 from plateau_sse.api.posted import (
     Cancelled,
     Completed,
@@ -22,7 +23,7 @@ from plateau_sse.api.posted import (
     Failed,
     batch_of,
 )
-from plateau_sse.api.requests import invalid, read_body, run_id_of
+from plateau_sse.api.requests import run_id_of
 from plateau_sse.api.runs import absent, other_release, own_record
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem, StoreError

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from plateau_sse.api.requests import decode, invalid
+from plateau_sse.api.bodies import decode, invalid
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.events import Event
 

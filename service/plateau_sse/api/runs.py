@@ -15,13 +15,13 @@ from starlette.types import Scope
 
 from plateau_sse import jsontext
 from plateau_sse.api import hits
+from plateau_sse.api.bodies import read_body
 from plateau_sse.api.prefix import url_of
 from plateau_sse.api.requests import (
     cache_mode_of,
     check_run_id,
     idempotency_key_of,
     parse_run,
-    read_body,
     request_id_of,
     run_id_of,
     wait_of,

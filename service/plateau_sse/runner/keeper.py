@@ -9,7 +9,6 @@ who asks later. A conversation keeps whatever was said, and how it ended.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from functools import partial
 
 from plateau_sse.errors import StoreError, StoreFull
@@ -33,10 +32,10 @@ class Keeper:
     def __init__(
         self, cache: Cache, conversations: Conversations, inflight: Inflight, shares: Shares
     ) -> None:
-        self._shares = shares
         self._cache = cache
         self._conversations = conversations
         self._inflight = inflight
+        self._shares = shares
 
     async def remember(
         self,
@@ -67,16 +66,18 @@ class Keeper:
 
     async def cache(self, job: Job, run_id: str, answer: Answer, *, version: str) -> None:
         """A whole answer, where it was asked to be kept, of the agent of that `version`. Who
-        holds a token of the run finds it by the run's id, once its record has gone."""
+        shares the run by now finds it under the run's id as well."""
         # A web worker of another release has another dictionary: it could not tell that what
         # it unpacks is not what was said.
-        if job.cache_key and job.version == version and job.format == FORMAT:
-            tokens = list[str]()
-            with suppress(StoreError):
-                tokens = await self._shares.tokens(run_id)
-            await self._cache.put(
-                job.cache_key, answer, job.ttl_s, run_id=run_id, tokens=tokens
-            )
+        if not job.cache_key or job.version != version or job.format != FORMAT:
+            return
+        tokens: list[str] = []
+        try:
+            tokens = await self._shares.tokens(run_id)
+        except StoreError as error:
+            log.info("run %s: its answer will not be found by its id: %s", run_id, error)
+        put = self._cache.put
+        await put(job.cache_key, answer, job.ttl_s, run_id=run_id, tokens=tokens)
 
     async def free(self, job: Job, run_id: str) -> None:
         """Once the end is announced: the question is nobody's any more."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from plateau_sse.api.bodies import DEPTH_MOST
 from plateau_sse.api.posted import EVENTS_MOST
-from plateau_sse.api.requests import DEPTH_MOST
 from plateau_sse.api.spec import parameters as given
 from plateau_sse.api.spec.event_schemas import ref
 from plateau_sse.api.spec.operation import (

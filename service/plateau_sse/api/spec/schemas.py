@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from plateau_sse.api.requests import ROLES, RunRequest
+from plateau_sse.api.messages import ROLES
+from plateau_sse.api.requests import RunRequest
 from plateau_sse.api.spec import event_schemas
 from plateau_sse.api.spec.event_schemas import Schema, or_null, ref
 from plateau_sse.errors import PROBLEMS
