@@ -32,7 +32,7 @@ from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Claimed, Streams
 from tests.store import decoded, exchange_server, forget, queued
-from tests.tapes import MOVES, TAG, Atoms, Move, events_of, tell, tell_of_a_restart
+from tests.tapes import MOVES, TAG, Atoms, Move, appended, tell, tell_of_a_restart
 
 T = TypeVar("T")
 Answer = tuple[str, int, int, int]
@@ -65,6 +65,7 @@ class Model:
         self.status, self.runner = "queued", ""
         self.attempt = self.seq = self.states = 0
         self.progress = b""
+        self.mark_bytes = 0
         self.atoms = Atoms()
         self.history: list[tuple[int, int, bytes]] = []
         self.ledger = Ledger()
@@ -101,13 +102,29 @@ class Model:
         right = self._wrong_part(rest)
         if right is not None:
             return "part", self.attempt, self.seq, right
+        if self._passes_a_bound(rest):
+            return self.answer("full")
         if counted and not first and self.other_server:
             self._begin_anew()
         return self._write(rest)
 
+    def _passes_a_bound(self, batch: list[Event]) -> bool:
+        said = sum(len(event.arg.encode()) for event in batch if event.op.lower() in "tr")
+        marks = [len(event.data) for event in batch if event.op == "m"]
+        trial = copied(self.atoms)
+        points = points_of(trial)
+        for event in batch:
+            if event.op != "e":
+                trial.add(event)
+        return (
+            (said > 0 and self.atoms.at - points + said > events.TAPE_BYTES)
+            or (bool(marks) and self.mark_bytes + sum(marks) > events.MARKS_BYTES)
+            or points_of(trial) > max(points, events.POINTS_MOST)
+        )
+
     def _wrong_part(self, batch: list[Event]) -> int | None:
         """The next number, where a part has none that it may have."""
-        trial = self.atoms.copy()
+        trial = copied(self.atoms)
         for event in batch:
             number, _, continues = event.part.partition(" ")
             kind = event.op.lower()
@@ -146,6 +163,7 @@ class Model:
             tell_of_a_restart(self.ledger, attempt, "attempt")
         self.status, self.runner, self.attempt, self.seq = "running", runner, attempt, 0
         self.progress, self.atoms, self.other_server = b"", Atoms(), False
+        self.mark_bytes = 0
         return self._write([first])
 
     def end_by_another(self, attempt: int, last: Event) -> Answer:
@@ -167,6 +185,8 @@ class Model:
                 if event.op == "p":
                     self.progress = event.data
             self.atoms.add(event)
+            if event.op in "me":
+                self.mark_bytes += len(event.data)
             if self.atoms.at > before:
                 self._told(event, before)
             if event.op == "e":
@@ -183,8 +203,20 @@ class Model:
         self.history.append((before, self.number, data))
         self.ledger.take(f"{TAG}-{ids.show(self.number)}", decoded(data))
         assert not self.ledger.faults, (self.ledger.faults, data)
-        if len(self.history) % 8 < 3:
+        if len(self.history) < 20 or len(self.history) % 16 == 0:
             self.positions.append(deepcopy(self.ledger))
+
+
+def copied(atoms: Atoms) -> Atoms:
+    """To be added to; what is in it never changes."""
+    found = Atoms()
+    found.atoms, found.parts, found.open = list(atoms.atoms), atoms.parts, atoms.open
+    return found
+
+
+def points_of(atoms: Atoms) -> int:
+    """Marks and openings: all that is no character."""
+    return sum(1 for atom in atoms.atoms if atom.event.get("text", "") == "")
 
 
 class RunMachine(RuleBasedStateMachine):
@@ -196,14 +228,22 @@ class RunMachine(RuleBasedStateMachine):
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
 
-    @initialize(claimed=st.sampled_from([1, 1, 2, 0]))
-    def create(self, claimed: int) -> None:
+    @initialize(
+        claimed=st.sampled_from([1, 1, 1, 2, 0]), moves=st.lists(MOVES, min_size=3, max_size=9)
+    )
+    def create(self, claimed: int, moves: list[Move]) -> None:
+        """Mostly with something on its tape, whatever is done to it then."""
         self.run_id = self.wait(queued(self.streams))
         if claimed:
-            self.claim(claimed, "r1")
+            self.claim_anew(claimed, "r1")
+            self.append_more(moves)
 
-    @rule(step=NEAR, runner=RUNNERS)
-    def claim(self, step: int, runner: str) -> None:
+    @rule(step=NEAR, runner=RUNNERS, rarely=st.integers(0, 3))
+    def claim(self, step: int, runner: str, rarely: int) -> None:
+        if self.model.status != "running" or rarely == 3:
+            self.claim_anew(step, runner)
+
+    def claim_anew(self, step: int, runner: str) -> None:
         attempt = max(0, self.model.attempt + step)
         first = events.started(self.run_id, "notes", attempt)
         expected = self.model.claim(attempt, runner, first)
@@ -225,15 +265,18 @@ class RunMachine(RuleBasedStateMachine):
     ) -> None:
         """`back` from the next number: a retry or an overlap; ahead of it a gap. Its parts have
         the numbers that they would have if all of it were new."""
-        batch, told = [], self.model.atoms.copy()
-        for move in moves:
-            some = events_of(move, told)
-            for event in some:
-                told.add(event)
-            batch += some
+        batch = appended(moves, copied(self.model.atoms))
         if last is not None:
             batch.append(last)
         self.append_these(batch, back, stale)
+
+    @rule(moves=st.lists(MOVES, min_size=1, max_size=6))
+    def append_more(self, moves: list[Move]) -> None:
+        self.append_these(appended(moves, copied(self.model.atoms)), None, 0)
+
+    @rule(moves=st.lists(MOVES, min_size=1, max_size=6))
+    def append_in_line(self, moves: list[Move]) -> None:
+        self.append_these(appended(moves, copied(self.model.atoms)), 0, 0)
 
     @rule(
         part=st.tuples(st.integers(0, 4), st.one_of(st.none(), st.integers(0, 4))),
@@ -243,12 +286,8 @@ class RunMachine(RuleBasedStateMachine):
     def append_a_part_of_any_number(
         self, part: tuple[int, int | None], kind: events.Kind, before: list[Move]
     ) -> None:
-        batch, told = [], self.model.atoms.copy()
-        for move in before:
-            some = events_of(move, told)
-            for event in some:
-                told.add(event)
-            batch += some
+        told = copied(self.model.atoms)
+        batch = appended(before, told)
         number, continues = part
         number += max(0, told.parts - 3)
         shown = str(number) if continues is None else f"{number} {continues}"
@@ -258,8 +297,8 @@ class RunMachine(RuleBasedStateMachine):
         attempt = self.model.attempt + stale
         first = 0 if back is None else max(1, self.model.seq + 1 - back)
         expected = self.model.append(attempt, first, batch)
-        appended = self.wait(self.streams.append(self.run_id, attempt, batch, first_seq=first))
-        assert appended == expected
+        answer = self.wait(self.streams.append(self.run_id, attempt, batch, first_seq=first))
+        assert answer == expected
         if expected[0] == "ok" and first and batch:
             # Its answer was lost, so the producer sends it again.
             again = self.streams.append(self.run_id, attempt, batch, first_seq=first)
@@ -288,8 +327,10 @@ class RunMachine(RuleBasedStateMachine):
             self.model.other_server = True
             self.wait(exchange_server(self.redis, self.run_id))
 
-    @rule()
-    def the_stream_expires(self) -> None:
+    @rule(rarely=st.integers(0, 2))
+    def the_stream_expires(self, rarely: int) -> None:
+        if rarely < 2:
+            return
         self.model.history = []
         self.wait(self.redis.delete(keys.run(self.run_id).events))
 
@@ -302,10 +343,13 @@ class RunMachine(RuleBasedStateMachine):
     def join_within_the_tape(self, choice: int) -> None:
         """At any place at which some reader could have been cut off."""
         if self.model.attempt:
-            some = Atoms()
-            some.atoms = self.model.atoms.atoms
-            some.atoms = some.atoms[: choice % (len(some.atoms) + 1)]
-            self.join(some.ledger(self.model.attempt))
+            self.join(self.reader_behind(choice % (len(self.model.atoms.atoms) + 1)))
+
+    def reader_behind(self, count: int) -> Ledger:
+        """One that has had so many atoms of the tape as it is."""
+        some = Atoms()
+        some.atoms = self.model.atoms.atoms[:count]
+        return some.ledger(self.model.attempt)
 
     @rule(attempt=st.integers(1, 9), at=st.integers(0, 2000))
     def join_anywhere(self, attempt: int, at: int) -> None:
@@ -411,6 +455,10 @@ class RunMachine(RuleBasedStateMachine):
         if self.run_id:
             for reader in self.readers:
                 self.follow(reader)
+            count = len(self.model.atoms.atoms)
+            for behind in range(0, count + 1, 1 + count // 6):
+                if self.model.attempt:
+                    self.follow(self.reader_behind(behind), log=behind % 2 == 1)
             self.wait(forget(self.redis, self.run_id))
 
 
@@ -447,7 +495,7 @@ BROKEN = {
     "a mark forgotten": (
         "append",
         "if op == 'e' then\n      redis.call('HSET', record, 'state', arg)",
-        "if count == 3 then\n      redis.call('XDEL', marks, prefix .. at)\n    end\n"
+        "if at % 3 == 0 then\n      redis.call('XDEL', marks, prefix .. at)\n    end\n"
         "    if op == 'e' then\n      redis.call('HSET', record, 'state', arg)",
     ),
     "a piece that ends within a character": (
