@@ -189,7 +189,8 @@ def test_sigterm_and_a_new_start_under_hundreds_of_streams(tmp_path: Path) -> No
         crowd.check()
         assert {record_of(first.url, run)["attempt"] for run in crowd.runs} == {1}
         reader.check_whole("".join(words_of(longer, 200)))
-        assert (reader.restarts, record_of(first.url, long_run)["attempt"]) == (1, 2)
+        # The store is another one: it may have lost the second attempt, so it is the third.
+        assert (reader.restarts, record_of(first.url, long_run)["attempt"]) == (1, 3)
 
     second: list[Serving] = []
     try:
