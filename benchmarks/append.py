@@ -238,6 +238,7 @@ async def sent_late(stage: PlateauStage) -> int:
         assert end is not None
     finally:
         await redis.aclose()
+        await stage.close()
     attempt, at = ids.split(end)
     has = f"{ids.tag_of(run)}-{attempt}-{at - HAS_NOT}"
     sent = 0

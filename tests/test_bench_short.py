@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from benchmarks import overshoot, profile, resume, streams
+import pytest
+from benchmarks import append, overshoot, profile, resume, streams
 from benchmarks.stages import plateau
 
 LEAST_READERS = 40
@@ -24,6 +26,28 @@ def test_readers_of_a_killed_worker_resume_and_a_stream_keeps_its_bound() -> Non
     outcome.tally.lost += 3
     missed = [row.what for row in resume.rows(outcome) if row.missed and row.bound == 0]
     assert missed == ["kill -9 a worker: bytes and marks lost"]
+
+
+def test_both_sides_of_an_append_are_measured_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = append.script_before()
+    if before is None:
+        pytest.skip(f"this clone has no {append.BEFORE}")
+    monkeypatch.setattr(append, "ROUNDS", 2)
+    with append.sides(tmp_path, before) as (ours, theirs):
+        cost = append.compared(ours, theirs, append.mixed(), runs=5)
+        took = append.two_kilobytes(ours, theirs)
+    assert len(cost.ratios) == 2 and cost.ours > 0 and cost.before > 0
+    # What is said is there, on both sides.
+    assert min(took) > append.PIECES * len(append.PIECE)
+    assert took[0] - took[1] <= append.MORE_BYTES
+
+
+def test_a_late_reader_is_sent_what_it_lacks() -> None:
+    with plateau() as stage:
+        sent = asyncio.run(append.sent_late(stage))
+    assert append.HAS_NOT < sent <= append.SENT_BYTES
 
 
 def test_a_full_cache_passes_its_bound_by_one_item_at_most(cache_url: str) -> None:

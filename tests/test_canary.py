@@ -20,11 +20,12 @@ from plateau_sse.ops.canary import Canary
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events
 from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.processes import free_ports
 from tests.proxy import dropping_messages
-from tests.store import until
+from tests.store import exchange_server, until
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +166,36 @@ def test_a_run_that_is_lost_is_followed_by_another(streams_url: str) -> None:
             await until(another, "another run")
             await cage.heard()
             assert cage.hub.followed == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_was_restarted_is_followed_by_another_run(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left of its run becomes another attempt, which it has not sung: a repair that
+    tells it of that is no song."""
+
+    async def scenario() -> None:
+        async with singing(streams_url, streams_url) as cage:
+            await cage.heard()
+            # Its own next song would end it, too.
+            monkeypatch.setattr(canary_module, "SING_S", 60)
+            await cage.heard(1)
+            (key,) = await cage.run_keys()
+            run_id = keys.run_of(key.encode())
+            await exchange_server(cage.redis, run_id)
+            streams = Streams(cage.redis, alive_s=60, record_s=600)
+            state = events.progress(0, 0, "", "0", 0)
+            assert (await streams.append(run_id, 1, [state])).attempt == 2
+            cage.hub.reconnect()
+
+            async def given_up() -> bool:
+                return cage.hub.followed == 0
+
+            await until(given_up, "it has given that run up")
+            assert await cage.count("events_delivered") == 0
+        assert not [one for one in caplog.records if one.levelname == "ERROR"]
 
     asyncio.run(scenario())
 

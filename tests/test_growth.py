@@ -36,6 +36,7 @@ from tests.processes import wait_until
 
 TOKEN = "token"
 EVENTS = 20
+PIECE = "a few words "
 # A timer of the server may fall into a count, so the least of these is taken.
 COUNTS = 3
 # What may differ where nothing grows: an id or a length with one more digit.
@@ -122,7 +123,7 @@ class Worker:
             redis = connect(self.url, "publisher", connections=1)
             streams = Streams(redis, alive_s=60, record_s=600)
             for _ in range(count):
-                await streams.append(run_id, 1, [events.delta("a few words ")])
+                await streams.append(run_id, 1, [events.delta(PIECE)])
                 after()
             await redis.aclose()
 
@@ -301,10 +302,14 @@ def test_joining_at_the_end_costs_the_same_however_much_was_said(worker: Worker)
     def nobody() -> None:
         """Nobody is waited for."""
 
+    def end_of(count: int) -> str:
+        """The position behind so many deltas, which are one part, and the start of the run."""
+        return f"1-{2 + count * len(PIECE)}"
+
     worker.publish(run_id, 149, after=nobody)
-    lines, sent = joining("1-150")
+    lines, sent = joining(end_of(149))
     worker.publish(run_id, 4000, after=nobody)
-    later_lines, later_sent = joining("1-4150")
+    later_lines, later_sent = joining(end_of(4149))
     assert later_lines <= lines * ALIKE and later_sent <= sent * ALIKE
 
 

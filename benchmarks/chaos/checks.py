@@ -16,6 +16,7 @@ from plateau_sse.store.runs import ids
 T = TypeVar("T")
 
 STREAM_CAP = 100
+SHOWN_CHARS = 4000
 # What no fault explains.
 UNEXPECTED = ("Traceback (most recent call last)", "WORKER TIMEOUT", "SIGABRT")
 
@@ -151,4 +152,8 @@ def _none(what: str, count: int) -> str:
 def _calm(log: tuple[str, str]) -> str:
     name, text = log
     counts = {word: text.count(word) for word in UNEXPECTED if word in text}
-    return f"{name}: {counts}" if counts else ""
+    if not counts:
+        return ""
+    # The first of them, and what came with it.
+    at = min(text.index(word) for word in counts)
+    return f"{name}: {counts}\n{text[at : at + SHOWN_CHARS]}"

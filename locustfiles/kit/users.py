@@ -20,8 +20,8 @@ from locustfiles.kit.asking import Asker
 from locustfiles.kit.reading import Asked, Manner
 from locustfiles.kit.rows import Fault
 
-# As a conversation remembers: MAX_MESSAGES, and MAX_CONTENT_LENGTH of the latest.
-MESSAGES_MOST, CONTENT_MOST = 10, 200
+# As a conversation remembers, each of them whole: MAX_MESSAGES.
+MESSAGES_MOST = 10
 
 
 def sometimes(share: float) -> Callable[[], bool]:
@@ -127,7 +127,7 @@ class ConversationUser(Asker):
             if roles != expected:
                 answer.failure(Fault("a conversation: not what was said in it"))
                 return False
-            if messages[-1]["content"] != said[-1][:CONTENT_MOST]:
+            if messages[-1]["content"] != said[-1]:
                 answer.failure(Fault("a conversation: another answer than was read"))
                 return False
         return True

@@ -164,8 +164,8 @@ def is_state(event: dict[str, Any]) -> bool:
 
 
 def tape_of(read: Events, before: Events) -> Events:
-    """What was read, behind `before`, as a tape whose deltas are not cut: each part in one, with
-    the id of its last piece. Fails where an event does not begin where the last one ended."""
+    """What was read, behind `before`, as a tape whose deltas are not cut: each part in one,
+    with the id of its last piece. Fails where an event does not begin where the last ended."""
     books, tape = Ledger(), Events()
     for event_id, event in [*before, *read]:
         # To many libraries what has no id has the one before.

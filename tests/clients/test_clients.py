@@ -1,8 +1,9 @@
 """Stock clients, unchanged and as their users run them, at the real service.
 
 One table: each scenario is played once, with all clients side by side, and each cell says
-whether this client has read in it the tape that the service has recorded: nothing lost, nothing
-twice, however it was cut, the data of every event JSON, and the end known by its terminal event.
+whether this client has read in it the tape that the service has recorded, however it was cut:
+nothing lost, nothing twice, the data of every event JSON, and the end known by its terminal
+event.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.clients.wire import Wires
 from tests.processes import serving
 
 PING = b": ping"
+PROGRESS = b'"type":"run.progress"'
 RUNS = "/v1/runs"
 # The states that there are to tell of, in their order.
 QUEUED = {"type": "run.queued"}
@@ -116,14 +118,16 @@ def cut(stage: Stage) -> None:
 
 
 def left(stage: Stage) -> None:
-    """The response ends in good order and the answer has not: its worker is replaced."""
+    """The response ends in good order and the answer has not: its worker is replaced, twice. In
+    between there is nothing new to tell but a state, which has no id."""
     with stage.gate() as gate:
         run = stage.ask(body_of(gate))
         with stage.reads("left", "follow", lambda _: [run["events_url"]]) as readings:
             await_all(readings, stands_still)
-            (worker,) = stage.plateau.pids("gunicorn: worker")
-            os.kill(worker, signal.SIGTERM)
-            await_all(readings, lambda reading: reading.wire.requests > 1)
+            for requests in (2, 3):
+                (worker,) = stage.plateau.pids("gunicorn: worker")
+                os.kill(worker, signal.SIGTERM)
+                await_all(readings, came_back(requests))
             gate.touch()
         expected = stage.recorded(run["id"])
     for reading in readings:
@@ -170,6 +174,15 @@ def pings(stage: Stage) -> None:
 def stands_still(reading: Reading) -> bool:
     """Whether it has come to the gate; behind a tape, how far the answer is comes last."""
     return reading.heard("tool.call") and reading.heard("run.progress")
+
+
+def came_back(requests: int) -> Callable[[Reading], bool]:
+    """Whether it has asked so often, and was told each time how far the answer is."""
+
+    def has(reading: Reading) -> bool:
+        return min(reading.wire.requests, reading.wire.count(PROGRESS)) >= requests
+
+    return has
 
 
 def was_pinged(reading: Reading) -> bool:

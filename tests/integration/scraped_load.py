@@ -90,11 +90,8 @@ class Follower:
     def _hear(self, event_id: str | None, event: dict[str, Any]) -> None:
         self._last = event_id or self._last
         kind = event["type"]
-        self._books["snapshots"] += kind == "run.snapshot"
         if kind == "message.delta":
             self.text += event["text"]
-        elif kind == "run.snapshot":
-            self.text = event["text"]
         elif kind in TERMINAL:
             self.end = kind
 

@@ -286,7 +286,8 @@ def test_a_reader_that_was_away_for_too_long_gets_what_it_missed(
 
 def oldest(redis: Redis, run: dict[str, Any]) -> int:
     """The position of what is first in the live log of a run."""
-    ((entry_id, _),) = redis.xrange(keys.run(run["id"]).events, count=1)
+    first: Any = redis.xrange(keys.run(run["id"]).events, count=1)
+    ((entry_id, _),) = first
     return int(entry_id.partition(b"-")[2])
 
 

@@ -23,6 +23,7 @@ from tests.integration.api_client import (
     assert_problem,
     finish,
     follow,
+    messages,
     unique,
     wait_for_status,
 )
@@ -251,20 +252,25 @@ def test_events_of_real_runs_are_as_described(
         check(ask(client, agent, text)["events_url"])
         # From the cache, or by another run of it.
         check(ask(client, agent, text)["events_url"])
-    gate = tmp_path / "gate"
-    big = ask(client, "big", options={"gate": str(gate)})
-    wait_for_status(client, big, "running")
-    gate.touch()
-    wait_for_status(client, big, "completed")
-    check(big["events_url"])
+    # States are told to who is there.
+    slow = ask(client, "slow", options={"gate": str(tmp_path / "gate")})
+    with client.stream("GET", slow["events_url"]) as response:
+        for event in messages(response.iter_lines()):
+            assert_described(document, "Event", event.data)
+            seen.add(event.type)
+            if event.type == "message.delta":
+                (tmp_path / "gate").touch()
     run = client.post("/v1/runs", json={"agent": "external"}).json()
-    client.post(f"/v1/runs/{run['id']}/events", json=POSTED)
-    client.post(run["cancel_url"])
-    check(run["events_url"])
-    said = {"message.delta", "tool.call", "tool.result", "run.progress"}
-    assert (
-        said | {f"run.{end}" for end in ("started", "completed", "failed", "cancelled")} <= seen
-    )
+    with client.stream("GET", run["events_url"]) as response:
+        assert client.post(f"/v1/runs/{run['id']}/events", json=POSTED).status_code == 200
+        client.post(run["cancel_url"])
+        for event in messages(response.iter_lines()):
+            assert_described(document, "Event", event.data)
+            seen.add(event.type)
+    # Who comes from another answer.
+    check(slow["events_url"], **{"Last-Event-ID": f"{run['id'][12:18]}-1-1"})
+    # A runner may have taken each before its reader came.
+    assert KINDS - seen <= {"run.queued"}
 
 
 def test_a_stream_is_described_by_its_events(document: dict[str, Any]) -> None:
@@ -279,32 +285,70 @@ def test_a_stream_is_described_by_its_events(document: dict[str, Any]) -> None:
 
 POSTED = [
     {"type": "message.delta", "text": "Hello"},
+    {"type": "message.delta", "text": "Hello", "part": 0},
+    {"type": "reasoning.delta", "text": "Why?", "part": None, "continues": None},
     {"type": "run.progress"},
     {"type": "run.progress", "step": 1, "total_steps": 2, "message": "m", "percentage": 50},
     {"type": "tool.call", "id": "c", "name": "n"},
+    {"type": "tool.call", "id": "c", "name": "n", "arguments": {"a": 1}, "client": True},
+    {"type": "tool.delta", "id": "c", "name": "n", "arguments": '{"a'},
     {"type": "tool.result", "id": "c", "output": [1]},
+    {"type": "tool.result", "id": "c", "output": None, "preliminary": True},
+    {"type": "tool.result", "id": "c", "error": "It broke."},
+    {"type": "source", "id": "s", "url": "https://example.org/"},
+    {"type": "source", "id": "s", "url": None, "media_type": "text/plain", "title": "T"},
+    {"type": "file", "media_type": "image/png", "url": "data:,"},
+    {"type": "data", "name": "n", "value": None},
+    {"type": "data", "name": "n", "value": {"a": 1}, "id": "d", "transient": True},
+    {"type": "step", "name": "again"},
+    {"type": "input.request", "id": "i", "message": "Which?"},
+    {
+        **{"type": "input.request", "id": "i", "message": "May it?", "kind": "approval"},
+        **{"tool_call_id": "c", "schema": {"type": "boolean"}},
+    },
 ]
 NOT_POSTED: list[Any] = [
     {},
     {"type": "run.started"},
     {"type": "run.snapshot"},
+    {"type": "run.queued"},
+    {"type": "run.restarted", "attempt": 1, "reason": "rewound"},
     {"type": "message.delta"},
+    {"type": "message.delta", "text": "x", "part": -1},
+    {"type": "message.delta", "text": "x", "part": "0"},
+    {"type": "reasoning.delta", "text": "x", "continues": -1},
     {"type": "message.delta", "text": 1},
     {"type": "message.delta", "text": "x", "more": 1},
     {"type": "run.progress", "percentage": 101},
     {"type": "run.progress", "step": -1},
     {"type": "tool.call", "id": "c"},
+    {"type": "tool.delta", "id": "c", "name": "n"},
     {"type": "tool.result", "id": "c"},
+    {"type": "tool.result", "id": "c", "output": 1, "error": "It broke."},
+    {"type": "tool.result", "id": "c", "error": None},
+    {"type": "source", "id": "s"},
+    {"type": "source", "id": "s", "url": None, "title": "T"},
+    {"type": "file", "media_type": "image/png"},
+    {"type": "data", "name": "n"},
+    {"type": "step"},
+    {"type": "input.request", "id": "i"},
+    {"type": "input.request", "id": "i", "message": "x", "kind": "order"},
     {"type": "run.failed", "code": "Not a code"},
     {"type": "run.failed"},
     {"type": "run.completed", "usage": {"input_tokens": -1}},
     {"type": "run.completed", "usage": {"tokens": 1}},
+    {"type": "run.completed", "finish_reason": "done"},
     "message.delta",
     None,
 ]
 ENDS = [
     {"type": "run.completed"},
     {"type": "run.completed", "usage": {"output_tokens": 3}, "output": "x"},
+    {"type": "run.completed", "usage": {}},
+    {
+        **{"type": "run.completed", "finish_reason": "length", "model": "m"},
+        "usage": {"input_tokens": 1, "output_tokens": 3, "reasoning_tokens": 2},
+    },
     {"type": "run.failed", "code": "my_code", "message": "m", "retryable": True},
     {"type": "run.cancelled"},
     {"type": "run.cancelled", "reason": "r"},
@@ -320,6 +364,8 @@ def test_what_may_be_appended_is_what_is_described(
         answer = client.post(f"/v1/runs/{run['id']}/events", json=event)
         assert answer.status_code == 200, (event, answer.text)
         assert_described(document, "Appended", answer.json())
+        # Also where its producer counted half of what it used.
+        assert_described(document, "Run", client.get(f"/v1/runs/{run['id']}").json())
     for event in NOT_POSTED:
         assert not validator(document, "PostedEvent").is_valid(event), event
         answer = client.post(f"/v1/runs/{'f' * 32}/events", content=json.dumps(event))

@@ -182,11 +182,16 @@ class InputRequest(_Told, tag="input.request"):
         )
 
 
-class Usage(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    input_tokens: Count
-    output_tokens: Count
+class Usage(msgspec.Struct, forbid_unknown_fields=True):
+    input_tokens: Count = 0
+    output_tokens: Count = 0
     cached_input_tokens: Count | None = None
     reasoning_tokens: Count | None = None
+
+    def known(self) -> dict[str, int]:
+        """The two that every usage has, and what else was said."""
+        found: dict[str, int | None] = msgspec.to_builtins(self)
+        return {name: count for name, count in found.items() if count is not None}
 
 
 class Completed(_Told, tag="run.completed"):
@@ -197,7 +202,7 @@ class Completed(_Told, tag="run.completed"):
 
     def event(self, duration_ms: int) -> Event:
         return events.completed(
-            msgspec.to_builtins(self.usage),
+            None if self.usage is None else self.usage.known(),
             cached=False,
             duration_ms=duration_ms,
             finish_reason=self.finish_reason,

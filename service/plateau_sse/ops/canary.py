@@ -150,6 +150,10 @@ class Canary:
     # As the feed's follower
 
     def push(self, frame: Any) -> bool:
+        if frame.number:
+            # It sings states alone. The store was started anew, and what was left of this run
+            # has become another attempt: another run, then.
+            return False
         # The hub has just counted it, and no reader has had it.
         self._stats.count("events_delivered", -1)
         written_at = float(msgspec.json.decode(frame.data, type=_Song).message)

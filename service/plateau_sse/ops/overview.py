@@ -103,6 +103,7 @@ def _cache(seen: Seen, counted: Counted) -> Section:
     asked = (hits or 0) + (misses or 0)
     return {
         "state": _state(seen.cache),
+        # Two of each answer: itself, and the pointer of the run that left it.
         "items": server and server["keys"],
         "used_bytes": server and server["used_memory"],
         "max_bytes": server and server["maxmemory"],

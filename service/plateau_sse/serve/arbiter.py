@@ -21,6 +21,7 @@ from gunicorn.errors import HaltServer
 
 from plateau_sse.serve.application import PlateauApplication
 from plateau_sse.serve.child import Backoff, Child, cause_of_death, leave, signals_held
+from plateau_sse.serve.heap import give_back_large_blocks
 from plateau_sse.serve.redis_server import STOP_WITHIN_S, RedisServer
 from plateau_sse.serve.reload import Watcher
 from plateau_sse.serve.runner import Runner
@@ -82,6 +83,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
             runner.board = app.board
 
     def start(self) -> None:
+        give_back_large_blocks()
         self._has_terminal = has_terminal()
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         (address,) = self.cfg.address

@@ -226,6 +226,11 @@ def posted() -> dict[str, Schema]:
                 if form.get("type") == "string" and "pattern" not in form:
                     # An event is bounded as a whole, so each of its texts is.
                     form["maxLength"] = MARK_BYTES
+    # What one member alone cannot say.
+    schemas["PostedToolResult"]["oneOf"] = [{"required": ["output"]}, {"required": ["error"]}]
+    schemas["PostedSource"]["anyOf"] = [
+        {"required": [name], "properties": {name: _TEXT}} for name in ("url", "media_type")
+    ]
     # What msgspec decodes by its tag is one of them and no other.
     return {
         "PostedEvent": {"oneOf": union["anyOf"], "discriminator": union["discriminator"]}
