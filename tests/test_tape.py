@@ -156,10 +156,11 @@ FORGOTTEN = (
     "if point.data and passed != 3:\n            entries",
 )
 INSIDE = (
-    "for piece in events.pieces(said.decode()):\n            number += len(piece.encode())",
+    "for size, tail in events.delta_tails(said.decode(), continues):\n",
     "half = len(said) // 2\n"
     "        for raw in (said[:half], said[half:]):\n"
-    "            piece = raw.decode(errors='ignore')\n            number += len(raw)",
+    "            size = len(raw)\n"
+    "            tail = events.delta_tail(raw.decode(errors='ignore'), continues)\n",
 )
 COUNTED = ('Point(self.at + 1, b""', 'Point(self.at, b""')
 

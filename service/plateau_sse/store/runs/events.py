@@ -34,6 +34,8 @@ _TERMINAL_PREFIX = (
 
 # Of a delta's text as JSON: with what stands around it a frame stays within 8 KiB.
 TEXT_BYTES = 8 * 1024 - 256
+# What stands around it in the tail of a delta, and how long the number of a part may be.
+_TAIL_BYTES = len(b',"text":,"continues":999}')
 # Of an event that stays, as JSON.
 MARK_BYTES = 32 * 1024
 # Of one run: its text and thoughts, its marks, and how many marks and openings there may be.
@@ -71,6 +73,20 @@ def delta_tail(text: str, continues: str = "") -> bytes:
     return b',"text":' + _encode(text) + end
 
 
+def delta_tails(text: str, continues: str = "") -> Iterator[tuple[int, bytes]]:
+    """The same of a text in as many deltas as it takes, cut as `pieces` does, each with its
+    bytes of UTF-8; it is encoded once."""
+    size = len(text.encode())
+    if size <= TEXT_BYTES:
+        tail = delta_tail(text, continues)
+        if len(tail) <= TEXT_BYTES + _TAIL_BYTES:
+            yield size, tail
+            return
+    half = len(text) // 2
+    yield from delta_tails(text[:half], continues)
+    yield from delta_tails(text[half:])
+
+
 def delta_head(kind: str, part: int) -> bytes:
     """With the tail behind it, it is the event."""
     return b'{"type":"%b","part":%d' % (DELTAS[kind], part)
@@ -78,12 +94,17 @@ def delta_head(kind: str, part: int) -> bytes:
 
 def pieces(text: str) -> Iterator[str]:
     """The text in pieces that each fit into a delta; characters stay whole."""
-    if len(text) * 6 <= TEXT_BYTES or len(_encode(text)) <= TEXT_BYTES:
+    if len(text) * 6 <= TEXT_BYTES or _fits(text):
         yield text
         return
     half = len(text) // 2
     yield from pieces(text[:half])
     yield from pieces(text[half:])
+
+
+def _fits(text: str) -> bool:
+    # What is too long as it is need not be encoded to be found so.
+    return len(text.encode()) <= TEXT_BYTES and len(_encode(text)) <= TEXT_BYTES
 
 
 def queued() -> bytes:

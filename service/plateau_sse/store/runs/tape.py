@@ -71,10 +71,9 @@ def cut(
             raise Inside
         head = events.delta_head(opened.kind, opened.part)
         continues = opened.continues if opens else ""
-        for piece in events.pieces(said.decode()):
-            number += len(piece.encode())
-            entries.append(Entry(number, head + events.delta_tail(piece, continues)))
-            continues = ""
+        for size, tail in events.delta_tails(said.decode(), continues):
+            number += size
+            entries.append(Entry(number, head + tail))
 
     for passed, point in enumerate(points, 1):
         until = point.at - at - passed
