@@ -24,13 +24,16 @@ from hypothesis.stateful import (
 )
 from locustfiles.kit.ledger import Ledger
 
+from plateau_sse.store.answers.answer import answer_of
+from plateau_sse.store.answers.packing import pack, unpack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.runs import events, ids, streams
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
+from plateau_sse.store.runs.records import Record
 from plateau_sse.store.runs.streams import Claimed, Streams
-from plateau_sse.store.runs.tape import Entry
+from plateau_sse.store.runs.tape import Entry, Tape
 from tests.readers import Agreed
 from tests.store import queued
 from tests.tapes import END, LONG_MOVES, MOVES, Atoms, Move, appended, tell, tell_of_a_restart
@@ -298,7 +301,7 @@ class TapeMachine(RuleBasedStateMachine):
         self.wait(self.redis.delete(*keys.run(self.run_id)))
 
     def _look_at_the_record(self, whole: Ledger) -> None:
-        """It has the same parts, and its tape leads on from each position, as a hit's does."""
+        """It has the same parts, and from each position its tape leads on; so does a hit's."""
         record = self.wait(self.store.record(self.run_id))
         assert record is not None and record.parts == whole.parts
         assert record.tape.at == self.model.at == whole.at.at
@@ -306,9 +309,32 @@ class TapeMachine(RuleBasedStateMachine):
         if record.status == "completed":
             assert record.output == whole.text
         if len(self.model.atoms) < 2000:
-            for reader in self.model.readers(self.attempt, self.tag):
-                tell(reader, record.tape.entries(reader.at.at), self.tag)
-                assert (reader.parts, reader.end) == (whole.parts, whole.end)
+            self._lead_on(record.tape, whole)
+            if record.status == "completed":
+                self._lead_on(self._hit(record), whole)
+
+    def _lead_on(self, tape: Tape, whole: Ledger) -> None:
+        """From each position that a reader can have."""
+        for reader in self.model.readers(self.attempt, self.tag):
+            tell(reader, tape.entries(reader.at.at), self.tag)
+            assert (reader.parts, reader.at) == (whole.parts, whole.at)
+            assert reader.end is not None and whole.end is not None
+            assert reader.end["type"] == whole.end["type"]
+
+    def _hit(self, record: Record) -> Tape:
+        """The tape of the answer once it has been kept in the cache."""
+        answer = answer_of(
+            tape=record.tape,
+            run_id=self.run_id,
+            agent=record.agent,
+            owner=record.owner,
+            output=None,
+            usage=None,
+            duration_ms=1,
+        )
+        kept = unpack(pack(answer))
+        assert kept is not None and (kept.tag, kept.final) == (self.tag, record.output)
+        return kept.tape("hit-" + "a" * 24)
 
 
 def drive(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 LOST, REPEATED, OUT_OF_ORDER = "lost", "repeated", "out of order"
 AFTER_THE_END, CONTRADICTION, NO_ID = "after the end", "contradicts itself", "no valid id"
@@ -25,8 +25,7 @@ PASSING = {"data": "transient", "tool.result": "preliminary"}
 _ID = re.compile(r"(?:([0-9a-f]{6})-)?([1-9][0-9]*)-(0|[1-9][0-9]*)")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """An event id: the tag of its run ("" where it has none), the attempt and the position."""
 
     tag: str
