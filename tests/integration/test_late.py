@@ -108,7 +108,7 @@ def test_it_is_told_to_who_could_read_the_run_and_to_nobody_else(
         assert client.get(f"/v1/runs/{run['id']}?{query_of(run)}").json()["cached"] is True
         assert told(follow(client, run["events_url"])).end is not None
     other = query_of(finish(client, "echo"))
-    for query in (other, "token=x", "token=!"):
+    for query in (other, "token=x"):
         for path in ("", "/events"):
             answered = client.get(f"/v1/runs/{first['id']}{path}?{query}")
             # Its id is too young to have expired: nothing says that it has been.
