@@ -412,6 +412,37 @@ def test_nobody_is_attached_behind_what_is_known(streams_url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_nobody_is_attached_who_has_not_been_told_how_far_the_run_is(
+    streams_url: str,
+) -> None:
+    """Between reading and attaching progress comes, which is told to who is live: the reader
+    must read once more. But nobody waits for what a failover has lost."""
+
+    async def scenario() -> None:
+        async with bench(streams_url) as b:
+            run_id = await b.start()
+            feed, follower = await b.follow(run_id)
+            late, silent = Follower(follower.position), Follower(follower.position)
+            tool = events.tool_delta("1", "find", "{")
+            await b.streams.append(run_id, 1, [tool])
+            await follower.until(lambda: len(follower.told) == 1)
+            # That is no progress, of which the latest is told to whoever comes.
+            assert b.hub.attach(feed, silent)
+            await b.streams.append(run_id, 1, [step(1)])
+            await follower.until(lambda: len(follower.told) == 2)
+            assert not b.hub.attach(feed, late)
+            feed.believe(late.position, 2, feed.progress)
+            assert not b.hub.attach(feed, late)
+            late.states = 2
+            assert b.hub.attach(feed, late)
+            another = Follower(follower.position, states=1)
+            assert not b.hub.attach(feed, another)
+            feed.believe(another.position, 1, feed.progress)
+            assert b.hub.attach(feed, another)
+
+    asyncio.run(scenario())
+
+
 def test_joining_again_at_once_keeps_the_subscription(streams_url: str) -> None:
     """The last follower leaves and another comes before the unsubscription has gone out."""
 

@@ -20,7 +20,7 @@ from redis import Redis
 from tests.integration import api_agents
 from tests.processes import Serving, serving, wait_until
 
-NAMES = "echo slow failing refusing sync tools output big large".split()
+NAMES = "echo slow failing refusing sync tools output big large rich".split()
 TERMINAL = ("run.completed", "run.failed", "run.cancelled")
 SSE = {"Accept": "text/event-stream"}
 

@@ -354,5 +354,5 @@ def test_a_store_that_is_away_for_a_moment_costs_a_slow_reader_nothing(
         whole = whole_of(client, asked_for)
         with stuck(url, asked_for) as reader, Redis.from_url(cache_url, protocol=2) as cache:
             are_stuck(url, 1)
-            cache.execute_command("CLIENT", "PAUSE", 3000, "ALL")
+            cache.client_pause(3000)
             assert body_of(reader, asked_for.accept) == whole

@@ -22,6 +22,7 @@ from plateau_sse.api.posted import (
     ExternalEvent,
     Failed,
     batch_of,
+    made_of,
 )
 from plateau_sse.api.requests import run_id_of
 from plateau_sse.api.runs import absent, other_release, own_record
@@ -43,7 +44,7 @@ async def append(request: Request) -> Response:
         raise Problem("not_external", "Only runs of the agent `external` take events.")
     now_ms = int(time.time() * 1000)
     duration_ms = now_ms - (record.started_ms or now_ms)
-    made = [event for item in batch for event in item.made(duration_ms)]
+    made = made_of(batch, duration_ms)
     if any(len(event.data) > events.MARK_BYTES for event in made):
         raise Problem("too_large", f"An event may have {events.MARK_BYTES} bytes.")
     last = batch[-1] if batch else None

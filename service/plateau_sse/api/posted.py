@@ -6,7 +6,7 @@ numbers that its producer gave; nothing follows an end.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -27,22 +27,17 @@ Part = Annotated[int, msgspec.Meta(ge=0, le=events.POINTS_MOST)]
 class _Told(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
     """One event as its producer tells it."""
 
-    def made(self, duration_ms: int) -> list[Event]:
-        """As they are appended: the first counts, the others belong to it."""
-        return [self.event(duration_ms)]
-
-    def event(self, duration_ms: int) -> Event:
-        raise NotImplementedError
-
 
 class _Said(_Told):
     """Text of a part: the open one where no number is given and its kind is the same."""
 
+    kind: ClassVar[events.Kind]
     text: str
     part: Part | None = None
     continues: Part | None = None
 
-    def made(self, duration_ms: int) -> list[Event]:
+    def cut(self) -> list[Event]:
+        """In pieces that fit into deltas: the first counts, the others belong to it."""
         part = "" if self.part is None else str(self.part)
         given = part if self.continues is None else f"{part} {self.continues}"
         first, *others = events.pieces(self.text)
@@ -52,21 +47,13 @@ class _Said(_Told):
             *(event._replace(op=event.op.upper()) for event in going_on),
         ]
 
-    @property
-    def kind(self) -> events.Kind:
-        raise NotImplementedError
-
 
 class Delta(_Said, tag="message.delta"):
-    @property
-    def kind(self) -> events.Kind:
-        return "t"
+    kind = "t"
 
 
 class Reasoning(_Said, tag="reasoning.delta"):
-    @property
-    def kind(self) -> events.Kind:
-        return "r"
+    kind = "r"
 
 
 class Progress(_Told, tag="run.progress"):
@@ -243,6 +230,14 @@ ExternalEvent = (
     | Cancelled
 )
 Batch = list[ExternalEvent] | ExternalEvent
+
+
+def made_of(batch: list[ExternalEvent], duration_ms: int) -> list[Event]:
+    """As they are appended; a run that ends has taken so long."""
+    made: list[Event] = []
+    for item in batch:
+        made += item.cut() if isinstance(item, _Said) else [item.event(duration_ms)]
+    return made
 
 
 def batch_of(body: bytes) -> list[ExternalEvent]:

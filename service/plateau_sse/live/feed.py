@@ -1,8 +1,8 @@
 """Feeds: the runs that somebody in this worker follows.
 
-Invariant: `head <= newest`; whoever is in `live` has a position of at least `head` and gets the
-next event pushed. The stream is the truth, a message only saves the read: whenever `newest` is
-ahead of `head`, a repair is under way.
+Invariant: `head <= newest`; whoever is in `live` has a position of at least `head`, has been
+told how far the run is, and gets the next event pushed. The stream is the truth, a message only
+saves the read: whenever `newest` is ahead of `head`, a repair is under way.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ class Follower(Protocol):
 
 
 class Feed:
-    """One followed run. `ready` is done once the subscription is confirmed."""
+    """One followed run. `ready` is done once the subscription is confirmed. `progress` is the
+    latest that a message has told of: its attempt and its count, as one number."""
 
     __slots__ = (
         "followers",
         "head",
         "live",
         "newest",
+        "progress",
         "ready",
         "repairing",
         "run_id",
@@ -55,6 +57,7 @@ class Feed:
         self.ready = ready
         self.head = 0
         self.newest = 0
+        self.progress = 0
         self.live: set[Follower] = set()
         self.followers = 0
         self.repairing: asyncio.Task[None] | None = None
@@ -96,13 +99,23 @@ class Feed:
 
     def attach(self, follower: Follower) -> bool:
         """Take a follower onto the live path, unless something newer is known already."""
-        if self.newest > follower.position:
+        if self.knows_more(follower.position, follower.states):
             return False
         if not self.live:
             self.head = follower.position
         self.newest = follower.position
         self.live.add(follower)
         return True
+
+    def knows_more(self, head: int, states: int) -> bool:
+        """Whether a message has told of a later event, or of later progress."""
+        return self.newest > head or self.progress > _count_of(head, states)
+
+    def believe(self, head: int, states: int, progress: int) -> None:
+        """What a reading says, from before which `progress` was known: where it has less, a
+        failover has lost the rest, and nobody waits for it."""
+        if _count_of(head, states) < progress:
+            self.progress = _count_of(head, states)
 
     def rewind(self, number: int) -> None:
         """The tape ends before what was seen: a failover lost the rest."""
@@ -119,3 +132,8 @@ class Feed:
         everyone, self.live = self.live, set()
         for follower in everyone:
             follower.lose()
+
+
+def _count_of(head: int, states: int) -> int:
+    """So many states of the attempt in which `head` is, as one number with it."""
+    return ids.number(ids.split(head)[0], max(0, states))

@@ -33,6 +33,8 @@ CONNECT_S = 1.0
 REPAIRS_AT_ONCE = 50
 # An event beyond this is not pushed, since it is not held for a socket that takes no more.
 LONG_BYTES = 16 * 1024
+# How a state begins of which the latest is kept.
+_PROGRESS = b'{"type":"run.progress"'
 # What a response may take to end when the worker goes.
 DRAIN_S = 1.5
 
@@ -210,6 +212,9 @@ class Hub:
             self._repair(feed)
 
     def _state(self, feed: Feed, attempt: int, count: int, data: bytes) -> None:
+        if data.startswith(_PROGRESS):
+            # Whoever has read before it was said, and is not live yet, reads once more.
+            feed.progress = max(feed.progress, ids.number(attempt, count))
         # Of another attempt: it would be cleared, or be cleared too late.
         if feed.live and attempt == ids.split(feed.head)[0]:
             self._tell(feed, data, count)
@@ -245,14 +250,17 @@ class Hub:
         try:
             async with self._repairs:
                 while feed.live:
-                    expected = feed.newest
+                    expected, progress = feed.newest, feed.progress
                     reading = await self._streams.read_log(feed.run_id, feed.head)
                     if reading is None:
                         feed.lose()
-                    elif reading.is_ahead or reading.head < expected:
+                        continue
+                    feed.believe(reading.head, reading.states, progress)
+                    if reading.is_ahead or reading.head < expected:
                         feed.rewind(reading.head)
-                    elif self._dispatch(feed, reading) and feed.head >= feed.newest:
-                        return
+                    elif self._dispatch(feed, reading):
+                        if not feed.knows_more(feed.head, reading.states):
+                            return
         except StoreError as error:
             # The next message or sweep tries again.
             log.warning("a repair has to wait: %s", error)

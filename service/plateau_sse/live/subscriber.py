@@ -247,12 +247,9 @@ class Subscriber:
     async def _read_on(self) -> bool:
         """One reading, delivered; whether the live path has taken over."""
         feed = self._feed
-        expected = feed.newest
         reading, self._reading = self._reading, None
         if reading is None:
-            reading = await self._streams.read(feed.run_id, self.position)
-            if reading is not None and reading.head < expected <= feed.newest:
-                feed.rewind(reading.head)
+            reading = await self._read_anew(feed)
         if reading is None:
             await self._send_in_pieces(telling.lost(), last=True)
             return False
@@ -282,6 +279,16 @@ class Subscriber:
         # Whoever has gone meanwhile must not come back: nobody would take it off again.
         stays = not ended and not self._leaving and self in self._hub.subscribers
         return stays and self._hub.attach(feed, self)
+
+    async def _read_anew(self, feed: Feed) -> Reading | None:
+        """What is not told yet; where it has less than messages told of, the feed learns it."""
+        expected, progress = feed.newest, feed.progress
+        reading = await self._streams.read(feed.run_id, self.position)
+        if reading is not None:
+            feed.believe(reading.head, reading.states, progress)
+            if reading.head < expected <= feed.newest:
+                feed.rewind(reading.head)
+        return reading
 
     def _begin_anew(self) -> bool:
         """What was told is void, unless it ends within an event, which cannot be finished."""
