@@ -18,17 +18,20 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from plateau_sse.errors import StoreError
+from plateau_sse.heap import give_back_free_pages
 from plateau_sse.live import sse
 
 log = logging.getLogger("plateau.api")
 
 # Up to this it goes out in one write, and may wait in the process.
 LARGE_BYTES = 16 * 1024
-PIECE_BYTES = 8 * 1024
+PIECE_BYTES = 4 * 1024
 # A reader that reads is back for more within this: until then its document is kept, as long as
 # those that are do not exceed the worker's allowance.
 HELD_S = 0.25
 HELD_BYTES = 2 * 1024 * 1024
+# Of documents that were let go of, so many seconds' are given back to the kernel at once.
+TRIM_S = 0.5
 # Made at a time, each from what a store sends.
 MADE_AT_ONCE = 4
 # A store that is away for longer ends the response, which its reader then asks for again.
@@ -44,6 +47,7 @@ class Pacer:
     def __init__(self, held_bytes: int = HELD_BYTES) -> None:
         self._free = held_bytes
         self._making = asyncio.Semaphore(MADE_AT_ONCE)
+        self._trimming: asyncio.TimerHandle | None = None
 
     async def drains_soon(self, flow: Any, size: int) -> bool:
         """Whether the socket took more while there was room to keep the document for it."""
@@ -58,6 +62,17 @@ class Pacer:
         finally:
             self._free += size
         return True
+
+    def let_go(self) -> None:
+        """A document has just been. What it was made of was small, and leaves holes in the
+        heap into which nothing else may fit."""
+        if self._trimming is None:
+            loop = asyncio.get_running_loop()
+            self._trimming = loop.call_later(TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = None
+        give_back_free_pages()
 
     async def make(self, make: Make) -> bytes | None:
         """None also where the store stays away."""
@@ -101,6 +116,7 @@ class Delivery:
             if not await self._pacer.drains_soon(flow, size):
                 digest = digest or _digest(content)
                 content = b""
+                self._pacer.let_go()
                 await flow.drain()
                 again = await self._pacer.make(self._make)
                 if again is None or len(again) != size or _digest(again) != digest:

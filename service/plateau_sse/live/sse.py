@@ -82,4 +82,8 @@ class Frame:
 def encode_all(
     entries: Iterable[tuple[int, bytes]], *, tag: bytes = b"", named: bool = False
 ) -> bytes:
-    return b"".join(encode(number, data, tag=tag, named=named) for number, data in entries)
+    # What is large is never there twice, nor in many pieces.
+    content = bytearray()
+    for number, data in entries:
+        content += encode(number, data, tag=tag, named=named)
+    return bytes(content)

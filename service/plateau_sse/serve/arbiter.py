@@ -19,9 +19,9 @@ from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from plateau_sse.heap import give_back_large_blocks
 from plateau_sse.serve.application import PlateauApplication
 from plateau_sse.serve.child import Backoff, Child, cause_of_death, leave, signals_held
-from plateau_sse.serve.heap import give_back_large_blocks
 from plateau_sse.serve.redis_server import STOP_WITHIN_S, RedisServer
 from plateau_sse.serve.reload import Watcher
 from plateau_sse.serve.runner import Runner
