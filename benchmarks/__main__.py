@@ -12,16 +12,21 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import (
+    append,
     cached,
     capacity,
+    dialects,
+    failover,
     fanout,
     hit_rate,
+    hosts,
     lost,
     memory,
     overshoot,
     profile,
     resume,
     rows,
+    runners,
     smoke,
     soak,
     streams,
@@ -29,6 +34,7 @@ from benchmarks import (
 )
 from benchmarks.chaos import __main__ as chaos
 from benchmarks.rows import Row
+from benchmarks.scale import __main__ as scale
 
 Benchmark = Callable[[Sequence[str]], int]
 
@@ -36,6 +42,7 @@ Benchmark = Callable[[Sequence[str]], int]
 BENCHMARKS: dict[str, Benchmark] = {
     "memory": memory.main,
     "fanout": fanout.main,
+    "dialects": dialects.main,
     "cached": cached.main,
     "ttft": ttft.main,
     "profile": profile.main,
@@ -43,8 +50,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "hit_rate": hit_rate.main,
     "overshoot": overshoot.main,
     "streams": streams.main,
+    "append": append.main,
     "resume": resume.main,
     "lost": lost.main,
+    "failover": failover.main,
+    "scale": scale.main,
+    "hosts": hosts.main,
+    "runners": runners.main,
     "smoke": smoke.main,
     "chaos": chaos.main,
     "soak": soak.main,
@@ -54,6 +66,8 @@ USAGE = """usage: scripts/bench [NAME] [options]
 
   memory     of the service and of a reader; what is left when readers have gone
   fanout     CPU a delivered event, beside nchan and sse-starlette
+  dialects   CPU a delivery and memory of a reader in each dialect, beside the native stream;
+             cached chat.completions beside LiteLLM's
   cached     cached answers a CPU-second, beside LiteLLM's proxy
   ttft       time to the first token, cold and cached, beside the bare upstream
   profile    where a web worker's CPU goes, by py-spy's samples
@@ -61,11 +75,17 @@ USAGE = """usage: scripts/bench [NAME] [options]
   hit_rate   the cache under a Zipf load, beside an ideal LRU
   overshoot  by how much a full cache passes its bound
   streams    memory under a thousand finished runs a life of a record; entries in a stream
-  resume     kill -9 of a web worker with 1,000 readers: who comes back, and with what
+  append     Redis' CPU an append and bytes a run, beside the release before the tape
+  resume     kill -9 of a web worker with 4,000 readers: who comes back, and with what
   lost       kill -9 of the only runner: how long its readers wait for word
+  failover   Sentinels and a cluster: a primary killed, held, moved, cut off, under 500 readers
+  hosts      two hosts behind one nginx: one is drained, one cut off
+  runners    what a run costs a runner and Redis, whatever its agent does
+  scale      16,000 readers, and a worker killed; 2,000 runs at once; 64 MB of streams full
   smoke      50 requests of 10 users
   chaos      kills, pauses and restarts under 1,000 readers: nothing may be lost
-  soak       readers coming and going for half an hour: whether memory stays on a level
+  soak       readers coming and going for half an hour, or --hours 8: whether memory stays on a
+             level
 
 Without a name all of them, one after the other, and all rows in one table in the end; options,
 such as --minutes 3, are the soak's. scripts/bench NAME --help says more. Rows and plots are

@@ -111,8 +111,12 @@ def prepared(stage: PlateauStage) -> dict[str, Any]:
     return body
 
 
+def env_of(base_url: str) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": base_url, "OPENAI_MODEL": "normal"}
+
+
 def ours() -> Rate:
-    with fake_model(TEXT) as model, plateau({"OPENAI_BASE_URL": model.base_url}) as stage:
+    with fake_model(TEXT) as model, plateau(env_of(model.base_url)) as stage:
         body, sse = prepared(stage), {"Accept": "text/event-stream"}
         as_json = asyncio.run(rate(stage.port, "/v1/runs", body, {}, stage.everything))
         streamed = asyncio.run(rate(stage.port, "/v1/runs", body, sse, stage.everything))

@@ -1,7 +1,8 @@
 """How many English answers of 2 KB the 10 MB cache holds, in three ways of keeping them.
 
 The answers are such as the dictionary was not made of; each is stored with its envelope under a
-key of its own until the server has evicted as many as it keeps.
+key of its own, and as it is kept here with the pointer of the run that left it, until as many
+entries have been evicted as there are.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from tests.conftest import end_server, start_server
 
 from benchmarks import corpus, plots
 from benchmarks.rows import Row, report
-from plateau_sse.store.answers.cache import Question, answer_of, key_of
-from plateau_sse.store.answers.packing import Answer, pack
+from plateau_sse.store.answers import pointers
+from plateau_sse.store.answers.answer import Answer, answer_of
+from plateau_sse.store.answers.cache import Question, key_of
+from plateau_sse.store.answers.packing import pack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.tape import Tape
 
 # On Redis 7; on Valkey 9 more fit, since it spends less on a key.
 BOUND = 8000
@@ -34,13 +39,21 @@ AT_ONCE = 200
 ANSWERS = 24_000
 
 
+def _plain(answer: Answer) -> bytes:
+    kept = msgspec.structs.asdict(answer)
+    # Nothing is in it that a usual answer does not need.
+    for name in ("attempt", "points", "output", "model"):
+        del kept[name]
+    return msgspec.json.encode(kept | {"text": answer.text.decode()})
+
+
 def _deflated(answer: Answer) -> bytes:
     deflating = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return deflating.compress(msgspec.json.encode(answer)) + deflating.flush()
+    return deflating.compress(_plain(answer)) + deflating.flush()
 
 
 WAYS: dict[str, Callable[[Answer], bytes]] = {
-    "plain": msgspec.json.encode,
+    "plain": _plain,
     "zlib": _deflated,
     "plateau": pack,
 }
@@ -52,15 +65,18 @@ NAMES = {"plain": "plain JSON", "zlib": "deflated"}
 
 def answers() -> Iterator[Answer]:
     for number, text in enumerate(corpus.answers(ANSWERS)):
-        yield answer_of(
-            agent="study",
-            owner="anonymous",
-            text=text,
-            output=None,
-            usage={"input_tokens": 400 + number % 300, "output_tokens": 350 + number % 111},
-            tools=[],
-            duration_ms=1500 + number % 2999,
-        )
+        usage = {"input_tokens": 400 + number % 300, "output_tokens": 350 + number % 111}
+        yield answered(text, usage=usage, duration_ms=1500 + number % 2999)
+
+
+def answered(text: str, **more: Any) -> Answer:
+    """As a run keeps it that has said this text."""
+    run_id, tape = ids.new_run_id(), Tape()
+    tape.add(events.started(run_id, "study", 1))
+    tape.add(events.delta(text))
+    return answer_of(
+        tape=tape, run_id=run_id, agent="study", owner="anonymous", output=None, **more
+    )
 
 
 def key(number: int) -> str:
@@ -68,8 +84,14 @@ def key(number: int) -> str:
     return keys.cache(key_of(Question("study", "1", "anonymous", "", "", messages, {})))
 
 
+def _pointer(name: str, answer: Answer) -> tuple[str, bytes]:
+    """Of a run that one caller asked for."""
+    key = name.removeprefix(keys.cache(""))
+    return keys.left_by(ids.new_run_id()), pointers.pack(key, answer, [ids.new_token()])
+
+
 async def fit(url: str, way: Callable[[Answer], bytes]) -> int:
-    """How many of `answers` are there once as many have been evicted."""
+    """How many of `answers` are there once as many entries have been evicted."""
     redis: Any = connect(url, "bench")
     try:
         await redis.flushall()
@@ -77,12 +99,14 @@ async def fit(url: str, way: Callable[[Answer], bytes]) -> int:
         async with redis.pipeline(transaction=False) as pipe:
             for number, answer in enumerate(answers()):
                 pipe.set(key(number), way(answer), ex=3600)
+                if way is pack:
+                    pipe.set(*_pointer(key(number), answer), ex=3600)
                 if number % AT_ONCE:
                     continue
                 await pipe.execute()
                 held: int = await redis.dbsize()
                 if (await redis.info("stats"))["evicted_keys"] - before > held:
-                    return held
+                    return len(await redis.keys(keys.cache("*")))
         raise RuntimeError(f"{ANSWERS} answers do not fill it twice")
     finally:
         await redis.aclose()

@@ -23,7 +23,7 @@ from benchmarks.readers import Crowd
 from benchmarks.rows import Row, report
 from benchmarks.stages import Stage, plateau
 
-ONE_BOUND, MANY_BOUND, IDLE_BOUND = 1.1, 0.6, 1.3
+ONE_BOUND, MANY_BOUND, IDLE_BOUND = 0.85, 0.42, 1.3
 
 
 class Shape(NamedTuple):
@@ -112,13 +112,13 @@ def cost(opened: Callable[[], AbstractContextManager[Stage]], shape: Shape) -> C
 
 
 def by_turns(
-    one: Callable[[], Cost | None], other: Callable[[], Cost | None]
+    one: Callable[[], Cost | None], other: Callable[[], Cost | None], turns: int = PAIRS
 ) -> tuple[str, Cost, Cost | None]:
-    """Both costs, `PAIRS` times in turn: those whose ratio is the median, and all the ratios. A
+    """Both costs, so many times in turn: those whose ratio is the median, and all the ratios. A
     machine that is slower for half a minute is slower for one of many, and readers who hear
     nothing cost by the second (pings, sweeps), not by the event."""
     pairs = []
-    for _ in range(PAIRS):
+    for _ in range(turns):
         ours, theirs = one(), other()
         assert ours is not None
         if theirs is None:

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 from tests.conftest import end_server, start_server
 
-from benchmarks import corpus
+from benchmarks import capacity, corpus
 from benchmarks.rows import Row, report
-from plateau_sse.store.answers.cache import Cache, Question, answer_of, key_of
-from plateau_sse.store.answers.packing import Answer, pack
+from plateau_sse.store.answers.answer import Answer
+from plateau_sse.store.answers.cache import Cache, Question, key_of
+from plateau_sse.store.answers.packing import pack
 from plateau_sse.store.redis.connections import connect
 
 BOUND_POINTS = 3.0
@@ -84,15 +85,9 @@ class Load:
         chosen = random.Random(number)
         start = chosen.randrange(len(self._words) - 600)
         words = self._words[start : start + chosen.randint(170, 500)]
-        return answer_of(
-            agent="study",
-            owner="anonymous",
-            text=f"{number} " + " ".join(words),
-            output=None,
-            usage={"input_tokens": 500, "output_tokens": len(words)},
-            tools=[],
-            duration_ms=2000,
-        )
+        usage = {"input_tokens": 500, "output_tokens": len(words)}
+        text = f"{number} " + " ".join(words)
+        return capacity.answered(text, usage=usage, duration_ms=2000)
 
     def size(self, number: int) -> int:
         if number not in self._sizes:

@@ -20,8 +20,8 @@ from benchmarks.readers import Crowd
 from benchmarks.rows import Row, report
 from benchmarks.stages import PlateauStage, Stage, plateau
 
-IDLE_MIB, TEN_MIB, THOUSAND_MIB, ALL_MIB = 80, 90, 100, 256
-READER_KIB, GROWTH_MIB = 12, 2
+IDLE_MIB, TEN_MIB, THOUSAND_MIB, ALL_MIB = 76, 90, 92, 256
+READER_KIB, GROWTH_MIB = 8.5, 2
 LARGEST = "10,000 readers of 1,000 runs, Redis and all"
 # Opened and closed, this many at once.
 VISITS, VISITS_AT_ONCE = 10_000, 500

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from tests.conftest import end_server, start_server
 
-from benchmarks import hit_rate
+from benchmarks import capacity, hit_rate
 from benchmarks.rows import Row, report
-from plateau_sse.store.answers.cache import LARGEST_SHARE, answer_of
+from plateau_sse.store.answers.cache import LARGEST_SHARE
 from plateau_sse.store.answers.packing import pack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
@@ -56,16 +56,7 @@ def entries(most_bytes: int, seed: int) -> list[bytes]:
         size = LEAST_BYTES * (most_bytes / LEAST_BYTES) ** (number / (SIZES - 1))
         # One of 37 letters packs to a little more than 5 bits.
         text = "".join(chances.choices(LETTERS, k=int(size * 1.48)))
-        answer = answer_of(
-            agent="bench",
-            owner="anonymous",
-            text=text,
-            output=None,
-            usage=None,
-            tools=[],
-            duration_ms=1,
-        )
-        packed = pack(answer)
+        packed = pack(capacity.answered(text, usage=None, duration_ms=1))
         if len(packed) <= most_bytes:
             found.append(packed)
     return found

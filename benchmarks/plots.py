@@ -190,7 +190,8 @@ def waits(found: Mapping[str, Sequence[float]], path: Path) -> None:
         axes = _bars_axes(figure.subplots(), list(found))
         for row, (name, times) in enumerate(found.items()):
             middle, late = median(times), quantiles(times, n=20)[18]
-            colour = GREY if "upstream" in name or "LiteLLM" in name else BLUE
+            others = ("upstream", "LiteLLM", "before")
+            colour = GREY if any(other in name for other in others) else BLUE
             axes.plot([middle, late], [row, row], color=colour, linewidth=2, alpha=0.5)
             axes.plot(middle, row, "o", color=colour, markersize=7)
             _beside(axes, late, row, f"{middle:.1f}, p95 {late:.1f}")

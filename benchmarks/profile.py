@@ -144,7 +144,7 @@ def measured() -> dict[str, dict[str, float]]:
     env = {"MAX_REQUESTS": "0"}
     with (
         fake_model(cached.TEXT) as model,
-        plateau(env | {"OPENAI_BASE_URL": model.base_url}) as stage,
+        plateau(env | cached.env_of(model.base_url)) as stage,
     ):
         found["cached answers, JSON"] = asyncio.run(profiled(stage, hits, py_spy))
     return found

@@ -21,9 +21,9 @@ _HEAD = (
 
 class Reader(asyncio.Protocol):
     """One open response; it is open once its head and, where there is one, the first event
-    have come."""
+    have come. `target` is a path, or a whole request."""
 
-    def __init__(self, target: str, crowd: Crowd) -> None:
+    def __init__(self, target: str | bytes, crowd: Crowd) -> None:
         self._target = target
         self._crowd = crowd
         self._started = False
@@ -32,7 +32,10 @@ class Reader(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.write(_HEAD.format(target=self._target).encode())
+        if isinstance(self._target, bytes):
+            transport.write(self._target)
+        else:
+            transport.write(_HEAD.format(target=self._target).encode())
 
     def data_received(self, data: bytes) -> None:
         self._crowd.delivered += data.count(b"data: ")
@@ -58,8 +61,8 @@ class Crowd:
         if self.delivered >= delivered and self.opened >= opened:
             self._reached.set()
 
-    async def open(self, targets: Sequence[str]) -> None:
-        """One more reader for each of these paths."""
+    async def open(self, targets: Sequence[str | bytes]) -> None:
+        """One more reader for each of these."""
         loop = asyncio.get_running_loop()
         for start in range(0, len(targets), AT_ONCE):
             pairs = await asyncio.gather(

@@ -1,7 +1,8 @@
-"""kill -9 of one of the two web workers while 1,000 readers of live runs are on it.
+"""kill -9 of one of the two web workers while 4,000 readers of live runs are on both.
 
 Readers behave as a browser does: they come back to the same address after a `retry:` of 1 to 3
-s with their `Last-Event-ID`, and keep books of every id. Events go on all the while.
+s with their `Last-Event-ID`, and check of every event that it begins where the last one ended.
+Events go on all the while.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import psutil
-from tests.readers import Reader
+from tests.readers import Agreed, Reader
 
 from benchmarks import plots
 from benchmarks.measuring import open_files_most
@@ -26,9 +27,11 @@ from benchmarks.stages import TEXT, PlateauStage, plateau
 from benchmarks.visitors import Tally
 from plateau_sse import tasks
 
-READERS, MOST_READERS = 1000, 4000
+READERS, MOST_READERS = 4000, 8000
+# Of them on the worker that is killed, at least.
+LEAST = 1000
 RUNS = 100
-PUBLISH_EVERY_S = 0.5
+PUBLISH_EVERY_S = 1.0
 AT_ONCE = 50
 RETRY_S = (1.0, 3.0)
 # Of events before the kill, and after the last one is back.
@@ -58,6 +61,7 @@ class Following:
         self._stage = stage
         self._runs = runs
         self._tasks: list[asyncio.Task[None]] = []
+        self._agreed = {run: Agreed() for run in runs}
 
     async def open(self, count: int) -> None:
         some = []
@@ -67,6 +71,7 @@ class Following:
                 [self._stage.service.url],
                 self._stage.target(run),
                 wait_s=lambda: random.uniform(*RETRY_S),
+                agreed=self._agreed[run],
             )
             self.readers.append(reader)
             some.append(reader)
@@ -91,13 +96,14 @@ def readers_of(pid: int, port: int) -> int:
     return sum(bool(one.raddr) and one.laddr.port == port for one in found)
 
 
-async def kill_a_worker(stage: PlateauStage, least: int) -> Outcome:
+async def kill_a_worker(stage: PlateauStage, count: int, least: int) -> Outcome:
+    """With `count` readers, or as many more as it takes to have `least` on one worker."""
     runs = await stage.start(RUNS)
     over = asyncio.Event()
     publishing = asyncio.create_task(_publish(stage, runs, over))
     following = Following(stage, runs)
     try:
-        victim = await _crowded(stage, following, least)
+        victim = await _crowded(stage, following, count, least)
         await asyncio.sleep(AROUND_S)
         outcome = Outcome(len(following.readers), tally=following.tally)
         os.kill(victim, signal.SIGKILL)
@@ -130,12 +136,12 @@ async def _publish(stage: PlateauStage, runs: Sequence[str], over: asyncio.Event
     return rounds
 
 
-async def _crowded(stage: PlateauStage, following: Following, least: int) -> int:
-    """The worker that holds the most readers, once these are `least`: the kernel shares
-    connections out as it pleases."""
+async def _crowded(stage: PlateauStage, following: Following, count: int, least: int) -> int:
+    """The worker that holds the most readers, once these are `least` of `count`: the kernel
+    shares connections out as it pleases."""
     while len(following.readers) < MOST_READERS:
         await following.open(AT_ONCE)
-        if len(following.readers) >= least:
+        if len(following.readers) >= count:
             counts = {pid: readers_of(pid, stage.port) for pid in stage.web()}
             victim = max(counts, key=counts.__getitem__)
             if counts[victim] >= least:
@@ -172,11 +178,17 @@ def rows(outcome: Outcome) -> list[Row]:
             "kill -9 a worker: readers that resumed",
             outcome.whole,
             "",
-            max(READERS, outcome.cut),
+            max(LEAST, outcome.cut),
             most=False,
             peers=f"{outcome.cut} of {outcome.readers} were on it; whole at the end",
         ),
-        Row("kill -9 a worker: events lost", tally.lost, "", 0, peers=f"of {outcome.events:,}"),
+        Row(
+            "kill -9 a worker: bytes and marks lost",
+            tally.lost,
+            "",
+            0,
+            peers=f"of {outcome.events:,}",
+        ),
         Row("kill -9 a worker: events repeated", tally.repeated, "", 0),
         Row(
             "kill -9 a worker: readers with an error", tally.errors.total(), "", 0, peers=errors
@@ -197,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     open_files_most()
     with plateau() as stage:
-        outcome = asyncio.run(kill_a_worker(stage, READERS))
+        outcome = asyncio.run(kill_a_worker(stage, READERS, LEAST))
     found = rows(outcome)
     last_s = max(outcome.back_s, default=0)
     finding = f"{outcome.whole:,} readers of a killed worker are back within {last_s:.1f} s"

@@ -10,7 +10,8 @@ records of the first runs have expired by then, and as many come as go. Over the
 fitted to the workers' PSS, as `benchmarks/trend.py` says. Level means that the line grows by no
 more than 2 MiB over it. So must the line through what they share with nobody, which processes
 of the same Python that come and go elsewhere on the machine do not move, as they move PSS by a
-MiB or two. A short soak is a try: what is warm by its second third is seen in longer ones.
+MiB or two. A short soak is a try: what is warm by its second third is seen in longer ones. One
+of a night (`--hours 8`) can be left alone: what it has seen is in the file each minute.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ async def soak(
             if sample.at_s // 60 > said:
                 said = int(sample.at_s // 60)
                 _say(samples, minutes)
+                # A night's are there in the morning, whatever has ended it.
+                sampling.write(samples, path)
         if coming.done():
             coming.result()
         return samples
@@ -184,7 +187,9 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30, help="[30]")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=30, help="[30]")
+    length.add_argument("--hours", type=float, help="a night: --hours 8")
     parser.add_argument("--rate", type=float, default=100, help="readers a second [100]")
     parser.add_argument("--seed", type=int, default=1, help="of every choice [1]")
     parser.add_argument(
@@ -193,7 +198,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--plot", type=Path, help="measure nothing: draw the last soak into this file"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.hours is not None:
+        options.minutes = 60 * options.hours
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -58,7 +58,7 @@ async def lengths(stage: PlateauStage) -> Lengths:
 
         looking = asyncio.create_task(look())
         try:
-            batch = [{"type": "message.delta", "text": TEXT}] * DELTAS_AT_ONCE
+            batch = [{"type": "message.delta", "part": 0, "text": TEXT}] * DELTAS_AT_ONCE
             for _ in range(DELTAS // DELTAS_AT_ONCE):
                 answer = await client.post(f"/v1/runs/{run['id']}/events", json=batch)
                 answer.raise_for_status()

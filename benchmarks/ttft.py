@@ -4,7 +4,9 @@ One question at a time, each over a connection of its own, the ways in turn, so 
 else the machine does is done to all of them alike. Cold goes through the queue, the runner and
 the model, once as one request that is answered with the stream, once as a browser does it
 (post, then `EventSource`); cached is a hit. The model is a real HTTP server that answers at
-once, in a process of its own: what is left is what is between it and the client.
+once, in a process of its own: what is left is what is between it and the client. All of it is
+asked of the service as it was at an earlier commit, too. Before that the steps of cold runs are
+shown one by one, and their round trips counted, also of those that come after a pause.
 """
 
 from __future__ import annotations
@@ -15,31 +17,48 @@ import json
 import multiprocessing
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.conftest import end_server, start_server
 from tests.fake_model import fake_model
+from tests.far_redis import far
 from tests.processes import wait_until
 
 from benchmarks import corpus, plots
+from benchmarks.cached import env_of
+from benchmarks.measuring import cpu_s
 from benchmarks.peers import Absent
 from benchmarks.peers.litellm import MODELS, litellm
 from benchmarks.rows import Row, report
-from benchmarks.stages import plateau
+from benchmarks.stages import PlateauStage, plateau
+from benchmarks.trips import AWAY_S, Trips, Way, monitored, row_of, table, trips_of
 
 ROUNDS, WARM_UP = 100, 20
+# Of those whose steps are looked at, and whose round trips are counted.
+STAGED, FEW = 20, 5
+AT_ONCE = 20
+# What a worker knows is not fresh any more when nobody has asked for so long.
+IDLE_S = 2.5
+# The last one with nine round trips; the bound is a share of what it takes.
+BEFORE, SHARE_MOST = "8a48da5", 0.6
+SIDE = "before: "
 ANSWERS_WITHIN_S = 30
 # In every answer's first token, and nowhere before it.
 FIRST = b"Plateaus"
 TEXT = "Plateaus " + next(corpus.answers(1))
 SSE = {"Accept": "text/event-stream"}
 
-Way = Callable[[], float]
+Asking = Callable[[], float]
 
 
 def _serve_model(ready: Connection) -> None:
@@ -107,49 +126,116 @@ def _request(
         return answer
 
 
-def ways(ours: int, upstream: int, proxy: int | None) -> dict[str, Way]:
+def questions(port: int, numbers: Iterator[int], side: str = "") -> dict[str, Asking]:
     """Each asks what has never been asked before, but the cached one."""
-    numbers = itertools.count()
 
     def run(question: str) -> dict[str, Any]:
         return {"agent": "openai", "input": question, "options": {"model": "normal"}}
+
+    def new() -> dict[str, Any]:
+        return run(f"question {next(numbers)}")
+
+    return {
+        f"{side}cold": lambda: first_token_s(port, "/v1/runs", new()),
+        f"{side}cold, post and follow": lambda: browser_s(port, new()),
+        f"{side}cached": lambda: first_token_s(port, "/v1/runs", run("the same again")),
+    }
+
+
+def measure(rounds: int, before: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Milliseconds of each way; and of CPU of all processes a round of the three questions, by
+    side."""
+    numbers = itertools.count()
 
     def chat() -> dict[str, Any]:
         messages = [{"role": "user", "content": f"question {next(numbers)}"}]
         return {"model": MODELS[True], "messages": messages, "stream": True}
 
-    found: dict[str, Way] = {
-        "upstream": lambda: first_token_s(upstream, "/v1/chat/completions", chat()),
-        "cold": lambda: first_token_s(ours, "/v1/runs", run(f"question {next(numbers)}")),
-        "cold, post and follow": lambda: browser_s(ours, run(f"question {next(numbers)}")),
-        "cached": lambda: first_token_s(ours, "/v1/runs", run("the same again")),
-    }
-    if proxy is not None:
-        found["LiteLLM, cold"] = lambda: first_token_s(proxy, "/v1/chat/completions", chat())
-    return found
-
-
-def measure(rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each way."""
     with ExitStack() as stack:
         base_url = stack.enter_context(model_process())
-        stage = stack.enter_context(plateau({"OPENAI_BASE_URL": base_url}))
-        try:
-            proxy = stack.enter_context(litellm(base_url)).port
-        except Absent as error:
-            sys.stderr.write(f"skipped: {error}\n")
-            proxy = None
+        ours = stack.enter_context(plateau(env_of(base_url)))
+        earlier = stack.enter_context(plateau(env_of(base_url), commit=before))
+        asked = questions(ours.port, numbers) | questions(earlier.port, numbers, SIDE)
         upstream = urlsplit(base_url).port
         assert upstream is not None
-        asked = ways(stage.port, upstream, proxy)
-        wait_until(lambda: asked["cached"]() < 1, "there is an answer")
+        path = "/v1/chat/completions"
+        asked["upstream"] = lambda: first_token_s(upstream, path, chat())
+        try:
+            proxy = stack.enter_context(litellm(base_url)).port
+            asked["LiteLLM, cold"] = lambda: first_token_s(proxy, path, chat())
+        except Absent as error:
+            sys.stderr.write(f"skipped: {error}\n")
+        for name in ("cached", SIDE + "cached"):
+            wait_until(partial(_is_there, asked[name]), "there is an answer")
         found: dict[str, list[float]] = {name: [] for name in asked}
+        sides = {"": ours.everything(), SIDE: earlier.everything()}
+        began: dict[str, float] = {}
         for number in range(WARM_UP + rounds):
+            if number == WARM_UP:
+                began = {side: cpu_s(pids) for side, pids in sides.items()}
             for name, way in asked.items():
                 took_ms = way() * 1000
                 if number >= WARM_UP:
                     found[name].append(took_ms)
-        return found
+        spent = {
+            side: (cpu_s(pids) - began[side]) * 1000 / rounds for side, pids in sides.items()
+        }
+        return found, spent
+
+
+def _is_there(cached: Asking) -> bool:
+    return cached() < 1
+
+
+def stages() -> list[Way]:
+    """Of cold runs, with nothing else going on: when each step of its way was taken."""
+    with (
+        fake_model(TEXT) as model,
+        plateau(env_of(model.base_url)) as stage,
+        monitored(stage.service) as since,
+    ):
+        found = []
+        for number in range(WARM_UP + STAGED):
+            posted, told = _cold(stage, number)
+            found.append(Way(posted, model.requests[-1].at, told, since()))
+        return found[WARM_UP:]
+
+
+def trips(folder: Path, commit: str = "") -> Trips:
+    """Round trips one after the other of cold runs."""
+    servers = [start_server(role, folder / role) for role in ("streams", "cache")]
+    numbers = itertools.count()
+    try:
+        with (
+            fake_model(TEXT) as model,
+            far(AWAY_S, *(server.url for server in servers)) as (streams, cache),
+            plateau(
+                env_of(model.base_url) | {"REDIS_URL": streams, "CACHE_REDIS_URL": cache},
+                commit=commit,
+            ) as stage,
+        ):
+
+            def counted(pause_s: float) -> int:
+                time.sleep(pause_s)
+                posted, _ = _cold(stage, next(numbers))
+                return trips_of(posted, model.requests[-1].at)
+
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                # They open the connections that there are to be.
+                list(pool.map(lambda _: _cold(stage, next(numbers)), range(AT_ONCE)))
+            steady = min(counted(0) for _ in range(FEW))
+            return Trips(steady, min(counted(IDLE_S) for _ in range(FEW)))
+    finally:
+        for server in servers:
+            end_server(server)
+
+
+def _cold(stage: PlateauStage, number: int) -> tuple[float, float]:
+    """By the wall clock: when it was asked, and when the first token was there."""
+    body = {"agent": "openai", "input": f"question {number}"}
+    posted = time.time()
+    _request(stage.port, "POST", "/v1/runs", body, until=FIRST)
+    return posted, time.time()
 
 
 def rows(found: dict[str, list[float]]) -> list[Row]:
@@ -173,12 +259,31 @@ def rows(found: dict[str, list[float]]) -> list[Row]:
     return made
 
 
+def rows_beside(found: dict[str, list[float]], spent: dict[str, float]) -> list[Row]:
+    """What it takes of what it took before."""
+    made = []
+    for name in ("cold", "cold, post and follow"):
+        now, before = median(found[name]), median(found[SIDE + name])
+        beside = f"{now:.1f} and {before:.1f} ms"
+        what = f"first token, {name}: of what it took before"
+        made.append(Row(what, now / before, "x", bound=SHARE_MOST, peers=beside))
+    beside = f"{spent['']:.1f} and {spent[SIDE]:.1f} ms"
+    what = "CPU of three questions, one of each kind: of what it was before"
+    return [*made, Row(what, spent[""] / spent[SIDE], "x", peers=beside)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench ttft", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"[{ROUNDS}]")
+    parser.add_argument("--before", default=BEFORE, help=f"an earlier commit [{BEFORE}]")
     options = parser.parse_args(arguments)
-    found = measure(options.rounds)
-    return report("ttft", rows(found), lambda path: plots.waits(found, path))
+    sys.stdout.write(table(stages()) + "\n\n")
+    found, spent = measure(options.rounds, options.before)
+    with tempfile.TemporaryDirectory() as folder:
+        now = trips(Path(folder) / "now")
+        counted = row_of(now, trips(Path(folder) / "before", options.before))
+    made = [*rows(found), *rows_beside(found, spent), counted]
+    return report("ttft", made, lambda path: plots.waits(found, path))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,6 @@ class Tally:
     visits: Counter[str] = field(default_factory=Counter)
     events: int = 0
     resumed: int = 0
-    snapshots: int = 0
     lost: int = 0
     repeated: int = 0
     turned_away: int = 0
@@ -179,7 +178,6 @@ class Visitors:
             del self._open[id(reader)]
             self.tally.events += reader.heard
             self.tally.resumed += reader.connections - 1
-            self.tally.snapshots += reader.snapshots
 
 
 def _leave_after(reader: Reader, enough: int) -> bool:

@@ -19,7 +19,9 @@ class SmokeUser(users.StreamUser):
 
     def on_start(self) -> None:
         super().on_start()
-        self._left = QUESTIONS // USERS
+        shape = self.environment.shape_class
+        users = shape.peak if isinstance(shape, Smoke) else USERS
+        self._left = -(-QUESTIONS // users)
 
     def wait_time(self) -> float:
         """Once it has asked its share it only stays: who left would be replaced."""
@@ -36,7 +38,7 @@ class Smoke(shapes.Staged):
         return QUESTIONS
 
     def stages(self, users: int, length_s: float) -> list[Stage]:
-        return [Stage(LONGEST_S, USERS, USERS)]
+        return [Stage(LONGEST_S, users, users)]
 
     def is_done(self) -> bool:
         assert self.runner is not None

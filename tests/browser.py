@@ -21,10 +21,18 @@ from typing import Any
 import psutil
 import pytest
 from selenium.common.exceptions import WebDriverException
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import (
+    Chrome,
+    ChromeOptions,
+    ChromeService,
+    WebKitGTK,
+    WebKitGTKService,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.far import skip_unless_asked
 
 FLAGS = (
     "--headless=new",
@@ -53,6 +61,7 @@ def _program(*names: str) -> str:
 @contextmanager
 def browser() -> Iterator[Chrome]:
     """A browser with an empty profile, gone when the block ends."""
+    skip_unless_asked("a browser's test")
     options = ChromeOptions()
     options.binary_location = _program("chromium", "chromium-browser", "google-chrome")
     service = ChromeService(_program("chromedriver"), log_output=subprocess.DEVNULL)
@@ -63,17 +72,17 @@ def browser() -> Iterator[Chrome]:
         driver = Chrome(options=options, service=service)
         family: list[psutil.Process] = []
         try:
-            family = _family(service)
+            family = family_of(service)
             yield driver
         finally:
-            family += _family(service)
+            family += family_of(service)
             try:
                 driver.quit()
             finally:
-                _end(family)
+                end(family)
 
 
-def _family(service: ChromeService) -> list[psutil.Process]:
+def family_of(service: ChromeService | WebKitGTKService) -> list[psutil.Process]:
     """The driver and all that it has started so far."""
     try:
         parent = psutil.Process(service.process.pid)
@@ -82,7 +91,7 @@ def _family(service: ChromeService) -> list[psutil.Process]:
         return []
 
 
-def _end(family: list[psutil.Process]) -> None:
+def end(family: list[psutil.Process]) -> None:
     # psutil compares start times, so a pid that was given away meanwhile is left alone.
     _, alive = psutil.wait_procs(set(family), timeout=5)
     for process in alive:
@@ -108,16 +117,21 @@ def by_id(driver: Chrome, name: str) -> WebElement:
 
 
 def await_true(
-    driver: Chrome, condition: Callable[[], object], what: str, *, timeout_s: float = 20
+    driver: Chrome | WebKitGTK,
+    condition: Callable[[], object],
+    what: str,
+    *,
+    timeout_s: float = 20,
 ) -> None:
     """Wait until `condition()` holds; the failure names `what` and shows the console."""
-    wait: WebDriverWait[Chrome] = WebDriverWait(
-        driver, timeout_s, poll_frequency=0.02, ignored_exceptions=(WebDriverException,)
+    wait: WebDriverWait[Chrome | WebKitGTK] = WebDriverWait(
+        driver, timeout_s, poll_frequency=0.05, ignored_exceptions=(WebDriverException,)
     )
     try:
         wait.until(lambda _: condition(), f"not within {timeout_s} s: {what}")
     except WebDriverException as error:
-        error.add_note(f"console: {console(driver)}")
+        if isinstance(driver, Chrome):
+            error.add_note(f"console: {console(driver)}")
         raise
 
 

@@ -7,32 +7,136 @@ whatever it asserts itself.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from httpx import create_ssl_context
+from hypothesis import settings as hypothesis
 from redis import Redis
 from redis.exceptions import RedisError
 
 from plateau_sse.serve.redis_server import Role, options, server_binary
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis import keys
+from tests.far import ASKED
+from tests.groups import Cluster, Trio, sentinel_trio, six_nodes
 from tests.processes import free_ports, wait_until
 
+# Whatever proxy this machine has is asked for nothing that is on it.
+for _name in ("NO_PROXY", "no_proxy"):
+    os.environ[_name] = f"{os.environ.get(_name, '')},127.0.0.1,::1,localhost"
+
+# How long an example takes is the machine's: on a busy one each may be the slowest.
+hypothesis.register_profile("untimed", deadline=None)
+hypothesis.load_profile("untimed")
+
 # The queue lives as long as the service does; its entries are deleted one by one.
-LIVES_FOREVER = {keys.QUEUE.encode()}
+LIVES_FOREVER = keys.line("").partition("waiting")[0].encode()
 
 
-def pytest_configure() -> None:
+# Where fixtures of an empty store lead: `server`, `trio` or `cluster`; for tests that know it
+# by its URL: streams, hub, queue, cache, conversations.
+STORE = os.environ.get("TEST_STORE", "server")
+OF_A_CACHE = frozenset(("test_50000_answers_stay_within_the_bound",))
+# What puts something between our clients and a server, or looks past them in the middle.
+OF_A_BARE_SERVER = frozenset(
+    ("test_the_streams_alone_suffice", "test_what_is_broken_on_purpose_is_found")
+)
+OF_ONE_SERVER = OF_A_BARE_SERVER | frozenset(
+    (
+        "test_every_event_is_published_once_with_its_id",
+        "test_of_many_callers_sixteen_are_remembered",
+        "test_deleting_removes_it_all_and_for_good",
+        "test_ten_long_messages_are_read_with_less_than_4_kb",
+        "test_all_of_them_take_a_quarter_and_the_longest_idle_go_first",
+        "test_who_has_most_gives_way_first",
+        "test_what_is_remembered_is_a_part_of_what_its_owner_has",
+        "test_those_that_are_idle_longest_go_for_it",
+        "test_a_runner_outlives_an_emptied_store",
+        "test_joining_again_at_once_keeps_the_subscription",
+        "test_who_read_before_a_new_subscription_reads_once_more",
+        "test_a_repair_from_before_a_new_subscription_is_made_once_more",
+    )
+)
+
+
+# Files that take longest, the longest foremost: they are begun first, or one process would be
+# left alone with one of them at the end. Where it is not quite true nothing is lost but time.
+LONG = (
+    *("clients/test_clients", "integration/test_prefix", "integration/test_ops_page"),
+    *("test_doctor", "integration/test_page", "test_doctor_redis", "test_react_ways"),
+    *("integration/test_pages_for_all", "test_react_kit"),
+    *("integration/test_slow_documents", "integration/test_load_broken"),
+    *("integration/test_load", "integration/test_leaving", "integration/test_docs_page"),
+    *("integration/test_top", "test_study", "integration/test_serve"),
+    *("integration/test_redis_faults", "integration/test_slow_readers"),
+    *("integration/test_external", "test_cache", "integration/test_worker"),
+    *("test_tape_store", "integration/test_answer_page", "test_cache_capacity"),
+    *("integration/test_resume", "integration/test_cancelling", "integration/test_lost"),
+    *("integration/test_wheel", "test_bench_soak", "integration/test_told"),
+    *("integration/test_chaos", "integration/test_scraped"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--no-loadscope-reorder`, processes take files in this order."""
+    places = {f"{name}.py": place for place, name in enumerate(LONG)}
+    folder = Path(__file__).parent
+
+    def place_of(item: pytest.Item) -> int:
+        return places.get(item.path.relative_to(folder).as_posix(), len(LONG))
+
+    items.sort(key=place_of)
+    lacking = dict[str, str]()
+    if STORE != "server":
+        lacking |= dict.fromkeys(OF_A_CACHE, "it asks for a server that evicts")
+        of_others = OF_ONE_SERVER if STORE == "cluster" else OF_A_BARE_SERVER
+        why = "it looks at the keys of one server, past our clients"
+        lacking |= dict.fromkeys(of_others, why)
+    for item in items:
+        if reason := lacking.get(item.name.partition("[")[0]):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also what takes a browser, or Node")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Processes that run the tests are children, and inherit it; to them the files are named.
+    is_named = config.args_source is config.ArgsSource.ARGS and not hasattr(
+        config, "workerinput"
+    )
+    if config.getoption("--all") or is_named:
+        os.environ[ASKED] = "1"
     # A shell (or nohup) starts what is to run in the background with these ignored, and a child
     # inherits that: no service of a test would end on Ctrl+C, or when its terminal is closed.
     # What has a handler here has none in a child.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    if STORE != "server":
+        pytest.MonkeyPatch().setattr(Redis, "from_url", _of_one_server(Redis.from_url))
+    # Whom to trust costs httpx 40 ms of computing for each client, each `httpx.get` included.
+    trust_once = "httpx._transports.default.create_ssl_context"
+    pytest.MonkeyPatch().setattr(trust_once, cache(create_ssl_context))
+
+
+def _of_one_server(really: Any) -> Any:
+    """A test that opens a client of redis-py's own to the store looks at one server."""
+
+    def from_url(url: str, **options: Any) -> Any:
+        if "+" in url.partition("://")[0]:
+            pytest.skip("it looks at the keys of one server, past our clients")
+        return really(url, **options)
+
+    return from_url
 
 
 class Server(NamedTuple):
@@ -44,6 +148,9 @@ class Server(NamedTuple):
 
     def client(self) -> Redis:
         return Redis.from_url(self.url, protocol=2)
+
+    def clients(self) -> list[Redis]:
+        return [self.client()]
 
 
 def start_server(role: Role, folder: Path, binary: str | None = None) -> Server:
@@ -96,33 +203,105 @@ def cache_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     end_server(server)
 
 
+@pytest.fixture(scope="session")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    with sentinel_trio(tmp_path_factory.mktemp("trio")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cache_trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    with sentinel_trio(tmp_path_factory.mktemp("cache-trio"), "cache") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cache_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with six_nodes(tmp_path_factory.mktemp("cache-cluster"), "cache") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with six_nodes(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
 @pytest.fixture
-def streams_url(streams_server: Server) -> Iterator[str]:
+def streams_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty streams instance."""
-    with streams_server.client() as client:
-        client.flushall()
-        yield streams_server.url
-        assert_all_have_a_life(client)
+    yield from _emptied(request, "streams_server", STORE)
 
 
 @pytest.fixture
-def cache_url(cache_server: Server) -> Iterator[str]:
+def cache_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty cache."""
-    with cache_server.client() as client:
+    yield from _emptied(request, "cache_server", f"cache_{STORE}")
+
+
+def _emptied(request: pytest.FixtureRequest, server: str, group: str) -> Iterator[str]:
+    store = request.getfixturevalue(server if STORE == "server" else group)
+    yield from emptied(store)
+
+
+def emptied(store: Server | Trio | Cluster) -> Iterator[str]:
+    """Its URL, for as long as the caller goes on; then all that is left must have a life."""
+    for client in _clients(store):
         client.flushall()
-        yield cache_server.url
+    yield store.url
+    # Others may have taken the places of the primaries.
+    for client in _clients(store):
         assert_all_have_a_life(client)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of `localhost`, signed by itself; with its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    key, found = folder / "key.pem", folder / "localhost.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 "
+        "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run(
+        [*command.split(), "-keyout", key, "-out", found], check=True, capture_output=True
+    )
+    found.write_text(found.read_text() + key.read_text())
+    return found
+
+
+def _clients(store: Server | Trio | Cluster) -> Iterator[Redis]:
+    """Of all that have keys, one after the other."""
+    if isinstance(store, Trio | Cluster):
+        store.wait_until_whole()
+    for client in store.clients():
+        with client:
+            yield client
 
 
 def assert_all_have_a_life(client: Redis) -> None:
     """Fail where a key would stay for ever."""
-    immortal = [key for key in client.scan_iter(count=1000) if client.ttl(key) == -1]
-    left = sorted(set(immortal) - LIVES_FOREVER)
+    found = [key for key in client.scan_iter(count=1000) if LIVES_FOREVER not in key]
+    with client.pipeline(transaction=False) as pipe:
+        for key in found:
+            pipe.ttl(key)
+        lives = pipe.execute()
+    left = sorted(key for key, life_s in zip(found, lives, strict=True) if life_s == -1)
     assert not left, f"keys without a life: {left[:5]}"
 
 
-# A shallow clone, a sandbox without namespaces, a machine without a package index.
-UNAVOIDABLE = ("this clone has no", "no process namespace", "no package index")
+# A shallow clone, a sandbox without namespaces, a machine without a package index, what Debian
+# has in no release that is new enough; and what is none for this TEST_STORE.
+UNAVOIDABLE = (
+    "the keys of one server",
+    "this clone has no",
+    "no process namespace",
+    "no network namespace",
+    "no package index",
+    "kubectl is not installed",
+)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -21,6 +21,7 @@ from tests.deploy_files import (
     DeployFiles,
     Part,
     Service,
+    interpolated,
     options_of,
     settings_of,
 )
@@ -69,6 +70,7 @@ def faults(files: DeployFiles) -> list[str]:
         _health,
         _compose_redis,
         _compose_order,
+        _compose_logs,
         _memory,
         _ends,
         _image,
@@ -172,7 +174,7 @@ def _compose_redis(files: DeployFiles) -> Iterator[str]:
         found = options_of(service.get("command", []))
         wanted = options(role, Settings(), Path("/data"), REDIS_PORT)
         for option in wanted.keys() - PLACE:
-            if _value(found.get(option, "")) != _value(wanted[option]):
+            if value_of(found.get(option, "")) != value_of(wanted[option]):
                 yield (
                     f"docker-compose.yml, {name}: {option} is {found.get(option)!r}, "
                     f"{role} needs {wanted[option]!r}"
@@ -182,7 +184,7 @@ def _compose_redis(files: DeployFiles) -> Iterator[str]:
             yield f"docker-compose.yml, {name}: what it writes is not kept"
 
 
-def _value(text: str) -> str:
+def value_of(text: str) -> str:
     """Sizes as bytes: 64mb is 67108864."""
     return str(_size(text) or text) if text[-1:].isalpha() else text
 
@@ -202,11 +204,17 @@ def _compose_order(files: DeployFiles) -> Iterator[str]:
             yield f"docker-compose.yml, {name}: does not wait for both servers"
 
 
+def _compose_logs(files: DeployFiles) -> Iterator[str]:
+    for name, service in files.services().items():
+        if not service.get("logging", {}).get("options", {}).get("max-size"):
+            yield f"docker-compose.yml, {name}: its log has no bound"
+
+
 def _memory(files: DeployFiles) -> Iterator[str]:
-    limits = {
-        name: _size(service.get("mem_limit", "").replace("m", "mb"))
-        for name, service in files.services().items()
-    }
+    told = interpolated(
+        {name: service.get("mem_limit", "") for name, service in files.services().items()}
+    )
+    limits = {name: _size(limit.replace("m", "mb")) for name, limit in told.items()}
     if sum(limits.values()) != MEMORY:
         shown = ", ".join(f"{name} {limit / 1024**2:g}" for name, limit in limits.items())
         yield f"docker-compose.yml: the memory limits do not add up to 512 MB: {shown}"

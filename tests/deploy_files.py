@@ -141,19 +141,25 @@ def _loaded(text: str) -> Service:
 
 def interpolated(environment: Mapping[str, Any]) -> Environment:
     """As Compose resolves it for somebody who has set what must be set, and nothing else."""
+    return {name: resolved(str(value)) for name, value in environment.items()}
 
-    def resolved(match: re.Match[str]) -> str:
+
+def resolved(text: str) -> str:
+    def value(match: re.Match[str]) -> str:
         return str(match[3]) if match[2] == ":-" else SECRET
 
-    return {name: REFERENCE.sub(resolved, str(value)) for name, value in environment.items()}
+    return REFERENCE.sub(value, text)
 
 
 def given(service: Service) -> Environment:
-    """As Render fills it in; a reference to a store becomes `redis://NAME:6379`."""
+    """As Render fills it in for somebody who leaves empty what may be; a reference to a store
+    becomes `redis://NAME:6379`."""
     found = {}
     for variable in service.get("envVars", ()):
         if variable.get("generateValue"):
-            value = SECRET
+            value = SECRET + variable["key"]
+        elif variable.get("sync") is False:
+            value = ""
         elif "fromService" in variable:
             value = f"redis://{variable['fromService']['name']}:6379"
         else:
@@ -178,7 +184,7 @@ def settings_of(part: Part) -> Settings | str:
 
 def options_of(command: list[str]) -> dict[str, str]:
     """The configuration that a Redis server's command line stands for."""
-    words = " ".join(command[1:])
+    words = resolved(" ".join(command[1:]))
     pairs = (option.strip().partition(" ") for option in words.split("--")[1:])
     return {name: value.strip('"') for name, _, value in pairs}
 

@@ -69,9 +69,10 @@ def mended(env: Mapping[str, str], mend: str) -> dict[str, str]:
         timeout=20,
         check=True,
     )
-    if mend.startswith("redis-cli"):
+    is_command = "redis-cli" in mend
+    if is_command:
         assert shell.stdout.startswith("OK\n"), shell.stdout + shell.stderr
-    shown = shell.stdout.partition("\n\n" if mend.startswith("redis-cli") else "\n")[2]
+    shown = shell.stdout.partition("\n\n" if is_command else "\n")[2]
     after = dict(line.split("=", 1) for line in shown.split("\0") if "=" in line)
     names = set(env) | {mend.partition("=")[0]}
     return {name: after[name] for name in names & set(after) - set(os.environ)}

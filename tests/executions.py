@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from plateau_sse.agents.registry import RegisteredAgent
+from plateau_sse.runner.beat import Beat
 from plateau_sse.runner.execution import Execution
 from plateau_sse.runner.keeper import Keeper
+from plateau_sse.runner.threads import Threads
 from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import Conversations, Limits
+from plateau_sse.store.conversations.memories import Memories
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs.appending import Appended
+from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.records import Record
+from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Streams
 from tests.store import claim, decoded, on_streams, queued, stream_of
 
@@ -36,14 +41,20 @@ LIMITS = Limits(messages=10, bodies=5, length=200)
 
 @dataclass
 class Told:
-    """What a reader is told of a run, and what its record says in the end."""
+    """What a reader is told of a run, and what its record says in the end; `states` are the
+    events that do not stay, where they were listened to."""
 
     record: Record
     events: list[dict[str, Any]]
-    text: str = field(init=False)
+    states: list[dict[str, Any]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.text = "".join(event.get("text", "") for event in self.events)
+    @property
+    def text(self) -> str:
+        return self.record.tape.said()
+
+    @property
+    def thoughts(self) -> str:
+        return self.record.tape.said("r")
 
     @property
     def types(self) -> list[str]:
@@ -54,13 +65,27 @@ class Told:
         return self.events[-1]
 
     def only(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["type"] == kind]
+        return [event for event in self.events + self.states if event["type"] == kind]
+
+
+class Listening(Streams):
+    """The same store, with the states that go there."""
+
+    def __init__(self, streams: Streams) -> None:
+        self.__dict__ = streams.__dict__
+        self.heard: list[dict[str, Any]] = []
+
+    async def append(self, *args: Any, **more: Any) -> Appended:
+        batch: list[Event] = args[2]
+        self.heard += [decoded(event.data) for event in batch if event.op in ("s", "p")]
+        return await super().append(*args, **more)
 
 
 def keeper_of(redis: Any, answers: Cache = NO_CACHE) -> Keeper:
     fullness = Fullness(redis, 64 * 1024**2)
     conversations = Conversations(redis, LIMITS, fullness.bound)
-    return Keeper(answers, conversations, Inflight(redis, life_s=300))
+    memories = Memories(redis, conversations)
+    return Keeper(answers, conversations, memories, Inflight(redis, life_s=300), Shares(redis))
 
 
 @asynccontextmanager
@@ -72,11 +97,13 @@ async def execution_of(
     answers: Cache = NO_CACHE,
     redis: Any = NO_REDIS,
     attempt: int = 1,
+    age_s: float = 0.0,
+    life_s: float = 3600,
+    threads: Threads | None = None,
     **job: Any,
 ) -> AsyncIterator[Execution]:
     """An execution of a claimed run, not yet begun; without `agent` none is registered. Its
     conversations and hints are in `redis`."""
-    threads = ThreadPoolExecutor(2, "agent")
     asked = Job(messages=[{"role": "user", "content": "Why?"}], format=FORMAT)
     for name, value in job.items():
         setattr(asked, name, value)
@@ -84,18 +111,17 @@ async def execution_of(
     agents = {"notes": RegisteredAgent("notes", VERSION, agent, False)} if agent else {}
     for before in range(1, attempt):
         await claim(streams, run_id, before)
-    try:
-        yield Execution(
-            await claim(streams, run_id, attempt),
-            run_id,
-            agents=agents,
-            streams=streams,
-            keeper=keeper_of(redis, answers),
-            threads=threads,
-            timeout_s=timeout_s,
-        )
-    finally:
-        threads.shutdown()
+    yield Execution(
+        (await claim(streams, run_id, attempt))._replace(age_s=age_s),
+        run_id,
+        agents=agents,
+        streams=streams,
+        keeper=keeper_of(redis, answers),
+        threads=threads or Threads(),
+        beat=Beat(1),
+        timeout_s=timeout_s,
+        life_s=life_s,
+    )
 
 
 async def told_of(streams: Streams, redis: Any, run_id: str) -> Told:
@@ -108,10 +134,13 @@ def execute(url: str, agent: Callable[..., Any] | None, **how: Any) -> Told:
     """Execute the agent from its claim to the end of its run."""
 
     async def scenario(streams: Streams, redis: Any) -> Told:
-        async with execution_of(streams, agent, **how) as execution:
+        listening = Listening(streams)
+        async with execution_of(listening, agent, **how) as execution:
             async with asyncio.timeout(30):
                 await execution.run()
-            return await told_of(streams, redis, execution.run_id)
+            told = await told_of(streams, redis, execution.run_id)
+            told.states = listening.heard
+            return told
 
     return on_streams(url, scenario)
 
@@ -123,9 +152,12 @@ def execute_with_cache(streams_url: str, cache_url: str, agent: Any, **job: Any)
         client: Any = connect(cache_url, "test")
         try:
             answers = Cache(client, ttl_s=60, max_bytes=10 * 1024**2)
-            async with execution_of(streams, agent, answers=answers, **job) as execution:
+            listening = Listening(streams)
+            async with execution_of(listening, agent, answers=answers, **job) as execution:
                 await execution.run()
-                return await told_of(streams, redis, execution.run_id)
+                told = await told_of(streams, redis, execution.run_id)
+                told.states = listening.heard
+                return told
         finally:
             await client.aclose()
 

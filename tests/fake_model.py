@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,13 +28,14 @@ WAIT_S = 10.0
 
 @dataclass(slots=True)
 class Request:
-    """One request that came in, over the connection of that number. `gone` is set when its
-    client closes before the answer ends."""
+    """One request that came in, over the connection of that number, `at` so many seconds of
+    the wall clock. `gone` is set when its client closes before the answer ends."""
 
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
     connection: int = 0
+    at: float = field(default_factory=time.time)
     gone: threading.Event = field(default_factory=threading.Event)
 
     async def wait_gone(self, timeout_s: float = WAIT_S) -> bool:
@@ -182,7 +184,7 @@ async def _malformed(writer: asyncio.StreamWriter, model: FakeModel) -> None:
 async def _endless(writer: asyncio.StreamWriter, model: FakeModel) -> None:
     await _head(writer)
     await _send(writer, b"data: ")
-    for _ in range(64):
+    for _ in range(257):
         await _send(writer, b"x" * 65_536)
     await _end(writer)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextvars import Context
 from pathlib import Path
 
 from plateau_sse.agents import Run, Yielded
@@ -50,6 +51,18 @@ def sleepy(run: Run) -> Iterator[Yielded]:
     """Plain, and `sleep_s` between its two words."""
     yield "before "
     time.sleep(float(run.options.get("sleep_s", 15)))
+    yield "after"
+
+
+async def blocking_beside(run: Run) -> AsyncIterator[Yielded]:
+    """The same in a task and a context of its own: nobody knows whose it is."""
+    yield "before "
+
+    async def hold() -> None:
+        await asyncio.sleep(0.2)
+        time.sleep(float(run.options.get("sleep_s", 10)))  # noqa: ASYNC251
+
+    await asyncio.create_task(hold(), context=Context())
     yield "after"
 
 

@@ -106,7 +106,7 @@ def start_run(url: str, agent: str, text: str = "", **options: Any) -> dict[str,
     return run
 
 
-def append(client: httpx.Client, run: dict[str, str], events: list[dict[str, str]]) -> None:
+def append(client: httpx.Client, run: dict[str, str], events: list[dict[str, Any]]) -> None:
     answer = client.post(f"/v1/runs/{run['id']}/events", json=events)
     assert answer.status_code == 200, answer.text
 

@@ -66,6 +66,12 @@ class FlakyRedis:
     def go_on(self) -> None:
         self._going.set()
 
+    def lead_to(self, target_url: str) -> None:
+        """Whoever connects from now on; who is connected stays."""
+        parts = urlsplit(target_url)
+        assert parts.hostname and parts.port
+        self._target = (parts.hostname, parts.port)
+
     async def go_away(self) -> None:
         self._away = True
         for connection in self._connections:

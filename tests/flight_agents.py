@@ -50,6 +50,19 @@ async def context(run: Run) -> AsyncIterator[Yielded]:
     )
 
 
+async def asked(run: Run) -> AsyncIterator[Yielded]:
+    """What it was asked, as JSON."""
+    messages = [message.as_sent() for message in run.messages]
+    yield json.dumps({"input": run.input, "messages": messages})
+
+
+async def silent(run: Run) -> AsyncIterator[Yielded]:
+    """It fails before it has said anything."""
+    for piece in run.options.get("pieces", ()):
+        yield piece
+    raise AgentError("agent_error", "as it was asked to")
+
+
 async def parrot(run: Run) -> AsyncIterator[Yielded]:
     """What was said."""
     yield run.input

@@ -14,15 +14,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from plateau_sse.intake.ask import Ask
+from plateau_sse.intake.door import Door
 from plateau_sse.intake.intake import Intake
 from plateau_sse.intake.placement import Placement
+from plateau_sse.intake.start import Start
 from plateau_sse.intake.versions import Versions
-from plateau_sse.store.answers.cache import Cache, answer_of
+from plateau_sse.store.answers.answer import answer_of
+from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.conversations.conversations import Conversations, place_of
+from plateau_sse.store.conversations.lines import Lines
+from plateau_sse.store.conversations.listed import Listed
 from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.queue.announcements import Announcements
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.queue.queue import Queue
-from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.redis.connections import connect, servers_of
 from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.external import External
@@ -30,10 +36,14 @@ from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Claimed, Streams
 from tests.executions import LIMITS, keeper_of
-from tests.store import claim, done, on_streams, texts
+from tests.queues import sign_of_life, take
+from tests.store import claim, done, on_streams, tape_of, texts
 
 RUNNER = "r1"
+# Of the agent that is announced.
+LINE = "notes@1"
 RUN_LIFE_S = 300
+JOB_BYTES = 64 * 1024
 QUESTION = Ask("notes", "ann", "", [{"role": "user", "content": "Why?"}], {})
 KEYED = QUESTION._replace(idempotency_key="k")
 SAID = QUESTION._replace(conversation_id="c1")
@@ -47,47 +57,58 @@ class Desk:
         self.redis = redis
         self.streams = Streams(redis, alive_s=120, record_s=600)
         self.queue = Queue(redis)
+        self.announcements = Announcements(redis)
         self.cache = Cache(cache_redis, ttl_s=60, max_bytes=10 * 1024**2)
         self.inflight = Inflight(redis, life_s=RUN_LIFE_S)
         self.shares = Shares(redis)
         self.stats = Stats(redis)
         self.fullness = Fullness(redis, 64 * 1024**2)
         self.conversations = Conversations(redis, LIMITS, self.fullness.bound, self.stats.count)
+        self.listed = Listed(redis, self.conversations, life_s=600)
         self.keeper = keeper_of(redis, self.cache)
         self._limit = limit
 
     async def open(self) -> None:
-        await self.queue.open()
-        await self.queue.publish_agents({"notes": "1"})
-        await self.queue.take_over(RUNNER, 0)
+        await self.announcements.say(RUNNER, {"notes": "1"})
+        await sign_of_life(self.queue, RUNNER)
 
     def intake(self, **parts: Any) -> Intake:
         """One a worker; `parts` take the place of what has their name."""
-        placement = Placement(
-            parts.get("streams", self.streams),
-            parts.get("shares", self.shares),
-            parts.get("queue", self.queue),
-            External(self.redis, idle_s=60),
-            parts.get("conversations", self.conversations),
-            self.fullness,
-            None,
-            self.stats,
-            limit=self._limit,
-            run_life_s=RUN_LIFE_S,
-        )
+        door = Door(parts.get("queue", self.queue), self._limit)
+        announcements = parts.get("announcements", self.announcements)
         return Intake(
-            placement,
-            Versions(self.queue),
+            self.placement(door=door, **parts),
+            Versions(announcements),
+            Start(door, announcements, parts.get("within_s", 0.0)),
             parts.get("cache", self.cache),
             parts.get("inflight", self.inflight),
             parts.get("conversations", self.conversations),
+            self.listed,
             self.stats,
             window_s=600,
         )
 
+    def placement(self, **parts: Any) -> Placement:
+        queue = parts.get("queue", self.queue)
+        return Placement(
+            parts.get("streams", self.streams),
+            parts.get("shares", self.shares),
+            queue,
+            parts.get("door") or Door(queue, self._limit),
+            parts.get("external") or External(self.redis, idle_s=60),
+            parts.get("conversations", self.conversations),
+            self.listed,
+            self.fullness,
+            parts.get("owners"),
+            Lines(self.redis, self.streams.statuses, life_s=RUN_LIFE_S),
+            self.stats,
+            run_life_s=RUN_LIFE_S,
+            job_bytes=JOB_BYTES,
+        )
+
     async def queued(self) -> list[str]:
         """The runs that are in the queue, now taken."""
-        return [ticket.run_id for ticket in await self.queue.take(RUNNER, 1000, 1)]
+        return [ticket.run_id for ticket in await take(self.queue, RUNNER, 1000, [LINE])]
 
     async def start(self, run_id: str) -> Claimed:
         return await claim(self.streams, run_id, 1, RUNNER)
@@ -98,16 +119,19 @@ class Desk:
         """End a run that has been started as its runner does, step by step."""
         job = await self.job(run_id)
         if store:
+            tape = tape_of(run_id, *texts(text))
+            how: Any = {"output": None, "status": "completed", "attempt": 1}
+            await self.keeper.remember(job, run_id, tape, **how)
             answer = answer_of(
                 agent="notes",
                 owner="ann",
-                text=text,
+                tape=tape,
+                run_id=run_id,
                 output=None,
                 usage=None,
-                tools=[],
                 duration_ms=1,
             )
-            await self.keeper.keep(job, run_id, answer, version="1", attempt=1, is_whole=True)
+            await self.keeper.cache(job, run_id, answer, version="1")
         await self.streams.finish(run_id, 1, [*texts(text), done()], first_seq=2)
         await self.keeper.free(job, run_id)
 
@@ -127,14 +151,21 @@ class Desk:
 
     async def runs(self) -> set[str]:
         """Every run that has a record."""
-        found = [key async for key in self.redis.scan_iter("run:*}", count=1000)]
-        return {key.decode()[5:-1] for key in found}
+        return {name[5:-1] for name in await self._names("run:*}")}
+
+    async def _names(self, pattern: str) -> list[str]:
+        """Of keys, wherever they are."""
+        return [
+            key.decode()
+            for server in await servers_of(self.redis)
+            async for key in server.scan_iter(pattern, count=1000)
+        ]
 
     async def flight(self, ask: Ask = QUESTION) -> tuple[str, str]:
         """The only hint there is: its key, and the run that it names."""
-        (key,) = [key async for key in self.redis.scan_iter("inflight:*")]
+        (key,) = await self._names("inflight:*")
         holder = await self.redis.get(key)
-        return key.decode()[10:-1], holder.decode()
+        return key[10:-1], holder.decode()
 
 
 def at_desk(

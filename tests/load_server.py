@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -49,12 +51,24 @@ def swapped(entries: Sequence, at: int) -> Sequence:
 
 def renumbered(entries: Sequence, at: int) -> Sequence:
     """An event is gone, and the ids do not show it."""
-    texts = [event for _, event in dropped(entries, at)]
-    return [(f"1-{seq}", event) for seq, event in enumerate(texts, 1)]
+    return placed([event for _, event in dropped(entries, at)])
+
+
+def placed(events: list[dict[str, Any]]) -> Sequence:
+    """Each with its place on a tape whose text is one part."""
+    at, opens, entries = 0, 1, []
+    for event in events:
+        text = event.get("text")
+        if text is None:
+            at += 1
+        else:
+            at, opens = at + opens + len(text.encode()), 0
+        entries.append((f"abcdef-1-{at}", event))
+    return entries
 
 
 def ended_twice(entries: Sequence, at: int) -> Sequence:
-    return [*entries, ("1-999", entries[-1][1])]
+    return [*entries, ("abcdef-1-99999", entries[-1][1])]
 
 
 def without_end(entries: Sequence, at: int) -> Sequence:
@@ -94,9 +108,9 @@ class LoadServer:
         ahead_s = AHEAD_S if self.fault == "ahead" else 0.0
         texts = [piece(i, began_s + i * PAUSE_S + ahead_s, 0) for i in range(count)]
         events: list[dict[str, Any]] = [{"type": "run.started", "run": run_id, "attempt": 1}]
-        events += [{"type": "message.delta", "text": text} for text in texts]
+        events += [{"type": "message.delta", "part": 0, "text": text} for text in texts]
         events.append({"type": "run.completed", "usage": None, "cached": False})
-        entries = [(f"1-{seq}", event) for seq, event in enumerate(events, 1)]
+        entries = placed(events)
         # Among the deltas only, neither the first nor the last.
         faulty = range(self.events + 2, self.events + len(entries) - 2)
         at = next((n - self.events for n in faulty if n % ONE_IN == FAULTY), None)
@@ -113,12 +127,18 @@ class LoadServer:
         if method == "POST" and self.fault == "nothing":
             yield b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
             return
+        if path == "/api/admin/metrics":
+            here = {"role": "web", "host": socket.gethostname(), "pid": os.getpid()}
+            yield _document(200, {"memory": {"processes": [{**here, "pss_bytes": 0}]}})
+            return
         run_id = path.removeprefix("/v1/runs/").removesuffix("/events")
         if method == "POST":
             run_id = self.create(int(json.loads(body)["options"]["count"]))
         told = self.runs[run_id]
         if not path.endswith("/events") and method == "GET":
-            yield _document(200, {"status": "completed", "output": told.output})
+            parts = [{"type": "text", "part": 0, "text": told.output}]
+            record = {"status": "completed", "output": told.output, "parts": parts}
+            yield _document(200, record)
             return
         yield (
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Cache: miss\r\n"

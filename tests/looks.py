@@ -110,8 +110,8 @@ def named(driver: Chrome) -> list[tuple[str, str]]:
 
 
 def focused(driver: Chrome) -> str:
-    """The id, else the tag, of what has the focus, which must be seen."""
+    """The id, else what it is, else the tag, of what has the focus, which must be seen."""
     node = driver.switch_to.active_element
     outline = float(node.value_of_css_property("outline-width").removesuffix("px"))
     assert outline >= 2, "the focus can be seen"
-    return node.get_attribute("id") or node.tag_name
+    return node.get_attribute("id") or node.get_attribute("data-is") or node.tag_name

@@ -10,13 +10,12 @@ import asyncio
 import json
 from typing import Any
 
-from plateau_sse.agents.openai import make_openai
-from plateau_sse.settings import Settings
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache
-from plateau_sse.store.answers.packing import Answer
 from plateau_sse.store.redis.connections import connect
 from tests.executions import VERSION, Told, execute_with_cache
 from tests.raw_model import raw_model
+from tests.upstreams import agent_of
 
 KEY = "0" * 32
 DONE = b"data: [DONE]\n\n"
@@ -28,8 +27,7 @@ def become(
     """What readers are told of it, and what is in the cache afterwards."""
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     with raw_model([head.encode() + body]) as model:
-        settings = Settings(openai_base_url=model.base_url, openai_model="m")
-        agent = make_openai(settings, silence_s=5)
+        agent = agent_of(model.base_url)
         asked = {"version": VERSION, "cache_key": KEY, **job}
         told = execute_with_cache(streams_url, cache_url, agent, **asked)
 

@@ -113,7 +113,7 @@ def _configuration(folder: Path, port: int, plain_port: int, plateau_port: int) 
         "listen [::]:80;": "",
         "listen 443 ": f"listen 127.0.0.1:{port} ",
         "listen [::]:443 ssl http2;": "",
-        "server 127.0.0.1:8000;": f"server 127.0.0.1:{plateau_port};",
+        "server 127.0.0.1:8000 ": f"server 127.0.0.1:{plateau_port} ",
     }
     # Its workers must get into a directory that is this user's alone.
     return ("user root;\n" if os.geteuid() == 0 else "") + _changed(text, changes)

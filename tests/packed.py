@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from plateau_sse.store.answers.packing import Answer, pack
+from plateau_sse.store.answers.answer import Answer
+from plateau_sse.store.answers.packing import pack
 
 
 def pack_once(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Under these names, `pack` remembers what it made. The text must tell an answer apart."""
-    made: dict[str, bytes] = {}
+    made: dict[bytes, bytes] = {}
 
     def packed(answer: Answer) -> bytes:
         if answer.text not in made:

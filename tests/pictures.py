@@ -50,7 +50,8 @@ def worker(role: str = "web", pid: int = 11, **changed: Any) -> Figures:
     }
     if role == "web":
         found |= {"master": 10, "master_pss": 18 * MIB, "master_rss": 40 * MIB}
-        found |= {"open": 3, "followed": 2, "oldest_s": 5}
+        found |= {"open": 3, "open_native": 1, "open_chat": 2, "followed": 2, "oldest_s": 5}
+        found |= {"connections": 5, "connections_most": 900}
         found |= {"connected": 1, "deaf": 0, "lag_ms": 0.7}
     else:
         found |= {"running": 1, "places": 32}
@@ -69,6 +70,7 @@ def seen(**changed: Any) -> Seen:
         workers=workers,
         lately=Counter({"cache_hits": 90, "cache_misses": 10}),
         lately_s=60.0,
+        apart={},
     )
     return well._replace(**changed)
 

@@ -10,6 +10,7 @@ tree is gone: each is ended by its own id, and a leftover fails the test that le
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -33,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BANNER = re.compile(r"^Plateau is up: (\S+?)/?$", re.MULTILINE)
 BANNER_END = "Ctrl+C stops it."
 REDIS_LINE = re.compile(
-    r"^Memory of the (streams|cache):\n +redis-cli -(p|u) (\S+) ", re.MULTILINE
+    r"^Memory of the (streams|cache):\n.* redis-cli -p \d+ INFO memory$", re.MULTILINE
 )
 
 
@@ -111,6 +112,26 @@ def plateau(
     )
 
 
+def scripts_load(*arguments: str, **env: str) -> tuple[int, str]:
+    """Run `scripts/load`; its exit code, and what it has said."""
+    load = subprocess.Popen(
+        [sys.executable, "-m", "locustfiles", *arguments],
+        cwd=REPOSITORY,
+        env=environment({"LOCUST_HOST": "", **env}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said, _ = load.communicate(timeout=110)
+    finally:
+        # Killed, it would leave the service that it has started.
+        if load.poll() is None:
+            load.terminate()
+            load.communicate()
+    return load.returncode, said
+
+
 @dataclass
 class Serving:
     """A running `plateau serve`. `streams_url` and `cache_url` are those of the servers that
@@ -182,12 +203,13 @@ class Serving:
         return code
 
     def kill(self) -> None:
-        """End whatever is left, each by its id."""
+        """End whatever is left, each by its id, and wait until it is gone."""
         self.leftovers()
         for process in self.seen.values():
             if _title(process) is not None:
                 process.kill()
         self.process.wait(10)
+        wait_until(lambda: not self.leftovers(), "everything is gone")
 
 
 def _title(process: psutil.Process) -> str | None:
@@ -209,6 +231,7 @@ def launch(
     cwd: Path | None = None,
     new_group: bool = False,
     stdin: int = subprocess.DEVNULL,
+    python: Path | str = sys.executable,
 ) -> Serving:
     """Start it and return at once; `serving` is what tests usually want."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -217,7 +240,7 @@ def launch(
     overrides.setdefault("DATA_DIR", str(data_dir))
     with (data_dir / "stdout").open("wb") as out, (data_dir / "stderr").open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [python, *arguments],
             env=environment(overrides),
             cwd=cwd or data_dir,
             stdin=stdin,
@@ -230,9 +253,14 @@ def launch(
 
 def await_banner(started: Serving, *, timeout_s: float = 30) -> None:
     """Fill in the addresses as soon as it has printed them."""
+    looked_at = 0.0
 
     def printed() -> bool:
-        started.tree()
+        nonlocal looked_at
+        # Looking for children asks the kernel of every process of the machine.
+        if time.monotonic() > looked_at + 0.2:
+            started.tree()
+            looked_at = time.monotonic()
         if started.process.poll() is not None:
             raise AssertionError(f"plateau ended at once:\n{started.stdout}{started.stderr}")
         return BANNER_END in started.stdout
@@ -242,15 +270,13 @@ def await_banner(started: Serving, *, timeout_s: float = 30) -> None:
     except AssertionError as error:
         error.add_note(f"stdout:\n{started.stdout}\nstderr:\n{started.stderr}")
         raise
+    started.tree()
     banner = BANNER.search(started.stdout)
     assert banner, started.stdout
     started.url = banner[1]
-    urls = {
-        role: f"redis://127.0.0.1:{address}/0"
-        for role, option, address in REDIS_LINE.findall(started.stdout)
-        if option == "p"
-    }
-    started.streams_url, started.cache_url = urls.get("streams", ""), urls.get("cache", "")
+    if REDIS_LINE.search(started.stdout):
+        urls = json.loads((started.data_dir / "servers.json").read_text())
+        started.streams_url, started.cache_url = urls.get("streams", ""), urls.get("cache", "")
 
 
 @contextmanager
@@ -263,15 +289,23 @@ def serving(
     new_group: bool = False,
     stdin: int = subprocess.DEVNULL,
     timeout_s: float = 30,
+    python: Path | str = sys.executable,
 ) -> Iterator[Serving]:
     """A real `plateau serve`, up when the block begins and gone when it ends.
 
-    `arguments` go to this Python, `env` overrides single settings (a free PORT and `data_dir`
-    as DATA_DIR are given), `cwd` is where it runs (`data_dir`): agents are imported from there.
+    `arguments` go to `python`, by default this one, `env` overrides single settings (a free
+    PORT and `data_dir` as DATA_DIR are given), `cwd` is where it runs (`data_dir`): agents are
+    imported from there.
     The end is graceful; a process that outlives it is killed and fails the test.
     """
     started = launch(
-        data_dir, arguments=arguments, env=env, cwd=cwd, new_group=new_group, stdin=stdin
+        data_dir,
+        arguments=arguments,
+        env=env,
+        cwd=cwd,
+        new_group=new_group,
+        stdin=stdin,
+        python=python,
     )
     try:
         await_banner(started, timeout_s=timeout_s)

@@ -6,17 +6,25 @@ Invariant: a test makes a lease old, it does not wait for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
 from plateau_sse.store.queue.queue import LEASE_S, Queue, Ticket
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 
 LIMIT = 1000
-LATE_MS = int(LEASE_S * 1000) + 1
+LEASE_MS = int(LEASE_S * 1000)
+LATE_MS = LEASE_MS + 1
 # Well within a lease, whatever the machine is busy with.
 FRESH_MS = 1000
+
+
+class Lease(NamedTuple):
+    """Of a run that is held: by whom, and milliseconds since it was renewed."""
+
+    runner: str
+    age_ms: int
 
 
 def on_queue(url: str, scenario: Callable[[Queue, Any], Awaitable[None]]) -> None:
@@ -31,43 +39,63 @@ def on_queue(url: str, scenario: Callable[[Queue, Any], Awaitable[None]]) -> Non
     asyncio.run(opened())
 
 
-async def enqueue(queue: Queue, count: int, start: int = 0) -> list[str]:
+async def sign_of_life(queue: Queue, runner: str) -> None:
+    await queue.take(runner, (), 0)
+
+
+async def enqueue(queue: Queue, count: int, start: int = 0, owner: str = "ann") -> list[str]:
     """Numbered runs; a runner by the name of `starter` is there to let them in."""
-    await queue.open()
-    await queue.take_over("starter", 0)
+    await sign_of_life(queue, "starter")
     names = [f"run-{i}" for i in range(start, start + count)]
     for name in names:
-        assert await queue.enqueue(name, "notes", LIMIT) == "ok"
+        assert await queue.enqueue(name, "notes", owner, LIMIT) == "ok"
     return names
+
+
+async def take(
+    queue: Queue, runner: str, most: int, agents: Sequence[str] = ("notes",)
+) -> list[Ticket]:
+    return (await queue.take(runner, agents, most)).tickets
 
 
 async def idle_ms(redis: Any, runner: str) -> int:
     """Milliseconds since the runner was last heard of."""
-    for consumer in await redis.xinfo_consumers(keys.QUEUE, keys.GROUP):
-        if consumer["name"] == runner.encode():
-            return int(consumer["idle"])
-    raise AssertionError(f"the group does not know {runner}")
+    looked: float | None = await redis.zscore(keys.QUEUE.runners, runner)
+    assert looked is not None, f"nobody knows {runner}"
+    return await now_ms(redis) - int(looked)
 
 
-async def age(redis: Any, runner: str, ticket: Ticket, age_ms: int) -> None:
-    """Make the lease of a runner's run that old."""
-    await redis.xclaim(
-        keys.QUEUE, keys.GROUP, runner, 0, [ticket.entry], idle=age_ms, justid=True
-    )
+async def now_ms(redis: Any) -> int:
+    seconds, micros = await redis.time()
+    return int(seconds * 1000 + micros // 1000)
 
 
-async def pending(redis: Any) -> dict[str, tuple[str, int, int]]:
-    """Of every entry that is claimed: runner, age of the lease in ms, deliveries."""
-    rows = await redis.xpending_range(keys.QUEUE, keys.GROUP, "-", "+", 1000)
-    return {
-        row["message_id"].decode(): (
-            row["consumer"].decode(),
-            row["time_since_delivered"],
-            row["times_delivered"],
-        )
-        for row in rows
-    }
+async def age(redis: Any, run_id: str, age_ms: int) -> None:
+    """Make the lease of a run that is held that old."""
+    ends = await now_ms(redis) + LEASE_MS - age_ms
+    assert await redis.zadd(keys.QUEUE.held, {run_id: ends}, xx=True, ch=True) == 1
 
 
-def names(tickets: list[Ticket]) -> list[str]:
+async def let_wait(redis: Any, run_id: str, age_ms: int) -> None:
+    """Make a run that waits have waited for so long."""
+    began = await now_ms(redis) - age_ms
+    assert await redis.zadd(keys.QUEUE.since, {run_id: began}, xx=True, ch=True) == 1
+    await redis.zadd(keys.QUEUE.back, {run_id: began}, xx=True)
+
+
+async def held(redis: Any) -> dict[str, Lease]:
+    """Every run that is held."""
+    now, found = await now_ms(redis), {}
+    for run, ends in await redis.zrange(keys.QUEUE.held, 0, -1, withscores=True):
+        _, runner, _ = (await redis.hget(keys.QUEUE.places, run)).decode().split(" ", 2)
+        found[run.decode()] = Lease(runner, now + LEASE_MS - int(ends))
+    return found
+
+
+async def waiting(redis: Any) -> list[str]:
+    """Every run that waits, since when it does."""
+    return [run.decode() for run in await redis.zrange(keys.QUEUE.since, 0, -1)]
+
+
+def names(tickets: Sequence[Ticket]) -> list[str]:
     return [ticket.run_id for ticket in tickets]

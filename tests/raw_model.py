@@ -1,6 +1,7 @@
 """A model's endpoint in bytes: a TCP server that says what it is told to say, when it is told.
 
-The first request gets the steps of a script, every other one a plain answer that says "second".
+The first request gets the steps of a script, the next ones those of `then`, every other one a
+plain answer that says "second".
 
     with raw_model([answer("first"), GO, answer("nobody asked")]) as model:
         ...
@@ -20,17 +21,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Steps of a script that are no bytes.
-GO, CLOSE, ENDLESS = "go", "close", "endless"
+GO, CLOSE, ENDLESS, PINGS = "go", "close", "endless", "pings"
 Step = bytes | str
 WAIT_S = 20.0
 
 
 @dataclass(slots=True)
 class RawModel:
-    """`requests` are the number of the connection and the body of each; `go` lets a script go
-    on, `said` is set when it has come to its end."""
+    """`requests` are the number of the connection and the body of each, `heads` what stands
+    before these; `go` lets a script go on, `said` is set when the first has come to its end."""
 
     base_url: str = ""
+    heads: list[str] = field(default_factory=list)
     requests: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     connections: int = 0
     go: threading.Event = field(default_factory=threading.Event)
@@ -74,13 +76,16 @@ LAST = b"0\r\n\r\n"
 SECOND = sized(stream_of("second"))
 
 
-def _request_of(peer: socket.socket, received: bytearray) -> dict[str, Any] | None:
+def _request_of(
+    peer: socket.socket, received: bytearray, model: RawModel
+) -> dict[str, Any] | None:
     while b"\r\n\r\n" not in received or len(received) < _length_of(received):
         data = peer.recv(65536)
         if not data:
             return None
         received += data
     whole = _length_of(received)
+    model.heads.append(received[: received.index(b"\r\n\r\n")].decode("latin-1"))
     body = json.loads(received[received.index(b"\r\n\r\n") + 4 : whole])
     del received[:whole]
     return dict(body)
@@ -98,6 +103,9 @@ def _follow(script: Sequence[Step], peer: socket.socket, model: RawModel) -> Non
             peer.sendall(step)
         elif step == GO:
             model.go.wait(WAIT_S)
+        elif step == PINGS:
+            while not model.go.wait(0.05):
+                peer.sendall(chunk(b": ping\n\n"))
         elif step == CLOSE:
             peer.shutdown(socket.SHUT_RDWR)
         else:
@@ -105,23 +113,26 @@ def _follow(script: Sequence[Step], peer: socket.socket, model: RawModel) -> Non
                 peer.sendall(b": and so on\n\n" * 100)
 
 
-def _serve(script: Sequence[Step], peer: socket.socket, model: RawModel, number: int) -> None:
+def _serve(
+    scripts: Sequence[Sequence[Step]], peer: socket.socket, model: RawModel, number: int
+) -> None:
     received = bytearray()
     with peer, suppress(OSError, ValueError):
-        while (body := _request_of(peer, received)) is not None:
+        while (body := _request_of(peer, received, model)) is not None:
             model.requests.append((number, body))
-            if len(model.requests) > 1:
-                peer.sendall(SECOND)
-                continue
+            at = len(model.requests) - 1
             try:
-                _follow(script, peer, model)
+                _follow(scripts[at] if at < len(scripts) else [SECOND], peer, model)
             finally:
                 model.said.set()
 
 
 @contextmanager
 def raw_model(
-    script: Sequence[Step], secure: ssl.SSLContext | None = None
+    script: Sequence[Step],
+    secure: ssl.SSLContext | None = None,
+    *,
+    then: Sequence[Sequence[Step]] = (),
 ) -> Iterator[RawModel]:
     """Serves in threads; every connection is closed on leaving. Speaks TLS where `secure`."""
     model, peers, threads = RawModel(), [], []
@@ -138,7 +149,7 @@ def raw_model(
                     model.connections += 1
                     said = secure.wrap_socket(peer, server_side=True) if secure else peer
                     peers.append(said)
-                    about = (script, said, model, model.connections)
+                    about = ([script, *then], said, model, model.connections)
                     threads.append(threading.Thread(target=_serve, args=about))
                     threads[-1].start()
 

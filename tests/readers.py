@@ -1,8 +1,8 @@
 """A reader that behaves like a browser's EventSource, and keeps the books.
 
-Invariant: it never deduplicates: an id that comes twice or out of line is an error, so that
-what it accepts was delivered exactly once or was declared in a `missed`. It reads on to the end
-of the response: an event after the terminal one is an error, too.
+Invariant: it never deduplicates: an event that does not begin where the last one ended, by
+its id and its bytes, is an error, so that what it accepts was delivered exactly once. It reads
+on to the end of the response: an event after the terminal one is an error, too.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from locustfiles.kit.ledger import DELTAS, NOWHERE, TERMINAL, Ledger, Place
+
 from plateau_sse.eventsource import EventReader
 from plateau_sse.store.runs import ids
 
-TERMINAL = ("run.completed", "run.failed", "run.cancelled")
 # The kernel doubles it: so little that a response is soon stuck where its reader is slow.
 SMALL_BUFFER = 2048
 
@@ -30,14 +31,45 @@ class Dropped(Exception):
 
 
 class OutOfLine(AssertionError):
-    """An event that does not follow the last one; `lost` is how many are missing before it, 0
-    for one that came again."""
+    """An event that does not follow the last one; `lost` is how many positions are missing
+    before it, 0 for one that came again."""
 
-    def __init__(self, last: int, number: int) -> None:
-        super().__init__(f"after {ids.show(last)} came {ids.show(number)}")
-        (attempt, seq), (its_attempt, its_seq) = ids.split(last), ids.split(number)
-        before = seq if attempt == its_attempt else 0
-        self.lost = its_seq - before - 1 if number > last else 0
+    def __init__(self, faults: dict[str, int], last: Place, event_id: str, lost: int) -> None:
+        super().__init__(f"{faults}: after {last.attempt}-{last.at} came {event_id}")
+        self.lost = lost
+
+
+class Agreed:
+    """What stands at each position of a run, as its readers have been told: no position ever
+    stands for two texts."""
+
+    # What no text in UTF-8 has, for what is none.
+    _UNKNOWN, _OPENING, _MARK = b"\xfd", b"\xfe", b"\xff"
+
+    def __init__(self) -> None:
+        self._said: dict[int, bytearray] = {}
+        self._points: dict[tuple[int, int], str] = {}
+
+    def check(self, attempt: int, start: int, at: int, event: dict[str, Any]) -> None:
+        """`event` leads from `start` to `at`."""
+        if event["type"] in DELTAS:
+            text = event["text"].encode()
+            content = self._OPENING * (at - start - len(text)) + text
+            what = f"{event['type']} {event['part']} {event.get('continues')}"
+        else:
+            content, what = self._MARK, json.dumps(event, sort_keys=True)
+        if content[:1] in (self._OPENING, self._MARK):
+            known = self._points.setdefault((attempt, start), what)
+            assert known == what, f"two events at {attempt}-{start + 1}: {known}, {what}"
+        said = self._said.setdefault(attempt, bytearray())
+        said += self._UNKNOWN * (at - len(said))
+        before = said[start:at]
+        if before == content:
+            return
+        if before.strip(self._UNKNOWN):
+            for known_byte, byte in zip(before, content, strict=True):
+                assert known_byte in (byte, self._UNKNOWN[0]), f"two texts at {attempt}-{at}"
+        said[start:at] = content
 
 
 @dataclass
@@ -45,21 +77,22 @@ class Visit:
     """One connection: what came over it, in order, and how it ended."""
 
     url: str
-    position: int
+    position: str
     seen: list[str] = field(default_factory=list)
     ended: str = ""
 
     def __str__(self) -> str:
         port = self.url.rpartition(":")[2]
-        return f":{port} from {ids.show(self.position)}: {' '.join(self.seen)} | {self.ended}"
+        return f":{port} from {self.position}: {' '.join(self.seen)} | {self.ended}"
 
 
 @dataclass
 class Reader:
     """Follows `path` on `urls` in turn. `drop()` is asked after each event whether to break the
-    connection off there, `wait_s()` how long to stay away after it broke; `text` and the rest
-    are what it has been told. `ledger` is what stood under each id, shared by the readers of
-    one run. With a `bite` it reads so many bytes at a time, `pace_s()` apart."""
+    connection off there, `wait_s()` how long to stay away after it broke; `books` has what it
+    has been told. `agreed` is what stands at each position, shared by the readers of one run.
+    With a `bite` it reads so many bytes at a time, `pace_s()` apart. `delivered` are the events
+    of this attempt's tape, by where they end."""
 
     urls: list[str]
     path: str
@@ -68,22 +101,34 @@ class Reader:
     bite: int = 0
     pace_s: Callable[[], float] = lambda: 0.0
     reset: bool = False
-    ledger: dict[int, int] = field(default_factory=dict)
-    text: str = ""
-    end: dict[str, Any] | None = None
-    last: int = 0
+    agreed: Agreed = field(default_factory=Agreed)
+    books: Ledger = field(default_factory=Ledger)
     delivered: list[int] = field(default_factory=list)
-    missed: int = 0
-    restarts: int = 0
     connections: int = 0
     started: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
-    snapshots: int = 0
     statuses: list[int] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)
     heard_at: float = 0.0
     silence_s: float = 0.0
     heard: int = 0
+
+    @property
+    def text(self) -> str:
+        return self.books.text
+
+    @property
+    def end(self) -> dict[str, Any] | None:
+        return self.books.end
+
+    @property
+    def restarts(self) -> int:
+        return self.books.restarts
+
+    @property
+    def last(self) -> int:
+        """The position that it has come to, as a number."""
+        return ids.number(self.books.at.attempt, self.books.at.at)
 
     async def follow(self, *, timeout_s: float = 60) -> None:
         """Until the terminal event has come; it reconnects after `wait_s`, not `retry:`."""
@@ -104,7 +149,7 @@ class Reader:
     async def _connect_once(self) -> None:
         url = self.urls[self.connections % len(self.urls)]
         self.connections += 1
-        self.visits.append(Visit(url, self.last))
+        self.visits.append(Visit(url, self.books.last_id))
         events = EventReader()
         async with aclosing(self.answer(url + self.path)) as answer:
             async for status, chunk in answer:
@@ -126,8 +171,8 @@ class Reader:
     def headers(self) -> dict[str, str]:
         """Those of its next request."""
         headers = {"Accept": "text/event-stream"}
-        if self.last:
-            headers["Last-Event-ID"] = ids.show(self.last)
+        if self.books.last_id:
+            headers["Last-Event-ID"] = self.books.last_id
         return headers
 
     def _hear(self, event_id: str | None, event: dict[str, Any]) -> None:
@@ -136,70 +181,46 @@ class Reader:
         self.heard_at = now
         self.heard += 1
         kind = event["type"]
-        self.visits[-1].seen.append(f"{event_id}{_mark(kind)}")
+        self.visits[-1].seen.append(f"{event_id or ''}{_mark(kind)}")
         assert self.end is None, f"{kind} {event_id} after the end"
-        if kind == "run.snapshot":
-            self._take_snapshot(event_id, event)
-        else:
-            assert event_id is not None, event
-            self._take(ids.parse(event_id), event)
+        self.take(event_id or "", event)
 
-    def _take_snapshot(self, event_id: str | None, event: dict[str, Any]) -> None:
-        self.snapshots += 1
-        if event_id is None:
-            # Of a run that nobody has claimed: it stands at no place in a stream.
-            assert (event["text"], event["missed"]) == ("", 0), event
-            return
-        number = ids.parse(event_id)
-        if number <= self.last:
-            raise OutOfLine(self.last, number)
-        (attempt, seen), (its_attempt, seq) = ids.split(self.last), ids.split(number)
-        if attempt != its_attempt:
-            self.restarts += attempt > 0
-            self.missed, self.delivered, seen = 0, [], 0
-        else:
-            assert event["text"].startswith(self.text), "a snapshot contradicts its events"
-        assert event["missed"] == seq - seen, (event["missed"], ids.show(self.last), event_id)
-        self.missed += event["missed"]
-        self.text = event["text"]
-        self.last = number
-
-    def _take(self, number: int, event: dict[str, Any]) -> None:
-        if self.last and not ids.follows(number, self.last):
-            raise OutOfLine(self.last, number)
-        content = hash(json.dumps(event))
-        assert self.ledger.setdefault(number, content) == content, (
-            f"two events under the id {ids.show(number)}"
-        )
-        self.last = number
-        self.delivered.append(number)
-        self.started.set()
-        kind = event["type"]
-        if kind == "message.delta":
-            self.text += event["text"]
-        elif kind == "run.restarted":
-            self.restarts += 1
-            self.text, self.missed, self.delivered = "", 0, [number]
-        elif kind in TERMINAL:
-            self.end = event
+    def take(self, event_id: str, event: dict[str, Any]) -> None:
+        """Raises OutOfLine for what does not follow what came before."""
+        books, before = self.books, self.books.at
+        in_order = books.take(event_id, event)
+        if books.holes or books.faults:
+            lost = sum(end - start for start, end in books.holes)
+            raise OutOfLine(dict(books.close()), before, event_id, lost)
+        if event["type"] == "run.restarted":
+            self.delivered = []
+        elif in_order and books.at not in (before, NOWHERE):
+            at = books.at
+            self.agreed.check(at.attempt, before.at, at.at, event)
+            self.delivered.append(self.last)
+            self.started.set()
 
     def check_whole(self, output: str) -> None:
-        """Everything was delivered once or counted, and it adds up to the record's output."""
+        """Everything was delivered once, and it adds up to the record's output."""
         assert self.end is not None
         assert self.text == output, (self.text[-80:], output[-80:], len(self.text), len(output))
         self.check_ids()
 
     def check_ids(self) -> None:
-        """In the run's last attempt each id was delivered once, or counted in a `missed`."""
-        assert len(set(self.delivered)) == len(self.delivered)
-        attempt, seq = ids.split(self.last)
-        own = [number for number in self.delivered if ids.split(number)[0] == attempt]
-        assert len(own) + self.missed == seq, (len(own), self.missed, seq)
+        """Nothing was left out, nothing came twice; or it would have been an error at once."""
+        assert not self.books.close()
+        assert self.delivered == sorted(set(self.delivered))
+
+    def check_parts(self, record: dict[str, Any]) -> None:
+        """What it has is what the run's record has."""
+        assert self.books.parts == record["parts"]
+        if record["status"] == "completed":
+            self.check_whole(record["output"])
 
 
 def _mark(kind: str) -> str:
     """What a history shows of an event besides its id."""
-    marks = {"run.snapshot": "S", "run.restarted": "R", "message.delta": ""}
+    marks = {"run.queued": "Q", "run.restarted": "R"}
     return marks.get(kind, "E" if kind in TERMINAL else "")
 
 

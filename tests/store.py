@@ -12,6 +12,7 @@ Invariant: `redis` is a second client, which looks at the keys past the code tha
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,13 +20,14 @@ from typing import Any, TypeVar
 import msgspec
 from redis import Redis
 
-from plateau_sse.store.answers.packing import Answer
+from plateau_sse.store.answers.answer import Answer
+from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.events import Event
-from plateau_sse.store.runs.reading import Entry
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.store.runs.tape import Entry, Tape
 
 T = TypeVar("T")
 
@@ -58,9 +60,7 @@ async def queued(streams: Streams, request: bytes = b"{}") -> str:
 
 
 async def claim(streams: Streams, run_id: str, attempt: int, runner: str = "r1") -> Claimed:
-    first = events.restarted(attempt, "runner_lost")
-    if attempt == 1:
-        first = events.started(run_id, "notes", 1)
+    first = events.started(run_id, "notes", attempt)
     claimed = await streams.claim(run_id, attempt, runner, first)
     assert isinstance(claimed, Claimed), claimed
     return claimed
@@ -79,12 +79,36 @@ async def finished(streams: Streams, *pieces: str) -> str:
     return run_id
 
 
+async def counters(stats: Stats) -> dict[str, int]:
+    """Of this host, what its process has not added yet among them."""
+    return (await stats.by_host()).get(socket.gethostname(), {})
+
+
+async def began(redis: Any, run_id: str, age_s: int) -> None:
+    """As if its first attempt had begun so long ago."""
+    seconds, _ = await redis.time()
+    await redis.hset(keys.run(run_id).record, "begun_ms", (seconds - age_s) * 1000)
+
+
+def run_of(channel: bytes) -> str:
+    """The run whose channel this is."""
+    return channel[5:-1].decode()
+
+
 def texts(*pieces: str) -> list[Event]:
     return [events.delta(piece) for piece in pieces]
 
 
 def done() -> Event:
     return events.completed(None, cached=False, duration_ms=1)
+
+
+def tape_of(run_id: str, *said: Event, attempt: int = 1) -> Tape:
+    """Of an attempt that has said this."""
+    tape = Tape(attempt)
+    for event in (events.started(run_id, "notes", attempt), *said):
+        tape.add(event)
+    return tape
 
 
 def shown(entries: Sequence[Entry]) -> list[str]:
@@ -108,12 +132,50 @@ async def everything(redis: Any, run_id: str) -> tuple[Any, ...]:
         await redis.get(key.text),
         await redis.xrange(key.events),
         await redis.smembers(key.tokens),
+        await redis.xrange(key.marks),
     )
 
 
 async def stream_of(redis: Any, run_id: str) -> list[tuple[str, bytes]]:
     entries = await redis.xrange(keys.run(run_id).events)
     return [(entry_id.decode(), fields[b"e"]) for entry_id, fields in entries]
+
+
+async def ids_of(redis: Any, run_id: str) -> list[str]:
+    return [entry_id for entry_id, _ in await stream_of(redis, run_id)]
+
+
+async def head_of(streams: Streams, run_id: str) -> int:
+    """Where the tape ends."""
+    (number,) = await streams.last_numbers([run_id])
+    assert number is not None
+    return number
+
+
+async def exchange_server(redis: Any, *run_ids: str) -> None:
+    """As if the server were another than when these runs were last written to."""
+    for run_id in run_ids:
+        await redis.hset(keys.run(run_id).record, "server", "0" * 8)
+        await without_age(redis, run_id)
+
+
+async def without_age(redis: Any, run_id: str) -> None:
+    """What is skipped grows with a run's age; for it, this one is never older than now."""
+    await redis.hset(keys.run(run_id).record, "created_ms", 2**42)
+
+
+async def kept(redis: Any, run_id: str) -> list[tuple[str, bytes | None]]:
+    """The keys of a run as they are now, to be put back later: what was written meanwhile is
+    what a server loses that comes back from an older copy."""
+    return [(name, await redis.dump(name)) for name in keys.run(run_id)]
+
+
+async def put_back(redis: Any, run_id: str, copy: list[tuple[str, bytes | None]]) -> None:
+    for name, dumped in copy:
+        await redis.delete(name)
+        if dumped is not None:
+            await redis.restore(name, ALIVE_S * 1000, dumped)
+    await exchange_server(redis, run_id)
 
 
 async def text_of(redis: Any, run_id: str) -> str:
@@ -155,5 +217,13 @@ def full(url: str) -> Iterator[None]:
 
 
 def answer(text: str = "Because.", **changed: Any) -> Answer:
-    usual = Answer(text, 1_700_000_000, ANSWER_TOKEN, 12, agent="notes", owner="ann")
+    usual = Answer(
+        text=text.encode(),
+        stored_s=1_700_000_000,
+        token=ANSWER_TOKEN,
+        tag="3fa29c",
+        duration_ms=12,
+        agent="notes",
+        owner="ann",
+    )
     return msgspec.structs.replace(usual, **changed)

@@ -92,6 +92,24 @@ CASES = [
         web(age_s=7.9),
     ),
     Case(
+        "hanging",
+        seen(workers=[worker("runner", 13, hanging=2), worker(pid=11)]),
+        ("2 plain generators hang", "runner box:13"),
+        seen(workers=[worker("runner", 13, hanging=0), worker(pid=11)]),
+    ),
+    Case(
+        "versions",
+        seen(apart={"notes": {"1": ["box:1", "box:2"], "2": ["box:3"]}}),
+        ("agent notes is 1 (box:1, box:2) and 2 (box:3)",),
+        seen(),
+    ),
+    Case(
+        "versions",
+        seen(apart={f"a{n}": {"1": ["r"] * 5, "2": ["s"]} for n in range(5)}),
+        ("a0 is 1 (r, r, r and 2 more) and 2 (s); agent a1", "and 2 more agents"),
+        seen(),
+    ),
+    Case(
         "cache_down",
         seen(cache="refused"),
         ("every lookup is a miss", "refused"),
@@ -102,6 +120,18 @@ CASES = [
         lately(workers_died=2, runners_died=1),
         ("2 workers, 1 runner",),
         lately(workers_recycled=5),
+    ),
+    Case(
+        "connections",
+        web(connections=811),
+        ("box:12 has 811 of the 900 connections",),
+        web(connections=810),
+    ),
+    Case(
+        "connections",
+        lately(streams_put_off=3, connections_cut_refused=2),
+        ("3 streams found no room", "2 connections found none"),
+        lately(connections_cut_head=7),
     ),
     Case("timeouts", lately(workers_timed_out=1), ("1", "WORKER_TIMEOUT_S=120"), lately()),
     Case(

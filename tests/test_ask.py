@@ -1,4 +1,4 @@
-"""`plateau ask`: agents run right here, and runs followed over connections that drop."""
+"""`plateau ask`: runs followed over connections that drop, and what is shown of them."""
 
 from __future__ import annotations
 
@@ -10,40 +10,33 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from plateau_sse.cli import ask, main
-from plateau_sse.cli.follow import Client, Unreachable
 from plateau_sse.cli.screen import Screen
+from plateau_sse.client import Unreachable, follow, ways
+from tests.handmade import Event, Tape
 
 WAIT_S = 10.0
-Event = dict[str, Any]
-Step = tuple[str, Event]
+# An event's place, and what it is: what is no object stands there as it is.
+Step = tuple[str, Any]
 Out = pytest.CaptureFixture[str]
 
 
-def started(at: str = "1-1") -> Step:
-    return at, {"type": "run.started", "run": "r1", "agent": "study", "attempt": 1}
+def tape_of(*texts: str, **end: Any) -> list[Step]:
+    tape = Tape()
+    return [tape.started(), *map(tape.say, texts), tape.completed(**end)]
 
 
-def delta(at: str, text: str) -> Step:
-    return at, {"type": "message.delta", "text": text}
-
-
-def completed(at: str, **fields: Any) -> Step:
-    return at, {"type": "run.completed", "usage": None, "cached": False, **fields}
-
-
-def snapshot(at: str, text: str, status: str = "running") -> Step:
-    return at, {"type": "run.snapshot", "status": status, "text": text, "missed": 2}
+def state(kind: str, **fields: Any) -> Step:
+    return "", {"type": kind, **fields}
 
 
 @dataclass
@@ -91,7 +84,9 @@ def _handler(plateau: FakePlateau) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(b"retry: 10\n: ping\n")
             for at, event in step or []:
-                self.wfile.write(f"id: {at}\ndata: {json.dumps(event)}\n\n".encode())
+                place = f"id: {at}\n" if at else ""
+                data = event if isinstance(event, str) else json.dumps(event)
+                self.wfile.write(f"{place}data: {data}\n\n".encode())
             self.wfile.flush()
             if step is None:
                 plateau.over.wait(WAIT_S)
@@ -131,36 +126,56 @@ def ask_it(plateau: FakePlateau, *args: str) -> int:
 
 
 def test_the_answer_survives_connections_that_drop(capsys: Out) -> None:
-    first = [started(), delta("1-2", "one "), delta("1-3", "two ")]
+    tape = Tape()
+    first = [tape.started(), tape.say("one "), tape.say("two ")]
+    seen = tape.here
     # An event that was read already comes again: it must not be printed twice.
-    second = [delta("1-3", "two "), delta("1-4", "three ")]
-    third = [delta("1-5", "four"), completed("1-6")]
+    second = [first[-1], tape.say("three ")]
+    later = tape.here
+    third = [tape.say("four"), tape.completed()]
     with fake_plateau(first, [], second, 503, third) as plateau:
         assert ask_it(plateau) == 0
-        assert plateau.last_ids == [None, "1-3", "1-3", "1-4", "1-4"]
+        assert plateau.last_ids == [None, seen, seen, later, later]
     shown = capsys.readouterr()
     assert shown.out == "one two three four\n"
     assert "reconnecting" in shown.err
 
 
-def test_a_snapshot_prints_only_what_is_missing(capsys: Out) -> None:
-    with fake_plateau(
-        [delta("1-2", "one ")],
-        [snapshot("1-9", "one two "), delta("1-10", "three"), completed("1-11")],
-    ) as plateau:
+def test_a_hole_is_not_read_over(capsys: Out) -> None:
+    tape = Tape()
+    first = [tape.started(), tape.say("one ")]
+    seen = tape.here
+    lost, after, end = tape.say("twö "), tape.say("three"), tape.completed()
+    with fake_plateau([*first, after], [lost, end], [after, end]) as plateau:
         assert ask_it(plateau) == 0
-    assert capsys.readouterr().out == "one two three\n"
-
-
-def test_a_snapshot_that_says_something_else_is_announced(capsys: Out) -> None:
-    # The store failed over to an older copy: the id lies behind what was read.
-    with fake_plateau(
-        [delta("1-5", "one ")], [snapshot("1-2", "uno "), delta("1-3", "dos"), completed("1-4")]
-    ) as plateau:
-        assert ask_it(plateau) == 0
+        assert plateau.last_ids == [None, seen, lost[0]]
     shown = capsys.readouterr()
-    assert shown.out == "one \nuno dos\n"
-    assert "restarted" in shown.err
+    assert shown.out == "one twö three\n"
+    assert shown.err.count("Hole: something is missing before") == 2
+
+
+def test_a_hole_that_stays_is_given_up(capsys: Out) -> None:
+    tape = Tape()
+    first = [tape.started(), tape.say("one ")]
+    tape.say("lost")
+    after = [tape.say("three")]
+    with fake_plateau([*first, *after], *[after] * 100) as plateau:
+        assert ask_it(plateau, "--retry-for", "0.2") == 3
+    shown = capsys.readouterr()
+    assert shown.out.startswith("one ") and "three" not in shown.out
+    assert "Gave up on" in shown.err
+
+
+def test_states_take_no_place(capsys: Out) -> None:
+    tape = Tape()
+    progress = state("run.progress", step=1, total_steps=2, message="reading")
+    begun = [state("run.queued"), tape.started(), tape.say("é"), progress]
+    with fake_plateau([*begun, tape.say("\U0001f600"), progress, tape.completed()]) as plateau:
+        assert ask_it(plateau) == 0
+        assert len(plateau.last_ids) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "é\U0001f600\n"
+    assert "[1/2] reading\n" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -174,17 +189,72 @@ def test_a_snapshot_that_says_something_else_is_announced(capsys: Out) -> None:
 def test_a_second_attempt_repeats_only_what_differs(
     capsys: Out, texts: tuple[str, ...], out: str
 ) -> None:
-    again = ("2-1", {"type": "run.restarted", "attempt": 2, "reason": "runner_lost"})
-    deltas = [delta(f"2-{number}", text) for number, text in enumerate(texts, start=2)]
-    with fake_plateau([delta("1-2", "one "), again, *deltas, completed("2-9")]) as plateau:
+    tape, again = Tape(), Tape(2)
+    begun = [tape.started(), tape.say("one "), again.restarted(), again.started()]
+    deltas = [again.say(text) for text in texts]
+    with fake_plateau([*begun, *deltas, again.completed()]) as plateau:
         assert ask_it(plateau) == 0
+        assert len(plateau.last_ids) == 1
     shown = capsys.readouterr()
     assert shown.out == out
-    assert "attempt 2: runner_lost" in shown.err
+    assert "attempt 2: attempt" in shown.err
+
+
+def test_a_store_that_has_gone_back_is_read_anew(capsys: Out) -> None:
+    tape, again = Tape(), Tape()
+    begun = [tape.started(), tape.say("one "), tape.say("two ")]
+    back = [again.restarted("rewound"), again.started(), again.say("uno "), again.completed()]
+    with fake_plateau(begun, back) as plateau:
+        assert ask_it(plateau) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "one two \nuno \n"
+    assert "rewound" in shown.err
+
+
+def test_what_an_agent_does_on_the_way_goes_to_standard_error(capsys: Out) -> None:
+    tape = Tape()
+    events = [
+        tape.started(),
+        tape.say("Look it up.\nTwice. \x1b[2J", 0, "reasoning"),
+        state("tool.delta", id="c1", name="find", arguments='{"q"'),
+        tape.mark("tool.call", id="c1", name="find", arguments={"q": "harbour"}),
+        state("tool.result", id="c1", output="soon", preliminary=True),
+        tape.mark("tool.result", id="c1", output=["page 7"]),
+        tape.mark("tool.call", id="c2", name="weather", arguments="{}", client=True),
+        tape.mark("tool.result", id="c2", error="the station\nis silent"),
+        tape.mark("source", id="s1", url="https://harbour.example/7", title="Page 7"),
+        tape.mark("step", name="answer"),
+        tape.mark("input.request", id="i", kind="approval", message="Go on?"),
+        tape.say("The harbour.", 1),
+        tape.completed(),
+    ]
+    with fake_plateau(events) as plateau:
+        assert ask_it(plateau) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "The harbour.\n"
+    assert shown.err.splitlines() == [
+        "Look it up.",
+        "Twice.  [2J",
+        'find({"q": "harbour"})',
+        'find: ["page 7"]',
+        "weather({}), for you to run",
+        "weather failed: the station is silent",
+        "step: answer",
+        "asks (approval): Go on?",
+        "source: Page 7: https://harbour.example/7",
+    ]
+    with fake_plateau(events) as plateau:
+        assert ask_it(plateau, "--quiet") == 0
+    assert capsys.readouterr().err == "asks (approval): Go on?\n"
+    with fake_plateau(events) as plateau:
+        assert ask_it(plateau, "--json") == 0
+    shown = capsys.readouterr()
+    assert [json.loads(line) for line in shown.out.splitlines()] == [it for _, it in events]
+    assert shown.err == ""
 
 
 def test_an_output_of_its_own_comes_under_a_blank_line(capsys: Out) -> None:
-    with fake_plateau([delta("1-1", "draft"), completed("1-2", output="final")]) as plateau:
+    with fake_plateau(tape_of("draft", output="final")) as plateau:
         assert ask_it(plateau) == 0
     assert capsys.readouterr().out == "draft\n\nfinal\n"
 
@@ -199,7 +269,7 @@ def test_an_output_of_its_own_comes_under_a_blank_line(capsys: Out) -> None:
 def test_an_end_that_was_missed_is_read_from_the_record(
     capsys: Out, record: Event, code: int, said: str
 ) -> None:
-    with fake_plateau([delta("1-2", "one "), delta("1-3", "two")], 204) as plateau:
+    with fake_plateau(tape_of("one ", "two")[:-1], 204) as plateau:
         plateau.record = record
         assert ask_it(plateau) == code
     shown = capsys.readouterr()
@@ -207,10 +277,52 @@ def test_an_end_that_was_missed_is_read_from_the_record(
     assert said in shown.err
 
 
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (
+            {"status": "completed", "output": "one", "cached": False, "duration_ms": 7}
+            | {"finish_reason": "stop", "usage": None, "model": "m", "error": None},
+            {"type": "run.completed", "finish_reason": "stop", "usage": None, "model": "m"}
+            | {"cached": False, "duration_ms": 7, "output": "one"},
+        ),
+        (
+            {"status": "cancelled"}
+            | {"error": {"code": "cancelled", "message": "asked", "retryable": False}},
+            {"type": "run.cancelled", "reason": "asked"},
+        ),
+        (
+            {"status": "failed"}
+            | {"error": {"code": "timeout", "message": "slow", "retryable": True}},
+            {"type": "run.failed", "code": "timeout", "message": "slow", "retryable": True},
+        ),
+    ],
+)
+def test_an_end_from_the_record_is_as_the_stream_told_it(
+    capsys: Out, record: Event, expected: Event
+) -> None:
+    with fake_plateau(204) as plateau:
+        plateau.record = record
+        ask_it(plateau, "--json")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == expected
+
+
+@pytest.mark.parametrize("junk", ["junk", "", "[1]", "5", "null", "[" * 10_000, '{"type": []}'])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_what_is_no_event_is_passed_over(capsys: Out, junk: str, options: list[str]) -> None:
+    first, *rest = tape_of("one ", "two")
+    with fake_plateau([first, ("", junk), *rest]) as plateau:
+        assert ask_it(plateau, *options) == 0
+    shown = capsys.readouterr()
+    told = [json.loads(line).get("text", "") for line in shown.out.splitlines() if options]
+    assert shown.out == "one two\n" or "".join(map(str, told)) == "one two"
+
+
 def test_what_is_asked_for_reaches_the_server(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("a-secret-key\n")
-    with fake_plateau([completed("1-1")]) as plateau:
+    with fake_plateau(tape_of()) as plateau:
         options = ("--task", "quiz", "--option", "length=3", "--option", "tone=dry")
         how = ("--refresh", "--conversation", "c1", "--key-file", str(key))
         assert ask_it(plateau, *options, *how) == 0
@@ -230,11 +342,15 @@ def test_a_cached_answer_is_printed_at_once(capsys: Out) -> None:
     with fake_plateau() as plateau:
         plateau.created = (200, {"id": "c1", "events_url": "/e", "output": "known"})
         assert ask_it(plateau) == 0
-    assert capsys.readouterr().out == "known\n"
+        assert capsys.readouterr() == ("known\n", "from the cache\n")
+        parts = [{"type": "source", "id": "s", "media_type": "text/plain", "filename": "a.txt"}]
+        plateau.created[1]["parts"] = parts
+        assert ask_it(plateau) == 0
+    assert capsys.readouterr() == ("known\n", "from the cache\nsource: a.txt\n")
 
 
 def test_json_prints_the_events(capsys: Out) -> None:
-    events = [started(), delta("1-2", "é"), completed("1-3")]
+    events = tape_of("é")
     with fake_plateau(events) as plateau:
         assert ask_it(plateau, "--json") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -261,10 +377,10 @@ def test_a_problem_is_told(capsys: Out, created: tuple[int, Event], said: str) -
 
 def test_a_failed_run_and_a_cancelled_one_end_with_1(capsys: Out) -> None:
     failed = {"type": "run.failed", "code": "timeout", "message": "too slow", "retryable": True}
-    with fake_plateau([delta("1-1", "on"), ("1-2", failed)]) as plateau:
+    with fake_plateau([*tape_of("on")[:-1], ("", failed)]) as plateau:
         assert ask_it(plateau) == 1
     assert "failed: too slow (timeout)" in capsys.readouterr().err
-    with fake_plateau([("1-1", {"type": "run.cancelled", "reason": "requested"})]) as plateau:
+    with fake_plateau([Tape().mark("run.cancelled", reason="requested")]) as plateau:
         assert ask_it(plateau) == 1
     assert "cancelled: requested" in capsys.readouterr().err
 
@@ -284,28 +400,24 @@ def test_a_server_that_is_not_there_is_3(capsys: Out) -> None:
 
 
 def test_a_server_that_stays_away_is_given_up(capsys: Out) -> None:
-    with fake_plateau([delta("1-1", "on")], *[503] * 100) as plateau:
+    with fake_plateau(tape_of("on")[:-1], *[503] * 100) as plateau:
         assert ask_it(plateau, "--retry-for", "0.2") == 3
     assert "Gave up on" in capsys.readouterr().err
 
 
-def test_silence_is_a_lost_connection() -> None:
-    with (
-        fake_plateau(None, [completed("1-1")]) as plateau,
-        httpx.Client(timeout=0.1, trust_env=False) as http,
-    ):
-        notices: list[str] = []
-        client = Client(plateau.url, http, notice=notices.append)
-        assert [json.loads(event)["type"] for event in client.follow("/events")] == [
-            "run.completed"
-        ]
+def test_silence_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "SILENCE_S", 0.1)
+    notices: list[str] = []
+    with fake_plateau(None, [Tape().completed()]) as plateau:
+        stream = follow(f"{plateau.url}/events", notice=notices.append)
+        assert [event["type"] for event in stream] == ["run.completed"]
     assert "ReadTimeout" in notices[0]
 
 
 def test_a_connection_that_only_opens_is_no_progress() -> None:
-    with fake_plateau(*[500] * 100) as plateau, httpx.Client(trust_env=False) as http:
+    with fake_plateau(*[500] * 100) as plateau:
         with pytest.raises(Unreachable):
-            list(Client(plateau.url, http, retry_for_s=0.1).follow("/events"))
+            list(follow(f"{plateau.url}/events", retry_for_s=0.1))
 
 
 COMMAND = (
@@ -316,7 +428,7 @@ COMMAND = (
 
 
 def test_ctrl_c_cancels_the_run() -> None:
-    with fake_plateau([delta("1-1", "begun ")], None) as plateau:
+    with fake_plateau(tape_of("begun ")[:-1], None) as plateau:
         command = [*COMMAND, "ask", "text", "--url", plateau.url]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
             assert asked.stdout is not None
@@ -345,88 +457,6 @@ def test_a_reader_that_has_had_enough_is_no_fault() -> None:
         asked.stdout.close()
         assert asked.stderr.read() == b""
         assert asked.wait(WAIT_S) == 1
-
-
-AGENTS = """
-from plateau_sse.agents import AgentError, Finish, Output, Progress, ToolCall, ToolResult, Usage
-
-async def notes(run):
-    yield Progress(1, 2, "reading\\x1b[2J", "reader")
-    yield run.input.upper()
-    yield ToolCall("t", "look", {"a": 1})
-    yield ToolResult("t", [1])
-    yield Usage(1, 2)
-    yield Output(run.options["tone"])
-    yield Finish(run.options.get("end", "stop"))
-
-def plain(run):
-    yield "a"
-    yield "b\\n"
-
-def refuses(run):
-    yield "a"
-    raise AgentError("invalid_options", "not like this")
-
-def breaks(run):
-    yield "a"
-    raise ValueError("oh")
-
-def nonsense(run):
-    yield 3
-
-def nothing(run):
-    return None
-"""
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    (tmp_path / "agents_for_ask.py").write_text(AGENTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    yield lambda name, *args: main(["ask", "text", "--local", f"agents_for_ask:{name}", *args])
-    sys.modules.pop("agents_for_ask", None)
-
-
-def test_an_agent_runs_right_here(local: Callable[..., int], capsys: Out) -> None:
-    assert local("notes", "--option", "tone=dry") == 0
-    shown = capsys.readouterr()
-    assert shown.out == "TEXT\n\ndry\n"
-    assert shown.err == "[1/2] reader: reading [2J\n"
-    assert local("plain") == 0
-    assert capsys.readouterr().out == "ab\n"
-
-
-def test_its_events_are_those_of_a_run(local: Callable[..., int], capsys: Out) -> None:
-    assert local("notes", "--option", "tone=dry", "--option", "end=soon", "--json") == 0
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [event["type"] for event in events] == [
-        "run.started",
-        "run.progress",
-        "message.delta",
-        "tool.call",
-        "tool.result",
-        "run.completed",
-    ]
-    assert events[1]["percentage"] == 50
-    assert events[-1]["usage"] == {"input_tokens": 1, "output_tokens": 2}
-    assert (events[-1]["output"], events[-1]["finish_reason"]) == ("dry", "other")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("refuses", "failed: not like this (invalid_options)"),
-        ("breaks", "failed: ValueError: oh (agent_error)"),
-        ("nonsense", "yielded a int"),
-        ("nothing", "gave a NoneType"),
-    ],
-)
-def test_how_it_failed_is_told(
-    local: Callable[..., int], capsys: Out, name: str, said: str
-) -> None:
-    assert local(name) == 1
-    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -461,6 +491,23 @@ def test_on_a_terminal_progress_is_one_line_and_leaves_the_answer_alone() -> Non
     screen.show(json.dumps({"type": "run.completed"}))
     clear = "\r\x1b[K"
     assert terminal.getvalue() == f"{clear}[1/2] reading{clear}one\naway\n two\n"
+
+
+def test_on_a_terminal_thoughts_are_dim_and_stand_on_lines_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = Terminal()
+    screen = Screen(terminal, terminal, events=False, quiet=False)
+    for kind, text in (("reasoning", "hm"), ("reasoning", "."), ("message", "one")):
+        screen.show(json.dumps({"type": f"{kind}.delta", "text": text}))
+    screen.show(json.dumps({"type": "reasoning.delta", "text": "so\n"}))
+    screen.show(json.dumps({"type": "message.delta", "text": " two"}))
+    screen.show(json.dumps({"type": "run.completed"}))
+    dim, plain = "\x1b[2m", "\x1b[0m"
+    hm, so = f"{dim}hm{plain}{dim}.{plain}\n", f"\n{dim}so\n{plain}"
+    assert terminal.getvalue() == f"{hm}one{so} two\n"
 
 
 @pytest.mark.parametrize(

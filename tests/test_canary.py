@@ -20,11 +20,12 @@ from plateau_sse.ops.canary import Canary
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.runs import events
 from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.processes import free_ports
 from tests.proxy import dropping_messages
-from tests.store import until
+from tests.store import counters, exchange_server, run_of, until
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +49,11 @@ class Cage:
     singing: asyncio.Task[None]
 
     async def count(self, name: str) -> int:
-        return (await self.stats.totals()).get(name, 0)
+        return (await counters(self.stats)).get(name, 0)
 
     async def pushed(self) -> int:
         """Events that it has been given, by a message or a repair."""
-        totals = await self.stats.totals()
+        totals = await counters(self.stats)
         return sum(totals.get(f"event_lag_{cell}", 0) for cell in range(11))
 
     async def heard(self, more: int = 3) -> None:
@@ -99,7 +100,7 @@ def test_it_hears_what_it_sings(streams_url: str) -> None:
             await cage.heard(5)
             assert cage.canary.lag_ms is not None and 0 < cage.canary.lag_ms < 5000
             # No reader had any of it, and nothing had to be repaired.
-            assert await cage.count("events_delivered") == 0
+            assert await cage.count("events_delivered_native") == 0
             assert await cage.count("feeds_repaired") == 0
             assert len(await cage.run_keys()) == 1
 
@@ -156,7 +157,7 @@ def test_a_run_that_is_lost_is_followed_by_another(streams_url: str) -> None:
         async with singing(streams_url, streams_url) as cage:
             await cage.heard()
             (first,) = await cage.run_keys()
-            await cage.redis.delete(*keys.run(keys.run_of(first.encode())))
+            await cage.redis.delete(*keys.run(run_of(first.encode())))
 
             async def another() -> bool:
                 assert not cage.canary.deaf
@@ -165,6 +166,36 @@ def test_a_run_that_is_lost_is_followed_by_another(streams_url: str) -> None:
             await until(another, "another run")
             await cage.heard()
             assert cage.hub.followed == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_was_restarted_is_followed_by_another_run(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left of its run becomes another attempt, which it has not sung: a repair that
+    tells it of that is no song."""
+
+    async def scenario() -> None:
+        async with singing(streams_url, streams_url) as cage:
+            await cage.heard()
+            # Its own next song would end it, too.
+            monkeypatch.setattr(canary_module, "SING_S", 60)
+            await cage.heard(1)
+            (key,) = await cage.run_keys()
+            run_id = run_of(key.encode())
+            await exchange_server(cage.redis, run_id)
+            streams = Streams(cage.redis, alive_s=60, record_s=600)
+            state = events.progress(0, 0, "", "0", 0)
+            assert (await streams.append(run_id, 1, [state])).attempt == 3
+            cage.hub.reconnect()
+
+            async def given_up() -> bool:
+                return cage.hub.followed == 0
+
+            await until(given_up, "it has given that run up")
+            assert await cage.count("events_delivered_native") == 0
+        assert not [one for one in caplog.records if one.levelname == "ERROR"]
 
     asyncio.run(scenario())
 
@@ -206,8 +237,8 @@ def test_its_run_ends_with_it(streams_url: str) -> None:
             await cage.heard()
             (key,) = await cage.run_keys()
             await tasks.end(cage.singing)
-            assert await cage.redis.hget(key, "status") == b"completed"
+            assert await cage.redis.hget(key, "state") == b"completed"
             assert cage.hub.followed == 0
-            assert await cage.count("events_delivered") == 0
+            assert await cage.count("events_delivered_native") == 0
 
     asyncio.run(scenario())

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from plateau_sse.store.conversations import conversations as module
 from plateau_sse.store.conversations.conversations import (
     LIFE_S,
     Conversations,
     Limits,
     Message,
-    answered,
-    asked,
     place_of,
+)
+from plateau_sse.store.conversations.wholes import (
+    SHOWN_BYTES,
+    TIGHT_BYTES,
+    WHOLE_BYTES,
+    Status,
+    Whole,
 )
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.redis import keys
@@ -23,10 +30,12 @@ from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.streams import Streams
 from tests.executions import LIMITS
-from tests.store import full, on_streams
+from tests.store import counters, full, on_streams
 
 PLACE = place_of("ann", "", "c1")
 STORE_BYTES = 64 * 1024**2
+# As converse.lua has it.
+BESIDES = 780
 
 
 def on_conversations(
@@ -36,15 +45,32 @@ def on_conversations(
     limits: Limits = LIMITS,
     bound: int = STORE_BYTES,
     stats: list[Stats] | None = None,
+    share: Callable[[], Awaitable[float]] | None = None,
 ) -> None:
     async def opened(_: Streams, redis: Any) -> None:
         counting = Stats(redis)
         if stats is not None:
             stats.append(counting)
         fullness = Fullness(redis, bound)
-        await scenario(Conversations(redis, limits, fullness.bound, counting.count), redis)
+        await scenario(
+            Conversations(redis, limits, fullness.bound, counting.count, share), redis
+        )
 
     on_streams(url, opened)
+
+
+def asked(run_id: str, text: str, token: str) -> Message:
+    return module.asked(run_id, [{"role": "user", "content": text}], token)
+
+
+def answered(run_id: str, text: str, attempt: int = 0, status: Status = "completed") -> Message:
+    parts = [{"type": "text", "part": 0, "text": text}]
+    return module.answered(run_id, text, parts, attempt=attempt, status=status)
+
+
+def read_back(*messages: Message) -> list[Message]:
+    """Short ones as they are read for a model."""
+    return [message._replace(whole=None) for message in messages]
 
 
 def said(number: int, text: str = "") -> Message:
@@ -63,10 +89,9 @@ def test_what_is_said_is_read_again(streams_url: str) -> None:
         reply = answered("a" * 32, "")
         await conversations.add(PLACE, [question])
         await conversations.add(PLACE, [reply])
-        assert await conversations.read(PLACE) == [question, reply]
+        assert await conversations.read(PLACE) == read_back(question, reply)
         assert (reply.id, reply.reply_to) == ("a" * 32, question.id)
         assert question.run_id == reply.run_id == "a" * 32
-        assert not question.truncated and not reply.truncated
 
     on_conversations(streams_url, scenario)
 
@@ -80,7 +105,7 @@ def test_ten_messages_five_bodies_200_characters(streams_url: str) -> None:
         assert [message.content is None for message in found] == [True] * 5 + [False] * 5
         for message in found[5:]:
             assert message.content is not None and len(message.content) == 200
-            assert message.truncated and message.length == 503
+            assert message.content.endswith("雪 …") and message.length == 503
         key = keys.conversation(PLACE)
         # Nothing is kept that is never read.
         assert await redis.hlen(key.bodies) == 5 and await redis.llen(key.messages) == 10
@@ -108,8 +133,8 @@ def test_each_bound_is_a_setting(streams_url: str, limits: Limits, expected: Any
 
 def test_an_emoji_is_never_torn(streams_url: str) -> None:
     async def scenario(conversations: Conversations, redis: Any) -> None:
-        await conversations.add(PLACE, [said(1, "x" * 197 + "👩‍👩‍👧‍👦 and more")])
-        assert await texts(conversations) == ["x" * 197]
+        await conversations.add(PLACE, [said(1, "x" * 195 + "👩‍👩‍👧‍👦 and more")])
+        assert await texts(conversations) == ["x" * 195 + " …"]
 
     on_conversations(streams_url, scenario)
 
@@ -122,7 +147,27 @@ def test_added_twice_is_there_once_in_its_place(streams_url: str) -> None:
         # The runner adds the question again, with its answer.
         reply = answered(first.run_id, "because")
         await conversations.add(PLACE, [first._replace(token="", at_ms=1), reply])
-        assert await conversations.read(PLACE) == [first, second, reply]
+        assert await conversations.read(PLACE) == read_back(first, second, reply)
+
+    on_conversations(streams_url, scenario)
+
+
+def test_who_has_asked_brings_the_token_also_behind_a_runner_that_was_faster(
+    streams_url: str,
+) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        heard = redis.pubsub()
+        await heard.ssubscribe(f"run:{{{PLACE}}}")
+        assert (await heard.get_message(timeout=5))["type"] == "ssubscribe"
+        await conversations.add(PLACE, [asked("1" * 32, "Hi", "")])
+        for token in ("open", "", "other"):
+            await conversations.add(PLACE, [asked("1" * 32, "Hi", token)])
+        (entry,) = await conversations.index(PLACE)
+        assert entry.token == "open"
+        # The second is a reason to look; what changes nothing is none.
+        told = [await heard.get_message(timeout=0.5) for _ in range(3)]
+        assert [one and one["type"] for one in told] == ["smessage", "smessage", None]
+        await heard.aclose()
 
     on_conversations(streams_url, scenario)
 
@@ -135,15 +180,16 @@ def test_an_answer_gives_way_to_that_of_a_later_attempt(streams_url: str) -> Non
         # Its runner died before it could announce the end: another has run it again.
         whole = answered(first.run_id, "the whole " * 50, 2)
         await conversations.add(PLACE, [first, whole])
-        kept = whole._replace(content=(whole.content or "")[:200])
-        assert await conversations.read(PLACE) == [first, kept, second]
+        kept = whole._replace(content=(whole.content or "")[:198] + " …")
+        assert await conversations.read(PLACE) == read_back(first, kept, second)
         # The first comes to life again; and a release that knows of no attempts.
         for late in (answered(first.run_id, "half", 1), answered(first.run_id, "half")):
             await conversations.add(PLACE, [late])
-        assert await conversations.read(PLACE) == [first, kept, second]
+        assert await conversations.read(PLACE) == read_back(first, kept, second)
         key = keys.conversation(PLACE)
-        taken = 450 + await redis.memory_usage(key.messages)
+        taken = BESIDES + await redis.memory_usage(key.messages)
         taken += await redis.memory_usage(key.bodies)
+        taken += await redis.memory_usage(key.wholes, samples=0)
         assert int(await redis.hget("{conversations}:bytes", PLACE)) == taken
         assert int(await redis.hget("{conversations}:bytes", "total")) == taken
 
@@ -172,7 +218,7 @@ def test_a_question_that_was_trimmed_away_is_known_by_its_answer(streams_url: st
         both = [first, answered(first.run_id, "so", 1)]
         await conversations.add(PLACE, both)
         await conversations.add(PLACE, [said(2)])
-        there = [both[1], said(2).id]
+        there = [*read_back(both[1]), said(2).id]
         await conversations.add(PLACE, [first])
         found = await conversations.read(PLACE)
         assert [found[0], found[1].id] == there
@@ -239,7 +285,7 @@ def test_a_conversation_lives_for_a_week_after_its_last_message(streams_url: str
     async def scenario(conversations: Conversations, redis: Any) -> None:
         await conversations.add(PLACE, [said(1)])
         key = keys.conversation(PLACE)
-        for name in (key.messages, key.bodies, *keys.CONVERSATIONS):
+        for name in (key.messages, key.bodies, key.wholes, *keys.CONVERSATIONS):
             assert LIFE_S - 5 <= await redis.ttl(name) <= LIFE_S
         await redis.expire(key.messages, 10)
         await conversations.add(PLACE, [said(2)])
@@ -266,7 +312,7 @@ def test_deleting_removes_it_all_and_for_good(streams_url: str) -> None:
         await conversations.add(PLACE, [after])
         both = [after, answered(after.run_id, "new")]
         await conversations.add(PLACE, both, asked_ms=after.at_ms)
-        assert await conversations.read(PLACE) == both
+        assert await conversations.read(PLACE) == read_back(*both)
         # Again.
         await conversations.delete(PLACE, remember_s=60)
         assert await conversations.read(PLACE) == []
@@ -345,22 +391,23 @@ def test_all_of_them_take_a_quarter_and_the_longest_idle_go_first(streams_url: s
         gone = len(places) - len(here)
         assert 0 < gone < 95
         assert here == [places[0], *places[gone + 1 :]]
-        totals = await stats[0].totals()
+        totals = await counters(stats[0])
         assert totals["conversations_evicted"] == gone
         taken = 0
         for place in here:
             # Its places in the books and in the server's tables.
-            taken += 450
+            taken += BESIDES
             key = keys.conversation(place)
             taken += await redis.memory_usage(key.messages)
             taken += await redis.memory_usage(key.bodies)
+            taken += await redis.memory_usage(key.wholes, samples=0)
         assert taken <= bound // 4
         # The books agree with the store.
         assert int(await redis.hget("{conversations}:bytes", "total")) == taken
         assert await redis.zcard("{conversations}:idle") == len(here)
         assert await redis.hlen("{conversations}:bytes") == len(here) + 1
 
-    bound = 160 * 1024
+    bound = 240 * 1024
     on_conversations(streams_url, scenario, bound=bound, stats=stats)
 
 
@@ -401,3 +448,307 @@ def test_a_full_store_takes_the_answers_of_runs_that_are_on(streams_url: str) ->
         assert len(await conversations.read(PLACE)) == 2
 
     on_conversations(streams_url, scenario)
+
+
+# What people see
+
+
+async def shown(conversations: Conversations) -> list[Whole]:
+    found = await conversations.read_whole(PLACE)
+    assert all(message.whole is not None for message in found)
+    return [message.whole for message in found if message.whole is not None]
+
+
+def test_people_see_all_of_the_ten(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        for number in range(12):
+            await conversations.add(PLACE, [said(number, f"{number} " + "雪 and more " * 5000)])
+        found = await conversations.read_whole(PLACE)
+        assert [message.content is None for message in found] == [True] * 5 + [False] * 5
+        for number, message in enumerate(found, 2):
+            assert message.whole == Whole(
+                [{"type": "text", "text": f"{number} " + "雪 and more " * 5000}]
+            )
+            assert message.length == len(message.whole.content)
+        assert await redis.hlen(keys.conversation(PLACE).wholes) == 10
+
+    on_conversations(streams_url, scenario)
+
+
+def test_parts_come_back_and_a_model_gets_words(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        parts: list[dict[str, Any]] = [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+            {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+            {"type": "file", "file": {"file_id": "f1"}},
+            {"type": "of tomorrow", "x": None},
+        ]
+        call = {"type": "tool.call", "id": "c1", "name": "weather", "arguments": {"at": "Ulm"}}
+        thought = {"type": "reasoning", "part": 0, "text": "Hm."}
+        text = {"type": "text", "part": 1, "text": "Rain."}
+        question = module.asked("a" * 32, [{"role": "user", "content": parts}], "token")
+        answer = module.answered("a" * 32, "Rain.", [thought, call, text])
+        final = module.answered("b" * 32, "Sun.", [text])
+        await conversations.add(PLACE, [question, answer, final])
+        assert await texts(conversations) == [
+            "What is this? [image] [audio] [file] [of tomorrow]",
+            "Rain.",
+            "Sun.",
+        ]
+        assert await shown(conversations) == [
+            Whole(parts),
+            Whole([thought, call, text]),
+            Whole([text], "Sun."),
+        ]
+        contents = [whole.content for whole in await shown(conversations)]
+        assert contents == ["What is this?", "Rain.", "Sun."]
+
+    on_conversations(streams_url, scenario)
+
+
+def test_results_of_tools_are_what_was_asked(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        messages: list[dict[str, Any]] = [
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}, {"id": "c2"}]},
+            {"role": "tool", "content": "Rain.", "tool_call_id": "c1"},
+            {"role": "tool", "content": "12 °C", "tool_call_id": "c2"},
+        ]
+        await conversations.add(PLACE, [module.asked("a" * 32, messages, "token")])
+        (found,) = await conversations.read_whole(PLACE)
+        assert (found.role, found.token, found.content) == ("tool", "token", "Rain.\n12 °C")
+        assert found.length == len("Rain.\n12 °C")
+        assert found.whole is not None and found.whole.parts == [
+            {"type": "tool.result", "id": "c1", "output": "Rain."},
+            {"type": "tool.result", "id": "c2", "output": "12 °C"},
+        ]
+
+    on_conversations(streams_url, scenario)
+
+
+@pytest.mark.parametrize("most", range(1, 8))
+def test_what_tools_gave_goes_with_the_message_that_called_them(
+    streams_url: str, most: int
+) -> None:
+    """But for one that is being answered, in a conversation that keeps no more than it."""
+    results = [{"role": "tool", "content": "Rain.", "tool_call_id": "c1"}]
+
+    def spoken(number: int) -> list[Message]:
+        """A question, a call for it, what that gave and the answer."""
+        call = {"type": "tool.call", "id": "c1", "name": "weather", "arguments": "{}"}
+        asking, going_on = f"{2 * number:032x}", f"{2 * number + 1:032x}"
+        return [
+            asked(asking, "Rain?", "token"),
+            module.answered(asking, "", [call]),
+            module.asked(going_on, results, "token"),
+            answered(going_on, "Yes."),
+        ]
+
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        said = [message for number in range(3) for message in spoken(number)]
+        for count, message in enumerate(said, 1):
+            await conversations.add(PLACE, [message])
+            found = await conversations.read_whole(PLACE)
+            length = len(found)
+            assert [it.id for it in found] == [it.id for it in said[count - length : count]]
+            # One less where it would begin with what a tool gave.
+            is_short = length < min(most, count)
+            assert length >= min(most, count) - is_short
+            assert not is_short or said[count - length - 1].role == "tool"
+            assert found[0].role != "tool" or length == 1
+            key = keys.conversation(PLACE)
+            assert await redis.hlen(key.wholes) == len(found)
+            assert await redis.hlen(key.bodies) == min(len(found), LIMITS.bodies)
+
+    on_conversations(streams_url, scenario, limits=Limits(most, LIMITS.bodies, LIMITS.length))
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed"])
+@pytest.mark.parametrize("text", ["half an ans", "half an answer " * 100, "雪" * 190])
+def test_what_was_broken_off_is_marked(streams_url: str, status: Any, text: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        await conversations.add(PLACE, [answered("a" * 32, text, 1, status)])
+        (found,) = await conversations.read_whole(PLACE)
+        assert found.whole is not None
+        assert (found.whole.status, found.whole.content) == (status, text)
+        end = f" … [{status}]"
+        given = found.content or ""
+        assert given.endswith(end) and len(given) <= 200
+        assert text.startswith(given.removesuffix(end)) and given != end
+
+    on_conversations(streams_url, scenario)
+
+
+def test_what_has_said_nothing_says_nothing_to_a_model(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        call = {"type": "tool.call", "id": "c1", "name": "weather", "arguments": "{}"}
+        broken = module.answered("a" * 32, "", [call], status="cancelled")
+        await conversations.add(PLACE, [broken])
+        assert await texts(conversations) == [""]
+        assert await shown(conversations) == [Whole([call], None, "cancelled")]
+
+    on_conversations(streams_url, scenario)
+
+
+@pytest.mark.parametrize("chars", [1, 2, 12, 13])
+def test_a_remark_never_makes_it_longer(streams_url: str, chars: int) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        await conversations.add(
+            PLACE, [said(1, "x" * 50), answered("a" * 32, "yyy", 1, "failed")]
+        )
+        assert all(len(text or "") <= chars for text in await texts(conversations))
+
+    on_conversations(streams_url, scenario, limits=Limits(10, 5, chars))
+
+
+def test_one_message_has_a_bound(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        noise = random.Random(1)
+        text = "".join(noise.choices("abcdefghijklmnopqrstuvwxyz é雪🏔", k=800_000))
+        image = {"type": "image_url", "image_url": {"url": noise.randbytes(300_000).hex()}}
+        small: list[dict[str, Any]] = [{"type": "text", "text": "What is this?"}, image]
+        await conversations.add(PLACE, [said(1, text), said(2, "x" * 3 * SHOWN_BYTES)])
+        asking = module.asked("3" * 32, [{"role": "user", "content": small}], "token")
+        large = [small[0], image, image | {"more": noise.randbytes(300_000).hex()}]
+        await conversations.add(
+            PLACE, [asking, module.asked("4" * 32, [{"role": "user", "content": large}], "")]
+        )
+        sizes = [len(it) for it in await redis.hvals(keys.conversation(PLACE).wholes)]
+        assert all(size <= WHOLE_BYTES for size in sizes)
+        first, second, third, fourth = await shown(conversations)
+        assert first.truncated and text.startswith(first.content)
+        # Most of what fits is there.
+        assert max(sizes) > 0.8 * WHOLE_BYTES
+        assert second.truncated and 0.8 * SHOWN_BYTES < len(second.content) < SHOWN_BYTES
+        assert third == Whole(small)
+        assert fourth.truncated and fourth.content == "What is this?"
+        assert fourth.parts[:2] == small and "cut: it had" in fourth.parts[2]["more"]
+        found = await conversations.read(PLACE)
+        assert [message.length for message in found[:2]] == [800_000, 3 * SHOWN_BYTES]
+
+    on_conversations(streams_url, scenario)
+
+
+def test_where_the_store_is_nearly_full_little_is_added(streams_url: str) -> None:
+    async def share() -> float:
+        return 0.86
+
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        noise = random.Random(1).randbytes(50_000).hex()
+        await conversations.add(PLACE, [answered("a" * 32, noise, 1)])
+        (packed,) = await redis.hvals(keys.conversation(PLACE).wholes)
+        assert len(packed) <= TIGHT_BYTES
+        (whole,) = await shown(conversations)
+        assert whole.truncated and noise.startswith(whole.content) and whole.content
+
+    on_conversations(streams_url, scenario, share=share)
+
+
+def test_what_releases_before_have_left_is_read(streams_url: str) -> None:
+    """They kept an index and bodies, as these are but for what was cut."""
+
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        key, run_id = keys.conversation(PLACE), "a" * 32
+        await redis.rpush(
+            key.messages,
+            f"{run_id}-user user 1700000000000 500 - token",
+            f"{run_id} assistant 1700000000001 3 {run_id}-user 1",
+        )
+        await redis.hset(key.bodies, mapping={f"{run_id}-user": "x" * 200, run_id: "so."})
+        for name in (key.messages, key.bodies):
+            await redis.expire(name, 60)
+        found = await conversations.read_whole(PLACE)
+        assert [message.content for message in found] == ["x" * 200, "so."]
+        assert [message.whole for message in found] == [None, None]
+        await conversations.add(PLACE, [said(1)])
+        assert [m.whole is None for m in await conversations.read_whole(PLACE)] == [
+            True,
+            True,
+            False,
+        ]
+        assert int(await redis.hget("{conversations}:bytes", PLACE)) > BESIDES
+
+    on_conversations(streams_url, scenario)
+
+
+def test_a_damaged_whole_is_none(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        await conversations.add(PLACE, [said(1), said(2), said(3)])
+        key = keys.conversation(PLACE)
+        for number, damaged in enumerate((b"", b"z\x00\x01", b"j{"), 1):
+            await redis.hset(key.wholes, said(number).id, damaged)
+        assert [m.whole for m in await conversations.read_whole(PLACE)] == [None] * 3
+
+    on_conversations(streams_url, scenario)
+
+
+def test_what_is_asked_again_takes_the_place_of_what_was(streams_url: str) -> None:
+    """And of all that was said since; the run of before may end later."""
+
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        old, since = "a" * 32, "b" * 32
+        await conversations.add(PLACE, [said(1), answered(f"{1:032x}", "one")])
+        await conversations.add(PLACE, [asked(old, "Why?", "t"), answered(old, "So.")])
+        await conversations.add(PLACE, [asked(since, "And?", "t")])
+        context = await conversations.read(PLACE)
+        question = [{"role": "user", "content": "Why?"}]
+        before, ids_ = conversations.before(context, question)
+        assert [it.content for it in before] == ["message 1", "one"]
+        assert ids_ == [f"{old}-user", old, f"{since}-user", since]
+        assert conversations.before(before, question) == (before, [])
+        new = "c" * 32
+        await conversations.add(PLACE, [asked(new, "Why?", "t")], instead_of=ids_)
+        # Both of those end now, and the new one twice.
+        for run_id, text in ((old, "Why?"), (since, "And?"), (new, "Why?"), (new, "Why?")):
+            ended = [asked(run_id, text, ""), answered(run_id, f"{text} Because.")]
+            gone = ids_ if run_id == new else []
+            await conversations.add(PLACE, ended, instead_of=gone)
+        assert await texts(conversations) == ["message 1", "one", "Why?", "Why? Because."]
+        await conversations.delete(PLACE, remember_s=1)
+        # All of it was of messages that had gone: none is left.
+        await conversations.add("other", [asked(old, "Why?", "t")], instead_of=[f"{old}-user"])
+        assert await texts(conversations, "other") == []
+
+    on_conversations(streams_url, scenario)
+
+
+def test_a_question_that_was_cut_is_known_again(streams_url: str) -> None:
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        text = "雪 and " * 100
+        await conversations.add(PLACE, [asked("a" * 32, text, "t")])
+        context = await conversations.read(PLACE)
+        _, gone = conversations.before(context, [{"role": "user", "content": text}])
+        assert gone == ["a" * 32 + "-user", "a" * 32]
+
+    on_conversations(streams_url, scenario)
+
+
+def test_who_has_most_gives_way_first(streams_url: str) -> None:
+    """Another's conversation stays, however idle it is, while one owner fills the store."""
+
+    async def scenario(conversations: Conversations, redis: Any) -> None:
+        await conversations.add(PLACE, [said(1)], owner="ann")
+        old = place_of("old", "", "c")
+        # Of a release that noted no owners.
+        await conversations.add(old, [said(2)])
+        places = [place_of("bob", "", f"c{n}") for n in range(300)]
+        for place in places:
+            await conversations.add(place, [said(1)], owner="bob")
+        assert await conversations.read(PLACE)
+        assert not await conversations.read(places[0]), "bob's were to go"
+        assert await conversations.read(places[-1])
+        sizes = await redis.hgetall(keys.CONVERSATIONS.sizes)
+        total = int(sizes.pop(b"total"))
+        assert total == sum(map(int, sizes.values())) <= bound // 4
+        owners = dict(await redis.zrange(keys.CONVERSATIONS.owners, 0, -1, withscores=True))
+        assert sum(owners.values()) == total
+        assert await redis.hlen(keys.CONVERSATIONS.whose) == len(sizes)
+        assert await redis.zcard(keys.CONVERSATIONS.by) == len(sizes)
+        # What is deleted is nobody's.
+        for place in (PLACE, old, *places):
+            await conversations.delete(place, remember_s=60)
+        for key in (keys.CONVERSATIONS.owners, keys.CONVERSATIONS.by, keys.CONVERSATIONS.whose):
+            assert not await redis.exists(key)
+
+    bound = 240 * 1024
+    on_conversations(streams_url, scenario, bound=bound)

@@ -63,6 +63,7 @@ def picture(web: int = 2, advice: int = 0, **more: Any) -> dashboard.Picture:
         workers=[*rows, process("runner", 99, running=2, places=32)],
         lately=Counter(cache_hits=3, cache_misses=1),
         lately_s=60.0,
+        apart={},
     )._replace(**more)
     found = overview(seen, Settings(), "here")
     row = {"rule": "x", "level": "error", "says": "something " * 9, "change": "change it " * 9}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from plateau_sse import __version__
 from tests.deploy_faults import faults
@@ -36,7 +37,8 @@ def test_what_is_shipped_is_in_order() -> None:
             "API_KEYS",
         ),
         (BLUEPRINT, "RUNNER_CONCURRENCY", "CONCURRENCY", "CONCURRENCY: no setting"),
-        (BLUEPRINT, 'value: "1"', "value: 1", "WEB_CONCURRENCY: not in quotes"),
+        (BLUEPRINT, 'value: "2"', "value: 2", "WEB_CONCURRENCY: not in quotes"),
+        (BLUEPRINT, "key: AGENTS", "key: AGENT", "AGENT: no setting"),
         (BLUEPRINT, "generateValue: true", 'value: ""', "API_KEYS"),
         (SCALED, "key: ADMIN_TOKEN", "key: LOG_FORMAT", "LOG_FORMAT must be"),
         (SCALED, "key: ADMIN_TOKEN", "key: OPENAI_API_KEY", "no ADMIN_TOKEN"),
@@ -64,7 +66,7 @@ def test_what_is_shipped_is_in_order() -> None:
         # Redis servers that are not what their role needs.
         (COMPOSE, "policy noeviction", "policy allkeys-lru", "maxmemory-policy"),
         (COMPOSE, "policy allkeys-lru", "policy volatile-lru", "maxmemory-policy"),
-        (COMPOSE, "--maxmemory 10mb", "--maxmemory 100mb", "maxmemory is"),
+        (COMPOSE, "--maxmemory ${CACHE_MAX_MEMORY:-10mb}", "--maxmemory 100mb", "maxmemory is"),
         (COMPOSE, "--maxmemory-clients 2560kb", "--maxmemory-clients 0", "maxmemory-clients"),
         (COMPOSE, "pubsub 4mb 1mb 10", "pubsub 0 0 0", "client-output-buffer-limit"),
         (COMPOSE, "--appendonly yes", "--appendonly no", "appendonly"),
@@ -79,10 +81,11 @@ def test_what_is_shipped_is_in_order() -> None:
         (BLUEPRINT, "ipAllowList: []", "ipAllowList: [{source: 0.0.0.0/0}]", "outside"),
         (SCALED, "noeviction", "allkeys-lru", "streams needs noeviction"),
         (SCALED, "allkeys-lru", "noeviction", "cache needs allkeys-lru"),
+        (COMPOSE, "  logging: *logging\n  image: valkey", "  image: valkey", "no bound"),
         # Memory.
         (COMPOSE, "mem_limit: 224m", "mem_limit: 256m", "do not add up"),
-        (COMPOSE, "    mem_limit: 112m\n", "", "do not add up"),
-        (COMPOSE, "STREAM_MAX_MEMORY: 64mb", "STREAM_MAX_MEMORY: 128mb", "not those of"),
+        (COMPOSE, "    mem_limit: ${RUNNER_MEMORY:-112m}\n", "", "do not add up"),
+        (COMPOSE, "Y: ${STREAM_MAX_MEMORY:-64mb}", "Y: 128mb", "not those of"),
         # Ends and beginnings.
         (
             COMPOSE,
@@ -137,7 +140,8 @@ def test_the_image_takes_a_part_with_or_without_the_command(
 def test_what_the_guide_names_is_a_setting() -> None:
     guide = (REPOSITORY / "docs" / "deploy.md").read_text()
     named = set(re.findall(r"\b[A-Z][A-Z]+_[A-Z_]+\b", guide))
-    assert named - SETTINGS == {"UPGRADE_FROM"}
+    # Others read these: a test of upgrades, OpenSSL, and redis-cli, which deploy/backup runs.
+    assert named - SETTINGS == {"UPGRADE_FROM", "SSL_CERT_FILE", "REDISCLI_AUTH"}
 
 
 def test_compose_accepts_its_file(tmp_path: Path) -> None:
@@ -149,9 +153,19 @@ def test_compose_accepts_its_file(tmp_path: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True)
 
     assert check(REPOSITORY / COMPOSE).returncode == 0
+    assert check(REPOSITORY / "deploy" / "compose-agents.yml").returncode == 0
     wrong = tmp_path / COMPOSE
     wrong.write_text((REPOSITORY / COMPOSE).read_text().replace("depends_on:", "depend_on:"))
     assert "depend_on" in check(wrong).stdout
+
+
+def test_an_agents_directory_is_mounted_where_the_image_looks(tmp_path: Path) -> None:
+    more = YAML(typ="safe").load((REPOSITORY / "deploy" / "compose-agents.yml").read_text())
+    ((name, service),) = more["services"].items()
+    files = DeployFiles.shipped()
+    assert name in files.services() and files.services()[name]["command"] == ["runner"]
+    (mount,) = service["volumes"]
+    assert mount["target"] == files.image("WORKDIR") and mount["read_only"]
 
 
 def test_the_version_is_in_one_place_and_the_changelog_has_it() -> None:

@@ -157,6 +157,18 @@ def test_ctrl_c_ends_it_without_a_word(
     assert (asking.returncode, said) == (130, (b"", b""))
 
 
+def test_ctrl_c_is_heard_behind_the_result_too() -> None:
+    """It is printed then, to somebody who may not read it."""
+    code = (
+        "import asyncio, signal\n"
+        "from plateau_sse.cli.servers import result_of\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "assert result_of(asyncio.sleep(0, 'found')) == 'found'\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
 def test_it_brings_only_what_it_needs() -> None:
     code = (
         "import sys\n"
@@ -177,9 +189,8 @@ def test_it_brings_only_what_it_needs() -> None:
 
 
 RISKY = [
-    ({"HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "1", "ADMIN_TOKEN": "t"}, "access"),
+    ({"HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "1", "ADMIN_TOKEN": "t-of-mine"}, "access"),
     ({"API_KEYS": "a-key-of-mine"}, "admin_token"),
-    ({"GRACEFUL_TIMEOUT_S": "130"}, "graceful_timeout"),
     ({"WEB_CONCURRENCY": "64"}, "web_concurrency"),
 ]
 
@@ -378,7 +389,7 @@ MODELS = json.dumps({"data": [{"id": "small"}, {"id": "large"}, {"id": "tagged:7
         (200, MODELS, "large", "openai", "ok", "has OPENAI_MODEL=large"),
         (200, MODELS, "tagged", "openai", "ok", "has OPENAI_MODEL=tagged"),
         (200, MODELS, "larg", "openai.model", "error", "no model larg, but large, small"),
-        (200, MODELS, "", "openai.model", "warning", "requests must name one"),
+        (200, MODELS, "", "openai.model", "warning", "none is named"),
         (401, "{}", "large", "openai.key", "error", "refuses the key (401)"),
         (404, "{}", "large", "openai", "ok", "does not say which models"),
         (500, "{}", "large", "openai", "error", "answers 500"),
@@ -410,6 +421,24 @@ def test_a_models_endpoint_is_asked_for_its_models(
     assert "very-secret" not in found.text
     if check == "openai.model":
         assert examine(mended(env, found.mend(check)), tmp_path).level("openai") == "ok"
+
+
+def test_an_endpoint_is_asked_as_the_agent_asks_it(
+    env: dict[str, str], tmp_path: Path, other: int
+) -> None:
+    """Azure's: a query behind the path, and a header of its own for the key."""
+    Other.answers["/openai/models?api-version=1"] = (200, MODELS)
+    env |= {
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{other}/openai/?api-version=1",
+        "OPENAI_API_KEY": "sk-very-secret",
+        "OPENAI_AUTH_HEADER": "api-key",
+        "OPENAI_MODEL": "large",
+    }
+    found = examine(env, tmp_path)
+    assert found.level("openai") == "ok"
+    assert Other.asked == [""] and "very-secret" not in found.text
+    for name, value in (("HTTP_PROXY", "socks9://box"), ("SSL_CERT_FILE", "/none/at/all.pem")):
+        assert examine(env | {name: value}, tmp_path).level("openai.way") == "error"
 
 
 def test_a_base_url_without_its_v1_is_completed(

@@ -21,6 +21,7 @@ from plateau_sse.cli.checks.stores import _judge
 from plateau_sse.cli.servers import Server
 from plateau_sse.serve.redis_server import Role, server_binary
 from plateau_sse.settings import Settings
+from plateau_sse.store.redis.rights import NOTHING
 from tests.conftest import Server as RunningServer
 from tests.conftest import end_server, start_server
 from tests.examined import examine, mended, needs_redis_cli
@@ -215,8 +216,8 @@ def test_one_server_for_both_is_a_warning_under_any_name(
     [
         ("~* &* +@all -spublish", "SPUBLISH"),
         # What a user made by hand is like.
-        ("~* resetchannels +@all", "SPUBLISH"),
-        ("~cache:* &* +@all", "UNLINK"),
+        ("~* resetchannels +@all", "our channels"),
+        ("~cache:* &* +@all", "our keys"),
         ("~* &* +@all -@scripting", "EVAL"),
     ],
 )
@@ -344,7 +345,7 @@ def seen(role: Role, **info: Any) -> Seen:
         "appendfsync": "everysec",
     }
     server = Server(role, "redis://box/0")
-    return Seen(server, known | info, 0.2, configuration, False, [])
+    return Seen(server, known | info, 0.2, configuration, False, NOTHING)
 
 
 def test_a_redis_that_is_too_old_is_an_error() -> None:
@@ -355,7 +356,7 @@ def test_a_redis_that_is_too_old_is_an_error() -> None:
 
 def test_a_slow_redis_is_a_warning() -> None:
     slow = seen("cache")
-    judged = _judge(Seen(slow.server, slow.info, 42.0, None, False, []), Settings())
+    judged = _judge(Seen(slow.server, slow.info, 42.0, None, False, NOTHING), Settings())
     (found,) = [it for it in judged if it.check == "cache.latency"]
     assert found.level == "warning"
     assert found.mend == "redis-cli -u redis://box/0 --latency"

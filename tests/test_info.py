@@ -18,7 +18,8 @@ from plateau_sse.cli.servers import Server, find, size
 from plateau_sse.serve.data_dir import LOCK, DataDir
 from plateau_sse.serve.redis_server import Role
 from plateau_sse.settings import Settings
-from tests.conftest import end_server, start_server
+from tests.conftest import emptied, end_server, start_server
+from tests.groups import Cluster
 from tests.processes import environment, plateau
 
 MIB = 1024**2
@@ -182,7 +183,7 @@ def test_a_serve_that_starts_or_was_given_a_server_is_told_apart(tmp_path: Path)
     finally:
         data_dir.close()
     assert streams.unknown.remedy == "set the same REDIS_URL here"
-    assert cache == Server("cache", "redis://127.0.0.1:8002/0", is_ours=True)
+    assert cache == Server("cache", "redis://127.0.0.1:8002/0", tmp_path)
 
 
 def test_a_data_dir_that_may_not_be_looked_at_is_told(tmp_path: Path) -> None:
@@ -282,3 +283,14 @@ def test_it_brings_only_what_it_needs() -> None:
         [sys.executable, "-c", code], env=environment({}), capture_output=True, text=True
     )
     assert shown.stdout == "[]\n", shown.stderr
+
+
+def test_each_primary_of_a_cluster_is_shown_by_its_place(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    for url in emptied(cluster):
+        env = {"REDIS_URL": url, "CACHE_REDIS_URL": url}
+        shown = plateau("info", "--role", "cache", env=env, cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        for node in cluster.primaries():
+            assert shown.stdout.count(f"\ncache at 127.0.0.1:{node.port}: ") == 1

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from plateau_sse.errors import Problem
 from plateau_sse.intake.ask import Ask
+from plateau_sse.intake.start import LOOK_AGAIN_S
+from plateau_sse.store.queue.announcements import Announced, Announcements
+from plateau_sse.store.queue.queue import Depth, Queue
+from plateau_sse.store.redis import keys
 from plateau_sse.store.runs.streams import Streams
-from tests.intakes import KEYED, QUESTION, Desk, at_desk
+from tests.intakes import KEYED, QUESTION, RUNNER, Desk, at_desk
+from tests.queues import sign_of_life
+from tests.store import until
 
 
 class ForgetfulStreams(Streams):
@@ -20,10 +28,10 @@ class ForgetfulStreams(Streams):
         return await super().create(run_id, **values)
 
 
-class NoRunner:
-    """A queue that nobody is there to take anything from."""
+class NoRunner(Queue):
+    """Nobody is there any more to take anything from it."""
 
-    async def enqueue(self, run_id: str, agent: str, limit: int) -> str:
+    async def enqueue(self, run_id: str, agent: str, owner: str, limit: int) -> Any:
         return "no_runner"
 
 
@@ -42,7 +50,7 @@ def test_what_a_key_stands_for_is_left_to_who_comes_next(streams_url: str) -> No
 
     async def scenario(desk: Desk) -> None:
         with pytest.raises(Problem) as refused:
-            await desk.intake(queue=NoRunner()).take(KEYED)
+            await desk.intake(queue=NoRunner(desk.redis)).take(KEYED)
         assert refused.value.code == "no_runner"
         taken = await desk.intake().take(KEYED)
         assert taken.status == "queued"
@@ -51,11 +59,78 @@ def test_what_a_key_stands_for_is_left_to_who_comes_next(streams_url: str) -> No
     at_desk(streams_url, "", scenario)
 
 
+@pytest.mark.parametrize("said_before", [False, True])
+def test_in_the_first_moments_a_run_waits_for_the_runner(
+    streams_url: str, said_before: bool
+) -> None:
+    """Whether or not an earlier one has left word of what it has."""
+
+    async def scenario(desk: Desk) -> None:
+        await desk.redis.flushdb()
+        if said_before:
+            await desk.announcements.say(RUNNER, {"notes": "1"})
+        looks, really = 0, desk.queue.depth
+
+        async def counting() -> Depth:
+            nonlocal looks
+            looks += 1
+            return await really()
+
+        desk.queue.depth = counting  # type: ignore[method-assign]
+        intake = desk.intake(within_s=30.0)
+        asking = [asyncio.create_task(intake.take(ask)) for ask in (QUESTION, KEYED)]
+
+        async def both_look() -> bool:
+            return looks > 2
+
+        await until(both_look, "they look for it")
+        assert not any(it.done() for it in asking)
+        await desk.announcements.say(RUNNER, {"notes": "1"})
+        await sign_of_life(desk.queue, RUNNER)
+        taken = await asyncio.gather(*asking)
+        assert {it.status for it in taken} == {"queued"}
+        # One may join the other.
+        assert set(await desk.queued()) == {it.run_id for it in taken}
+
+    at_desk(streams_url, "", scenario)
+
+
+def test_those_who_wait_for_the_runner_ask_for_it_as_one(streams_url: str) -> None:
+    """Of a hundred, each would ask ten times a second, of a store that has just come up."""
+
+    async def scenario(desk: Desk) -> None:
+        asked = Counter[str]()
+
+        class Counting(Announcements):
+            async def agents(self) -> dict[str, Announced]:
+                asked["agents"] += 1
+                return await super().agents()
+
+        class Watched(Queue):
+            async def depth(self) -> Depth:
+                asked["depth"] += 1
+                return await super().depth()
+
+        for name in (keys.AGENTS, keys.ANNOUNCED):
+            await desk.redis.delete(name)
+        queue = Watched(desk.redis)
+        intake = desk.intake(announcements=Counting(desk.redis), queue=queue, within_s=0.5)
+        told = await asyncio.gather(
+            *(intake.take(QUESTION) for _ in range(100)), return_exceptions=True
+        )
+        assert {one.code for one in told if isinstance(one, Problem)} == {"no_runner"}
+        looks = 0.5 / LOOK_AGAIN_S
+        # Each once before it waits, which those who come meanwhile share.
+        assert max(asked.values()) <= looks + 3, asked
+
+    at_desk(streams_url, "", scenario)
+
+
 @pytest.mark.parametrize("mode", ["use", "refresh", "off"])
 def test_without_a_key_a_refused_run_leaves_nothing_behind(streams_url: str, mode: Any) -> None:
     async def scenario(desk: Desk) -> None:
         with pytest.raises(Problem):
-            await desk.intake(queue=NoRunner()).take(QUESTION._replace(mode=mode))
+            await desk.intake(queue=NoRunner(desk.redis)).take(QUESTION._replace(mode=mode))
         assert await desk.runs() == set()
         assert await desk.redis.keys("inflight:*") == []
 

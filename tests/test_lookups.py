@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from plateau_sse.errors import StoreError, StoreUnavailable
-from plateau_sse.store.answers.lookups import REST_S, WINDOW, Lookups
+from plateau_sse.store.answers.lookups import WINDOW, Lookups
+from plateau_sse.store.redis.patience import REST_S
 from tests.conftest import Server, end_server, start_server
 
 TIMEOUT_S = 0.5

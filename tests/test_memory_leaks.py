@@ -61,8 +61,8 @@ def noise(letters: int) -> str:
 
 
 @contextmanager
-def highest(redis: Redis) -> Iterator[list[int]]:
-    """The most memory that the server used during the block, as its only item."""
+def highest(url: str) -> Iterator[list[int]]:
+    """The most memory that the server there used during the block, as its only item."""
     found, over = [0], threading.Event()
 
     def sample() -> None:
@@ -71,8 +71,6 @@ def highest(redis: Redis) -> Iterator[list[int]]:
                 info: Any = own.info("memory")
                 found[0] = max(found[0], info["used_memory"])
 
-    options = redis.connection_pool.connection_kwargs
-    url = f"redis://{options['host']}:{options['port']}/0"
     thread = threading.Thread(target=sample)
     thread.start()
     try:
@@ -102,9 +100,9 @@ def test_cache_respects_its_limits(client: httpx.Client, cache: Redis) -> None:
         assert run["cached"] is False and run["output"].endswith(large)
 
 
-def test_cache_memory_is_bounded(client: httpx.Client, cache: Redis) -> None:
+def test_cache_memory_is_bounded(plateau: Serving, client: httpx.Client, cache: Redis) -> None:
     largest = 0
-    with highest(cache) as most:
+    with highest(plateau.cache_url) as most:
         for _ in range(60):
             finish(client, "echo", noise(random.randint(1000, 80_000)))
         for key in cache.scan_iter():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from plateau_sse.agents.toolcalls import Calls
 from tests.model_answers import (
     become,
     call,
@@ -151,7 +152,66 @@ def test_each_tool_call_is_told_once_and_whole(
     ]
     assert found == [("a", A[0], json.loads(A[1])), ("b", B[0], json.loads(B[1]))]
     assert kept is not None and kept.finish_reason == told.last["finish_reason"] == "tool_calls"
-    assert [bytes(it) for it in kept.tools] and len(kept.tools) == 2
+    assert kept.parts == told.record.parts and len(kept.parts) == 2
+    # Whoever asked executes them; drafts are of the same calls, and no longer than they.
+    assert all(it["client"] is True for it in told.only("tool.call"))
+    whole = {it["id"]: it["arguments"] for it in told.only("tool.call")}
+    for draft in told.only("tool.delta"):
+        assert whole[draft["id"]].startswith(draft["arguments"]) and draft["arguments"]
+
+
+def test_a_call_is_shown_while_it_is_written(streams_url: str, cache_url: str) -> None:
+    body = said(
+        calls(call("weather", "", id="a", index=0)),
+        calls(call("", A[1][:5], index=0)),
+        calls(call("", A[1][5:], index=0)),
+        end("tool_calls"),
+    )
+    told, _ = become(streams_url, cache_url, body)
+    drafts = [(it["id"], it["name"], it["arguments"]) for it in told.only("tool.delta")]
+    # The first at once; the next one would have been due after the call was there.
+    assert drafts == [("a", A[0], A[1][:5])]
+    assert told.types == ["run.started", "tool.call", "run.completed"]
+
+
+DRAFTED: dict[str, tuple[list[dict[str, Any]], list[tuple[str, str]]]] = {
+    "as it comes": (
+        [call("a", "", id="x", index=0), call("", "{", index=0), call("", "}", index=0)],
+        [("x", "{"), ("x", "{}")],
+    ),
+    "two in turn": (
+        [
+            call("a", "", id="x", index=0),
+            call("b", "[", id="y", index=1),
+            call("", "{}", index=0),
+            call("", "]", index=1),
+        ],
+        [("y", "["), ("x", "{}"), ("y", "[]")],
+    ),
+    "an id that comes late": (
+        [call("a", "{", index=0), call("", "}", id="x", index=0)],
+        [("x", "{}")],
+    ),
+    "no ids": ([call("a", "{}", index=0)], []),
+    "one id for two": (
+        [call("a", "{}", id="x", index=0), call("b", "[]", id="x", index=1)],
+        [("x", "{}")],
+    ),
+    "too long": ([call("a", json.dumps("x" * 40_000), id="x", index=0)], []),
+}
+
+
+@pytest.mark.parametrize(("fragments", "expected"), DRAFTED.values(), ids=DRAFTED)
+def test_a_draft_has_the_id_that_the_call_will_have(
+    fragments: list[dict[str, Any]], expected: list[tuple[str, str]]
+) -> None:
+    found, drafts = Calls(), []
+    for fragment in fragments:
+        found.add({"tool_calls": [fragment]})
+        drafts += [(it.id, it.arguments) for it in found.drafts()]
+    assert drafts == expected
+    ids = [it.id for it in found.complete()]
+    assert {call_id for call_id, _ in drafts} <= set(ids) and len(set(ids)) == len(ids)
 
 
 NAMED_IN_PIECES: dict[str, bytes] = {

@@ -7,16 +7,25 @@ import sys
 
 import pytest
 
-from plateau_sse.errors import RUN_FAILURES
+from plateau_sse.errors import PROBLEMS, RUN_FAILURES
 from plateau_sse.ops.prometheus import exposition
 from plateau_sse.ops.watch import Seen
-from plateau_sse.store.figures.tally import BUCKETS, CLOSED_BY, DEATHS, NAMES, OTHER, REFUSED
+from plateau_sse.store.figures.by_agent import ENDS, OF_AGENT, OTHER, TOKENS
+from plateau_sse.store.figures.tally import (
+    BUCKETS,
+    CLOSED_BY,
+    CUT_FOR,
+    DEATHS,
+    DIALECTS,
+    NAMES,
+    REFUSED,
+)
 from tests.pictures import HOST, picture, seen, server, worker
 from tests.scrapes import PROMTOOL, Scrape, check_with_promtool, parsed
 
 
 def text_of(now: Seen) -> str:
-    return exposition(now, picture(now)["memory"]).decode()
+    return exposition(now, picture(now)["memory"], 64 * 1024**2).decode()
 
 
 def scraped(now: Seen) -> Scrape:
@@ -25,6 +34,7 @@ def scraped(now: Seen) -> Scrape:
 
 # Each another number, so that none can be taken for another.
 ALL = {name: 1000 + number for number, name in enumerate(NAMES)}
+ALL |= {f"agent:a:b:{what}": 5000 + number for number, what in enumerate(OF_AGENT)}
 
 
 def test_each_counter_is_shown_once() -> None:
@@ -39,8 +49,21 @@ def test_each_counter_is_shown_once() -> None:
     assert shown.total("plateau_cache_hits_total", host=HOST) == ALL["cache_hits"]
     code = shown.total("plateau_runs_failed_total", host=HOST, code="runner_lost")
     assert code == ALL["runs_failed_runner_lost"]
+    problem = shown.total("plateau_problems_total", code="no_runner", status="503")
+    assert problem == ALL["problems_no_runner"]
     how = shown.total("plateau_process_ends_total", host=HOST, how="workers_died")
     assert how == ALL["workers_died"]
+
+
+def test_agents_are_told_apart() -> None:
+    counts = {"agent:notes:completed": 3, "agent:notes:timeout": 1, "agent:x:completed": 5}
+    tokens = {"agent:notes:input_tokens": 700, "agent:notes:output_tokens": 40}
+    shown = scraped(seen(by_host={HOST: {**counts, **tokens}}))
+    runs = "plateau_agent_runs_total"
+    assert shown.total(runs, agent="notes") == 4
+    assert shown.total(runs, agent="notes", status="failed", code="timeout") == 1
+    assert shown.total(runs, status="completed") == 8
+    assert shown.total("plateau_agent_tokens_total", agent="notes", kind="input") == 700
 
 
 def test_a_histogram_adds_up() -> None:
@@ -55,13 +78,14 @@ def test_a_histogram_adds_up() -> None:
 
 
 def test_hosts_are_told_apart() -> None:
-    other = worker(host="other", pid=91, open=7)
+    other = worker(host="other", pid=91, open_native=3, open_chat=4)
     by_host = {HOST: {"cache_hits": 1}, "other": {"cache_hits": 2}}
     shown = scraped(seen(by_host=by_host, workers=[worker(), worker("runner", 13), other]))
     assert shown.total("plateau_cache_hits_total", host="other") == 2
     assert shown.total("plateau_cache_hits_total") == 3
     assert shown.total("plateau_responses_open", host=HOST) == 3
     assert shown.total("plateau_responses_open", host="other") == 7
+    assert shown.total("plateau_responses_open", host="other", dialect="chat") == 4
     assert shown.total("plateau_memory_pss_bytes", host="other", role="web") == 20 * 1024**2
 
 
@@ -72,9 +96,13 @@ def test_labels_come_from_bounded_sets() -> None:
     bounds = {f"{bound:g}" for bounds in BUCKETS.values() for bound in bounds}
     allowed = {
         "host": {HOST, odd},
-        "code": {*RUN_FAILURES, OTHER, *REFUSED},
-        "reason": set(CLOSED_BY),
+        "code": {*RUN_FAILURES, OTHER, *REFUSED, *PROBLEMS},
+        "status": {*ENDS, "failed", *(str(status) for status, _ in PROBLEMS.values())},
+        "agent": {"a:b"},
+        "kind": set(TOKENS),
+        "reason": {*CLOSED_BY, *CUT_FOR},
         "how": set(DEATHS),
+        "dialect": set(DIALECTS),
         "role": {"web", "runner", "master", "streams", "cache"},
         "le": {*bounds, "+Inf"},
     }
@@ -84,8 +112,8 @@ def test_labels_come_from_bounded_sets() -> None:
                 assert value in allowed[name], series
     # Whatever happens to it, one host has so many series, and no more.
     of_one = [series for series in shown.values if series.label("host") == HOST]
-    assert len(of_one) < 120
-    assert len(shown.values) < 300
+    assert len(of_one) < 200
+    assert len(shown.values) < 450
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -99,7 +127,10 @@ def test_what_is_not_known_is_left_out() -> None:
         "plateau_redis_up",
         "plateau_cgroup_used_bytes",
         "plateau_cgroup_limit_bytes",
+        "plateau_memory_warn_bytes",
+        "plateau_streams_bound_bytes",
     }
+    assert shown.total("plateau_streams_bound_bytes") == 64 * 1024**2
     down = scraped(seen(cache="away"))
     assert down.total("plateau_redis_up", role="cache") == 0
     assert down.total("plateau_redis_up", role="streams") == 1
@@ -112,6 +143,28 @@ def test_servers_are_told_apart() -> None:
     shown = scraped(now)
     assert shown.total("plateau_redis_keys", role="streams") == 5
     assert shown.total("plateau_redis_evicted_keys_total", role="cache") == 9
+
+
+def test_what_processes_say_is_told_by_role() -> None:
+    silent = worker(pid=12, age_s=20.0, deaf=1, cpu=0.5)
+    shown = scraped(seen(workers=[worker("runner", 13), worker(), silent]))
+    assert shown.total("plateau_processes", role="web") == 2
+    assert shown.total("plateau_processes_silent", role="web") == 1
+    assert shown.total("plateau_processes_silent", role="runner") == 0
+    assert shown.total("plateau_processes_cpu_ratio", role="web") == 0.51
+    assert shown.total("plateau_workers_deaf") == 1
+    assert shown.total("plateau_connections") == 10
+    assert shown.total("plateau_connections_most") == 1800
+    assert shown.total("plateau_runs_followed") == 4
+
+
+def test_the_bound_of_the_streams_is_the_smaller_one() -> None:
+    smaller = scraped(seen(streams=server("noeviction", maxmemory=10)))
+    assert smaller.total("plateau_streams_bound_bytes") == 10
+    none = scraped(seen(streams=server("allkeys-lru", maxmemory=0)))
+    assert none.total("plateau_streams_bound_bytes") == 64 * 1024**2
+    assert none.total("plateau_redis_wrong", role="streams") == 1
+    assert none.total("plateau_redis_wrong", role="cache") == 0
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool (Debian's prometheus) is not installed")

@@ -11,10 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from plateau_sse.errors import SettingsError, StoreUnavailable
 from plateau_sse.serve.child import Backoff
@@ -87,6 +89,7 @@ def test_the_streams_instance_refuses_rather_than_evicts(start: Start) -> None:
         assert configuration(client, "maxmemory-clients") == str(64 * 1024**2 // 4)
         assert configuration(client, "appendonly") == "yes"
         assert configuration(client, "appendfsync") == "everysec"
+        assert configuration(client, "stream-node-max-bytes") == "1024"
         assert configuration(client, "auto-aof-rewrite-percentage") == "100"
         limits = configuration(client, "client-output-buffer-limit")
         assert "pubsub 4194304 1048576 10" in limits
@@ -103,6 +106,22 @@ def test_only_this_machine_reaches_it(start: Start, role: Role) -> None:
     assert listening == {"127.0.0.1"}
     with Redis.from_url(server.url, decode_responses=True) as client:
         assert configuration(client, "protected-mode") == "yes"
+
+
+@pytest.mark.parametrize("role", ["cache", "streams"])
+def test_nobody_is_answered_without_the_password(start: Start, role: Role) -> None:
+    server = start(role)
+    password = urlsplit(server.url).password
+    assert password and len(password) >= 32
+    with Redis(port=server.port) as client, pytest.raises(AuthenticationError):
+        client.info("memory")
+    with Redis(port=server.port, password=password[:-1]) as client:
+        with pytest.raises(AuthenticationError):
+            client.ping()
+    # What everybody can see of it.
+    process = psutil.Process(server.pid)
+    assert password not in " ".join(process.cmdline())
+    assert password not in server.log_file.read_text()
 
 
 def test_bounds_come_from_the_settings(make: Callable[..., RedisServer]) -> None:
@@ -185,6 +204,34 @@ def test_a_server_that_cannot_start_says_why(start: Start, data_dir: DataDir) ->
     assert "exit code 1" in str(caught.value)
     assert "manifest" in str(caught.value)
     assert not server.pid
+
+
+def test_a_damaged_tail_is_told_with_the_command_that_mends_it(
+    start: Start, data_dir: DataDir
+) -> None:
+    """The tool that Redis names is not shipped; the server is that tool under its name."""
+    server = start("streams")
+    with Redis.from_url(server.url) as client:
+        client.set("a", "b")
+        wait_until(lambda: is_on_disk(client), "it is on disk")
+    server.stop(5)
+    file = next((data_dir.path / "streams").rglob("*.incr.aof"))
+    with file.open("ab") as tail:
+        # Not cut short, which is mended without a word, but other bytes.
+        tail.write(b"*3\r\n$3\r\nSET\r\nnonsense\r\n" * 3)
+    server.start()
+    with pytest.raises(StoreUnavailable) as caught:
+        server.wait_until_ready(within_s=5)
+    command = str(caught.value).splitlines()[-1].strip()
+    assert "exec -a" in command and "check-aof" in command
+    mended = subprocess.run(
+        command, shell=True, input="y\n", text=True, capture_output=True, timeout=20
+    )
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    server.start()
+    server.wait_until_ready()
+    with Redis.from_url(server.url) as client:
+        assert client.get("a") == b"b"
 
 
 def test_files_are_private(start: Start, data_dir: DataDir) -> None:

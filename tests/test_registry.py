@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from plateau_sse.agents import AgentError, Run
 from plateau_sse.agents.registry import load_agent, load_agents
 from plateau_sse.agents.study import study
 from plateau_sse.errors import SettingsError
 from plateau_sse.importpath import put_current_directory_last
+from plateau_sse.runner.taking import about_of
 from plateau_sse.settings import Settings
 from tests.processes import plateau
 
@@ -99,6 +101,25 @@ def test_the_version_is_the_agents_own_or_follows_its_source(here: Path) -> None
     assert before == load_agent(f"{MODULE}:part").version
     (here / f"{MODULE}.py").write_text(SOURCE + "# changed\n")
     assert load_agent(f"{MODULE}:notes").version != before
+
+
+def test_an_agent_says_how_long_an_input_may_be(here: Path) -> None:
+    file = here / f"{MODULE}.py"
+    assert load_agent(f"{MODULE}:notes").input_bytes is None
+    file.write_text(
+        SOURCE
+        + "notes.input_bytes = 3\nplain.input_bytes = '3'\n"
+        + "from plateau_sse.agents import hosted\nkept = hosted(notes)\n"
+    )
+    del sys.modules[MODULE]
+    agent = load_agent(f"{MODULE}:notes")
+    agent.begin(Run("1", "notes", "abc", ()))
+    with pytest.raises(AgentError, match="notes reads") as caught:
+        agent.begin(Run("1", "notes", "abcd", ()))
+    assert caught.value.code == "invalid_options"
+    assert about_of(load_agent(f"{MODULE}:kept")).input_bytes == 3
+    with pytest.raises(SettingsError, match="input_bytes"):
+        load_agent(f"{MODULE}:plain")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from plateau_sse.agents import Run, Yielded
 from plateau_sse.runner import process
 from plateau_sse.settings import Settings
 from plateau_sse.store.queue import queue
+from plateau_sse.store.queue.announcements import Announcements
 from plateau_sse.store.queue.job import Job
+from plateau_sse.store.queue.line import line_of
 from plateau_sse.store.queue.queue import Queue, Ticket
 from plateau_sse.store.redis import keys
 from plateau_sse.store.runs.streams import Streams
 from tests.executions import Told, told_of
-from tests.queues import LATE_MS, age, idle_ms
+from tests.queues import LATE_MS, age, held, idle_ms, sign_of_life, take, waiting
 from tests.store import claim, full, on_streams, queued, text_of, texts, until
 
 REQUEST = Job(messages=[{"role": "user", "content": "Why?"}]).encode()
@@ -80,18 +83,19 @@ class Scene:
 
     async def enqueue(self, run_id: str = "") -> str:
         run_id = run_id or await queued(self.streams, REQUEST)
-        assert await self.queue.enqueue(run_id, "notes", 100) == "ok"
+        assert await self.queue.enqueue(run_id, "notes", "ann", 100) == "ok"
         return run_id
 
-    async def lost_run(self) -> tuple[str, Ticket]:
-        """A run whose runner has died in the middle of its first attempt."""
-        await self.queue.take_over("dead", 0)
-        run_id = await self.enqueue()
-        (ticket,) = await self.queue.take("dead", 1, 1000)
-        await claim(self.streams, run_id, 1, "dead")
-        await self.streams.append(run_id, 1, texts("half"))
-        await age(self.redis, "dead", ticket, LATE_MS)
-        return run_id, ticket
+    async def lost_runs(self, count: int) -> list[str]:
+        """Runs whose runner has died in the middle of their first attempt."""
+        await sign_of_life(self.queue, "dead")
+        runs = [await self.enqueue() for _ in range(count)]
+        assert len(await take(self.queue, "dead", count)) == count
+        for run_id in runs:
+            await claim(self.streams, run_id, 1, "dead")
+            await self.streams.append(run_id, 1, texts("half"))
+            await age(self.redis, run_id, LATE_MS)
+        return runs
 
     async def status_is(self, run_id: str, status: str) -> Told:
         async def reached() -> bool:
@@ -109,7 +113,7 @@ class Scene:
 
     async def nothing_is_left(self) -> None:
         async def empty() -> bool:
-            return int(await self.redis.xlen(keys.QUEUE)) == 0
+            return (await self.queue.depth())[:2] == (0, 0)
 
         await until(empty, "the queue is empty")
 
@@ -122,7 +126,6 @@ def on_scene(url: str, scenario: Callable[[Scene], Awaitable[None]], **settings:
         agents = (("notes", "tests.test_runner:notes"),)
         chosen = Settings(redis_url=url, agents=agents, **values)
         scene = Scene(streams, Queue(redis), redis, GATES["now"], chosen)
-        await scene.queue.open()
         await scenario(scene)
 
     on_streams(url, opened)
@@ -132,7 +135,7 @@ def test_a_run_is_executed_and_leaves_the_queue(streams_url: str) -> None:
     async def scenario(scene: Scene) -> None:
         scene.gate.opened.set()
         async with scene.runner():
-            assert "notes" in await scene.queue.agent_versions()
+            assert "notes" in await Announcements(scene.redis).versions()
             told = await scene.status_is(await scene.enqueue(), "completed")
             assert told.record.output == "ab"
             await scene.nothing_is_left()
@@ -141,58 +144,28 @@ def test_a_run_is_executed_and_leaves_the_queue(streams_url: str) -> None:
 
 
 def test_a_run_that_is_enqueued_twice_is_executed_once(streams_url: str) -> None:
-    """Who got no answer asks again; both places in the queue may come to one runner."""
+    """Who got no answer asks again, at whatever time."""
 
     async def scenario(scene: Scene) -> None:
         async with scene.runner():
             run_id = await scene.enqueue()
             await scene.enqueue(run_id)
             await scene.says(run_id, "a")
-
-            async def one_place_is_left() -> bool:
-                return int(await scene.redis.xlen(keys.QUEUE)) == 1
-
-            await until(one_place_is_left, "the second place is given up")
+            await scene.enqueue(run_id)
             scene.gate.opened.set()
             told = await scene.status_is(run_id, "completed")
+            await scene.nothing_is_left()
+            await scene.enqueue(run_id)
+            await scene.nothing_is_left()
             assert scene.gate.calls == [run_id]
             assert told.types.count("run.completed") == 1 and told.text == "ab"
-            await scene.nothing_is_left()
-
-    on_scene(streams_url, scenario)
-
-
-def test_a_second_place_that_was_lost_disturbs_nobody(streams_url: str) -> None:
-    """Its runner died, or the store went away, before it was given up: the run itself is in
-    good hands, and begins no other attempt."""
-
-    async def scenario(scene: Scene) -> None:
-        async with scene.runner():
-            run_id = await scene.enqueue()
-            await scene.says(run_id, "a")
-            async with scene.redis.pipeline(transaction=True) as pipe:
-                # At once, or the runner would have it.
-                pipe.xadd(keys.QUEUE, {"run": run_id, "agent": "notes"})
-                pipe.xreadgroup(keys.GROUP, "dead", {keys.QUEUE: ">"})
-                entry, _ = await pipe.execute()
-            second = Ticket(entry.decode(), run_id, "notes")
-            await age(scene.redis, "dead", second, LATE_MS)
-
-            async def one_place_is_left() -> bool:
-                return int(await scene.redis.xlen(keys.QUEUE)) == 1
-
-            await until(one_place_is_left, "the second place is given up")
-            scene.gate.opened.set()
-            told = await scene.status_is(run_id, "completed")
-            assert scene.gate.calls == [run_id] and "run.restarted" not in told.types
-            await scene.nothing_is_left()
 
     on_scene(streams_url, scenario)
 
 
 def test_lost_runs_are_taken_over_and_wait_for_a_place(streams_url: str) -> None:
     async def scenario(scene: Scene) -> None:
-        lost = [await scene.lost_run() for _ in range(3)]
+        lost = await scene.lost_runs(3)
         async with scene.runner():
 
             async def at_work() -> bool:
@@ -208,14 +181,13 @@ def test_lost_runs_are_taken_over_and_wait_for_a_place(streams_url: str) -> None
 
             # It shows that it lives. The others have begun again, too, and wait for a place.
             await until(looked_again, "the runner gives a sign of life")
-            assert not await scene.redis.xpending_range(
-                keys.QUEUE, keys.GROUP, "-", "+", 10, consumername="dead"
-            )
+            assert {lease.runner for lease in (await held(scene.redis)).values()} == {"r1"}
             assert scene.gate.inside == 1
             scene.gate.opened.set()
-            for run_id, _ in lost:
+            for run_id in lost:
                 told = await scene.status_is(run_id, "completed")
-                assert told.types[2] == "run.restarted" and told.record.output == "ab"
+                assert told.types[2] == "run.started" and told.record.output == "ab"
+                assert told.events[2]["attempt"] == told.record.attempt == 2
             assert scene.gate.peak == 1
             await scene.nothing_is_left()
 
@@ -224,7 +196,7 @@ def test_lost_runs_are_taken_over_and_wait_for_a_place(streams_url: str) -> None
 
 def test_a_run_whose_runners_die_ends_after_its_last_attempt(streams_url: str) -> None:
     async def scenario(scene: Scene) -> None:
-        run_id, _ = await scene.lost_run()
+        (run_id,) = await scene.lost_runs(1)
         async with scene.runner():
             told = await scene.status_is(run_id, "failed")
             assert (told.last["code"], told.last["retryable"]) == ("runner_lost", True)
@@ -249,6 +221,74 @@ def test_who_comes_back_under_the_same_name_goes_on_at_once(streams_url: str) ->
             await scene.nothing_is_left()
 
     on_scene(streams_url, scenario)
+
+
+def test_what_is_handed_back_is_taken_at_once_by_whatever_name(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with scene.runner("r1"):
+            run_id = await scene.enqueue()
+            await scene.says(run_id, "a")
+        scene.gate.opened.set()
+        handed_back_at = time.monotonic()
+        async with scene.runner("r2"):
+            await scene.status_is(run_id, "completed")
+            # Its lease would have had four seconds left at least.
+            assert time.monotonic() - handed_back_at < 3
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_what_was_on_its_way_to_a_runner_that_stops_is_handed_back_too(
+    streams_url: str,
+) -> None:
+    """A place that was delivered while it stopped listening: it does not know of it."""
+
+    async def scenario(scene: Scene) -> None:
+        run_id = await queued(scene.streams, REQUEST)
+        async with scene.runner("r1"):
+            version = (await Announcements(scene.redis).versions())["notes"]
+            # Of another agent, which it would not take: it is given it.
+            other = await queued(scene.streams, REQUEST)
+            assert await scene.queue.enqueue(other, "other@1", "ann", 100) == "ok"
+            assert len(await take(scene.queue, "r1", 1, ["other@1"])) == 1
+            async with scene.redis.pipeline(transaction=True) as pipe:
+                place = (await scene.redis.hget(keys.QUEUE.places, other)).decode()
+                ends = await scene.redis.zscore(keys.QUEUE.held, other)
+                ours = place.replace("other@1", line_of("notes", version))
+                pipe.hset(keys.QUEUE.places, run_id, ours)
+                pipe.zadd(keys.QUEUE.held, {run_id: ends})
+                await pipe.execute()
+            await scene.queue.done(Ticket(other, "other@1", False), "r1")
+        assert await held(scene.redis) == {} and await waiting(scene.redis) == [run_id]
+        scene.gate.opened.set()
+        async with scene.runner("r2"):
+            await scene.status_is(run_id, "completed")
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+
+
+def test_stopping_runners_costs_no_attempt_however_often(streams_url: str) -> None:
+    async def scenario(scene: Scene) -> None:
+        run_id = ""
+        for deploy in range(3):
+            async with scene.runner(f"r{deploy}"):
+                run_id = run_id or await scene.enqueue()
+
+                async def at_work(count: int = deploy + 1) -> bool:
+                    return len(scene.gate.calls) == count
+
+                await until(at_work, "the run is on")
+                await scene.says(run_id, "a")
+        scene.gate.opened.set()
+        async with scene.runner("last"):
+            told = await scene.status_is(run_id, "completed")
+            assert told.record.output == "ab" and told.record.attempt == 4
+            assert scene.gate.calls == [run_id] * 4
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario, max_attempts=2)
 
 
 def test_a_wish_to_cancel_reaches_the_agent(streams_url: str) -> None:
@@ -286,14 +326,15 @@ def test_a_run_that_the_store_has_half_forgotten_gets_another_attempt(
 def test_a_full_store_is_worked_off(streams_url: str) -> None:
     async def scenario(scene: Scene) -> None:
         scene.gate.opened.set()
-        await scene.queue.take_over("starter", 0)
+        await sign_of_life(scene.queue, "starter")
         runs = [await scene.enqueue() for _ in range(5)]
         with full(streams_url):
             async with scene.runner():
                 for run_id in runs:
                     await scene.status_is(run_id, "completed")
                 await scene.nothing_is_left()
-        await scene.redis.expire(keys.AGENTS, 60)
+        for name in (keys.AGENTS, keys.ANNOUNCED):
+            await scene.redis.expire(name, 60)
 
     on_scene(streams_url, scenario)
 

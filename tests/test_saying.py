@@ -11,7 +11,12 @@ import pytest
 
 from plateau_sse.errors import Problem
 from plateau_sse.intake.ask import Ask
-from plateau_sse.store.conversations.conversations import Conversations, Message, asked
+from plateau_sse.store.conversations.conversations import (
+    Conversations,
+    Message,
+    asked,
+    place_of,
+)
 from plateau_sse.store.redis import keys
 from tests.executions import LIMITS
 from tests.intakes import PLACE, QUESTION, SAID, Desk, at_desk
@@ -39,7 +44,10 @@ class Deleted(Conversations):
     """Is deleted while a worker is about to add what was asked; another has spoken before."""
 
     async def add(self, place: str, messages: Sequence[Message], **how: Any) -> None:
-        await super().add(place, [asked("0" * 32, "Another question.", "token")])
+        await super().add(
+            place,
+            [asked("0" * 32, [{"role": "user", "content": "Another question."}], "token")],
+        )
         await delete(self)
         await super().add(place, messages, **how)
 
@@ -56,9 +64,13 @@ def conversations_of(kind: type[Conversations], desk: Desk) -> Conversations:
 
 
 async def left(desk: Desk) -> set[bytes]:
-    """What the store knows of conversations, their empty books excepted."""
-    assert await desk.redis.hget(keys.CONVERSATIONS.sizes, "total") in (b"0", None)
-    return {key async for key in desk.redis.scan_iter("conversation:*")}
+    """What the store knows of conversations, but for their empty books, and for the list of
+    those in which something was asked, whoever was about to say it."""
+    listed = place_of("ann", "", "")
+    sizes = await desk.redis.hgetall(keys.CONVERSATIONS.sizes)
+    assert sizes.get(b"total", b"0") == sizes.get(listed.encode(), b"0")
+    found = {key async for key in desk.redis.scan_iter("conversation:*")}
+    return found - {keys.conversation(listed).listed.encode()}
 
 
 def test_what_is_asked_again_after_a_deletion_is_answered_in_it(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from plateau_sse import settings as settings_module
+from plateau_sse.cli import main
 from plateau_sse.errors import SettingsError
 from plateau_sse.settings import Settings, help_text, is_loopback, parse_size
 
@@ -16,9 +19,9 @@ NUMBERS = [
     setting.name
     for setting in fields(Settings)
     if type(setting.default) is int
-    and setting.name not in ("cache_max_memory", "stream_max_memory")
+    and setting.name not in ("cache_max_memory", "stream_max_memory", "max_body_bytes")
 ]
-SIZES = ["cache_max_memory", "stream_max_memory"]
+SIZES = ["cache_max_memory", "stream_max_memory", "max_body_bytes"]
 SECRETS = {
     "API_KEYS": "first-secret-key,second-secret-key",
     "ADMIN_TOKEN": "secret-admin-token",
@@ -72,7 +75,44 @@ def test_what_is_no_url_of_a_redis_is_refused_and_not_repeated(url: str) -> None
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://box", "rediss://me:p%2F%23@box:1/3", "unix:///run/redis.sock?db=1"]
+    ("url", "said"),
+    [
+        ("rediss://:secret@box/0?ssl_cert_reqs=CERT_NONE", "none, optional or required"),
+        ("valkey://:secret@box/0", "valkey:// is not supported yet"),
+        ("redis+sentinel://:secret@box:26379", "it names no service"),
+        ("redis+sentinel://:secret@box/main/3?protocol=3", "percent-encoded"),
+        ("redis+sentinel://:secret#@box/main", "percent-encoded"),
+        ("redis+sentinel://:secret@,/main", "percent-encoded"),
+        ("sentinel://:secret@box/main", "redis+sentinel://"),
+        ("redis+cluster://:secret@box/1", "a cluster has one only"),
+        ("redis+cluster://:secret@box:0", "percent-encoded"),
+        ("redis-cluster://:secret@box", "redis+cluster://"),
+        ("rediss+cluster://:secret@box?ssl_cert_reqs=1", "none, optional or required"),
+        ("redis://:secret@box1:1,box2:2/0", "redis+cluster://host,host for a cluster"),
+        # A `?` that is not encoded: what stands before it would be the server's port.
+        ("redis://:12?secret@box/0", "percent-encoded"),
+        ("redis://:12?secret=1@box/0", "percent-encoded"),
+        ("redis://:se\u2100cret@box", "percent-encoded"),
+        ("redis://:secret@box:0", "percent-encoded"),
+        ("unix://?db=1", "percent-encoded"),
+        # How it is spoken to is ours to say.
+        ("redis://:secret@box/0?protocol=3", "percent-encoded"),
+        ("redis://:secret@box/0?decode_responses=1", "percent-encoded"),
+    ],
+)
+def test_a_url_that_would_lead_elsewhere_is_refused_by_name(url: str, said: str) -> None:
+    refused = refusal(REDIS_URL=url)
+    assert refused.startswith("REDIS_URL must be ") and said in refused
+    assert "\n" not in refused and "secret" not in refused
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://box", "rediss://me:p%2F%23@box:1/3", "unix:///run/redis.sock?db=1"),
+        *("redis+sentinel://a,b:1,[::1]/main/3?sentinel_password=p", "redis+cluster://a,b:1"),
+        "rediss+cluster://me:p%2F%2C@a,b?ssl_ca_certs=/ca.pem",
+    ],
 )
 def test_a_url_of_a_redis_is_taken_as_it_is(url: str) -> None:
     assert Settings.from_env({"REDIS_URL": f" {url} "}).redis_url == url
@@ -175,6 +215,19 @@ def test_a_size_that_is_none(name: str, text: str) -> None:
     assert refusal(**{name.upper(): text}) == (
         f"{name.upper()} must be a size such as 10mb, not {text!r}."
     )
+
+
+@pytest.mark.parametrize(("text", "size"), [("16kb", 16 * 1024), ("16mb", 16 * MIB)])
+def test_the_bounds_of_a_body(text: str, size: int) -> None:
+    assert Settings().max_body_bytes == MIB
+    assert Settings.from_env({"MAX_BODY_BYTES": text}).max_body_bytes == size
+    assert "(1mb)" in next(it for it in help_text().splitlines() if "MAX_BODY_BYTES" in it)
+
+
+@pytest.mark.parametrize("text", ["16383", "17mb", "1g"])
+def test_a_body_beyond_these_is_refused(text: str) -> None:
+    said = refusal(MAX_BODY_BYTES=text)
+    assert said == f"MAX_BODY_BYTES must be a size from 16kb to 16mb, not {text!r}."
 
 
 @pytest.mark.parametrize("text", ["0", "0mb"])
@@ -355,6 +408,61 @@ def test_the_help_names_every_variable_and_no_secret(monkeypatch: pytest.MonkeyP
     assert hidden_in(shown)
     names = {line.split()[0] for line in shown.splitlines()[1:]}
     assert names == {setting.name.upper() for setting in fields(Settings)}
+
+
+# What is read where: whole rooms of the house, or modules of one.
+ROOMS = {
+    "web": [
+        "app.py",
+        "tracing.py",
+        "api",
+        "live",
+        "intake",
+        "ops",
+        "store",
+        *(f"serve/{name}.py" for name in ("application", "arbiter", "banner", "worker")),
+    ],
+    "runner": [
+        *("runner", "agents", "store", "tracing.py"),
+        *("ops/fitness.py", "ops/reporting.py"),
+    ],
+}
+# Of what is derived, what it is made of.
+MADE_OF = {
+    "silence_s": ("run_timeout_s", "queue_timeout_s", "external_idle_s"),
+    "begun_life_s": ("queue_timeout_s", "max_attempts", "run_timeout_s"),
+    "run_life_s": ("queue_timeout_s", "max_attempts", "run_timeout_s"),
+    "job_bytes": ("max_content_messages", "max_content_length", "max_body_bytes"),
+}
+# A web worker hands them to a cache that it only reads; and what all commands read.
+ONLY_PASSED_ON = {"web": {"cache_ttl_s", "cache_max_memory"}, "runner": set[str]()}
+EVERYWHERE = {"log_format"}
+
+
+def read_in(command: str) -> set[str]:
+    service = Path(settings_module.__file__).parent
+    files = [
+        it
+        for room in ROOMS[command]
+        for it in (service / room, *(service / room).rglob("*.py"))
+    ]
+    text = "\n".join(it.read_text("utf-8") for it in files if it.suffix == ".py")
+    found = set(re.findall(r"settings\.(\w+)", text))
+    for name in found & MADE_OF.keys():
+        found.update(MADE_OF[name])
+    every = {setting.name for setting in fields(Settings)}
+    return (found & every | EVERYWHERE) - ONLY_PASSED_ON[command]
+
+
+@pytest.mark.parametrize("command", ROOMS)
+def test_the_help_lists_what_has_an_effect_there(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    _, _, listed = capsys.readouterr().out.partition("settings (environment variables):\n")
+    names = {line.split()[0].lower() for line in listed.splitlines() if line.strip()}
+    assert names == read_in(command)
 
 
 # Who may reach it

@@ -9,14 +9,16 @@ import pytest
 
 from plateau_sse.errors import Problem
 from plateau_sse.intake.ask import Taken
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache
-from plateau_sse.store.answers.packing import Answer
 from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis.together import Call
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.inflight import Inflight
-from plateau_sse.store.runs.shares import TOKENS_MOST
+from plateau_sse.store.runs.shares import TOKENS_MOST, Shares
+from plateau_sse.store.runs.streams import Streams
 from tests.intakes import KEYED, QUESTION, Desk, at_desk
-from tests.store import forget
+from tests.store import counters, forget
 
 OTHER = QUESTION._replace(messages=[{"role": "user", "content": "How?"}])
 
@@ -70,7 +72,7 @@ def test_100_at_once_over_two_workers_are_one_run(
         assert len({one.token for one in taken}) == 100
         assert await desk.queued() == [run_id]
         assert await desk.runs() == {run_id}, "who lost the race leaves nothing behind"
-        assert (await desk.stats.totals())["runs_joined"] == 99
+        assert (await counters(desk.stats))["runs_joined"] == 99
 
     at_desk(streams_url, cache_url, scenario)
 
@@ -81,13 +83,15 @@ def test_100_at_once_over_two_workers_are_one_run(
 def test_a_leader_who_dies_before_its_hint_is_nobodys_concern(
     streams_url: str, cache_url: str
 ) -> None:
-    class Dying(Inflight):
-        async def take(self, key: str, run_id: str, *, instead_of: str = "") -> str:
+    class Dying(Streams):
+        async def create(self, run_id: str, **values: Any) -> str:
+            await super().create(run_id, **{**values, "behind": ()})
             raise Died
 
     async def scenario(desk: Desk) -> None:
         with pytest.raises(Died):
-            await desk.intake(inflight=Dying(desk.redis, life_s=300)).take(QUESTION)
+            dying = Dying(desk.redis, alive_s=120, record_s=600)
+            await desk.intake(streams=dying).take(QUESTION)
         (orphan,) = await desk.runs()
         taken = await desk.intake().take(QUESTION)
         assert taken.how == "miss" and taken.run_id != orphan
@@ -101,7 +105,7 @@ def test_a_leader_who_dies_before_it_enqueues_is_joined_and_enqueued(
     streams_url: str, cache_url: str
 ) -> None:
     class Dying(Queue):
-        async def enqueue(self, run_id: str, agent: str, limit: int) -> Any:
+        async def enqueue(self, run_id: str, agent: str, owner: str, limit: int) -> Any:
             raise Died
 
     async def scenario(desk: Desk) -> None:
@@ -130,14 +134,15 @@ def test_a_dead_leaders_hint_expires(streams_url: str, cache_url: str) -> None:
     at_desk(streams_url, cache_url, scenario)
 
 
-def test_to_be_in_the_queue_twice_is_to_be_executed_once(streams_url: str) -> None:
+def test_who_is_put_into_the_queue_twice_has_one_place(streams_url: str) -> None:
     """A leader that was slow may have been taken for dead."""
 
     async def scenario(desk: Desk) -> None:
         taken = await desk.intake().take(QUESTION)
-        await desk.queue.enqueue(taken.run_id, "notes", 10)
-        assert await desk.queued() == [taken.run_id] * 2
+        assert await desk.queue.enqueue(taken.run_id, "notes", "ann", 10) == "ok"
+        assert await desk.queued() == [taken.run_id]
         await desk.start(taken.run_id)
+        # Nor can it be claimed twice.
         second = await desk.streams.claim(
             taken.run_id, 1, "r2", events.started(taken.run_id, "notes", 1)
         )
@@ -156,7 +161,7 @@ def test_a_run_that_only_a_joiner_could_enqueue_is_its_leaders_too(
         joined: list[Taken] = []
 
         class Refusing(Queue):
-            async def enqueue(self, run_id: str, agent: str, limit: int) -> Any:
+            async def enqueue(self, run_id: str, agent: str, owner: str, limit: int) -> Any:
                 # Another joins between the leader's hint and its place.
                 joined.append(await desk.intake().take(QUESTION))
                 return "full"
@@ -184,7 +189,7 @@ def test_who_is_refused_with_its_leader_is_told_so(
 
     async def scenario(desk: Desk) -> None:
         class Refusing(Queue):
-            async def enqueue(self, run_id: str, agent: str, limit: int) -> Any:
+            async def enqueue(self, run_id: str, agent: str, owner: str, limit: int) -> Any:
                 return "full"
 
         workers = [desk.intake(queue=Refusing(desk.redis)) for _ in range(2)]
@@ -292,14 +297,13 @@ def test_a_run_that_ends_between_hint_and_joining_is_replaced_or_found(
             first = await desk.intake().take(ask)
             await desk.start(first.run_id)
 
-            class Slow(Inflight):
-                async def holder(self, key: str) -> str:
-                    found = await super().holder(key)
-                    if found == first.run_id:  # noqa: B023
+            class Slow(Shares):
+                async def share(self, run_id: str, token: str) -> Any:
+                    if run_id == first.run_id:  # noqa: B023
                         await desk.complete(first.run_id, store=stored)  # noqa: B023
-                    return found
+                    return await super().share(run_id, token)
 
-            found = await desk.intake(inflight=Slow(desk.redis, life_s=300)).take(ask)
+            found = await desk.intake(shares=Slow(desk.redis)).take(ask)
             # Its answer where it was kept; where it was not (too large, say) it is asked again.
             assert found.how == ("hit" if stored else "miss")
             assert found.run_id != first.run_id
@@ -452,8 +456,9 @@ def test_modes(streams_url: str, cache_url: str) -> None:
 class NeverFirst(Inflight):
     """Somebody else is always faster, and over before one could join."""
 
-    async def take(self, key: str, run_id: str, *, instead_of: str = "") -> str:
-        return "0" * 32
+    def taking(self, key: str, run_id: str, *, instead_of: str = "") -> Call:
+        call = super().taking(key, run_id, instead_of=instead_of)
+        return Call(call.script, [f"{key}-of-others"], ["0" * 32, "", 60])
 
 
 def test_a_race_that_is_never_won_ends_in_a_run_of_its_own(

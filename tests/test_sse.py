@@ -9,34 +9,64 @@ from hypothesis import strategies as st
 from sse_starlette import ServerSentEvent
 
 from plateau_sse import jsontext
-from plateau_sse.live import sse
-from plateau_sse.live.snapshot import escaped
+from plateau_sse.dialects import native
+from plateau_sse.dialects.native import NAMED, PLAIN, encode
+from plateau_sse.live import sse, telling
+from plateau_sse.live.dialect import Said, Stand
 from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs.tape import Entry
 
-TEXTS_OF_LINES = 'a’é\u2028\u2029\u0085\n\\"'
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.builds(ids.number, st.integers(1, 10**9 - 1), st.integers(1, 10**9 - 1))
 
 
+TAG = b"3fa29c"
+
+
+def delta(text: str) -> bytes:
+    return events.delta_head("t", 0) + events.delta_tail(text)
+
+
 @given(NUMBERS | st.just(0), TEXTS, st.booleans())
 def test_a_frame_is_what_sse_starlette_makes_of_it(number: int, text: str, named: bool) -> None:
-    data = events.delta(text).data
+    data = delta(text)
     expected = ServerSentEvent(
         data.decode(),
-        id=ids.show(number) if number else None,
+        id=f"3fa29c-{ids.show(number)}" if number else None,
         event="message.delta" if named else None,
         sep="\n",
     ).encode()
-    assert sse.encode(number, data, named=named) == expected
+    dialect = NAMED if named else PLAIN
+    entry = Entry(number, data)
+    assert telling.whole(dialect, None, [entry] * 2, TAG) == Said(None, expected * 2, False)
+    frame = sse.Frame(number, data, TAG)
+    assert frame.told(Stand(dialect, None)).content == expected
+    assert frame.told(Stand(dialect, None)) is frame.told(Stand(dialect, None)) is frame.latest
 
 
-@given(NUMBERS, TEXTS)
+@given(NUMBERS | st.just(0), TEXTS)
 def test_a_chunk_is_its_frame_with_its_length(number: int, text: str) -> None:
-    frame = sse.Frame(number, events.delta(text).data)
-    size, _, rest = frame.chunk.partition(b"\r\n")
-    body = frame.message()["body"]
-    assert int(size, 16) == len(body) and rest == body + b"\r\n"
-    assert not frame.terminal and frame.message()["more_body"] is True
+    frame = sse.Frame(number, delta(text), TAG)
+    told = frame.told(Stand(PLAIN, None))
+    size, _, rest = told.chunk.partition(b"\r\n")
+    assert int(size, 16) == len(told.content) and rest == told.content + b"\r\n"
+    assert not frame.terminal and not told.last
+
+
+def test_the_frame_that_ends_a_run_ends_the_response() -> None:
+    end = events.completed(None, cached=False, duration_ms=1).data
+    frame = sse.Frame(ids.number(1, 9), end, TAG)
+    assert frame.terminal
+    assert frame.told(Stand(PLAIN, None)).last and frame.told(Stand(NAMED, None)).last
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=9000))
+def test_no_frame_of_a_delta_is_longer_than_8_kib(text: str) -> None:
+    for piece in events.pieces(text * 20):
+        tail = events.delta_tail(piece, "999")
+        data = events.delta_head("r", 999) + tail
+        frame = encode(ids.number(10**9 - 1, 10**9 - 1), data, tag=TAG, named=True)
+        assert len(frame) <= 8 * 1024
 
 
 @given(st.text() | st.text('\u2028\u2029\u0085\u0084\u2027’\\"u8', max_size=20))
@@ -47,13 +77,12 @@ def test_what_is_encoded_is_one_line_and_the_same_text(text: str) -> None:
     assert len(encoded.decode().splitlines()) == 1
 
 
-@given(st.lists(st.text(TEXTS_OF_LINES)))
-def test_a_snapshot_in_pieces_is_the_same_line(pieces: list[str]) -> None:
-    whole = escaped("".join(pieces).encode())
-    assert b"".join(escaped(piece.encode()) for piece in pieces) == whole
-    assert whole == jsontext.encode("".join(pieces))[1:-1]
-
-
 def test_neither_a_retry_nor_a_ping_ends_a_block() -> None:
-    for line in (sse.retry(), sse.PING["body"]):
+    for line in (sse.retry(), PLAIN.ping):
         assert line.endswith(b"\n") and b"\n\n" not in line and line.count(b"\n") == 1
+
+
+def test_a_heartbeat_is_an_event_that_pages_see() -> None:
+    plain, named = native.VARIANTS[False, True], native.VARIANTS[True, True]
+    assert plain.ping == b'data: {"type":"heartbeat"}\n\n'
+    assert named.ping == b'event: heartbeat\ndata: {"type":"heartbeat"}\n\n'

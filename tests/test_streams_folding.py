@@ -1,14 +1,12 @@
-"""append.lua: what an append leaves behind: entries, state, messages, and the lives of keys."""
+"""append.lua: what an append leaves: entries, points, messages, and the lives of keys."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-import msgspec
 import pytest
 
-from plateau_sse.errors import StoreFull
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import single_connection
 from plateau_sse.store.runs import events, ids
@@ -22,10 +20,13 @@ from tests.store import (
     claim,
     decoded,
     done,
+    everything,
     finished,
+    head_of,
+    ids_of,
     on_streams,
-    own_bound,
     queued,
+    run_of,
     running,
     stream_of,
     text_of,
@@ -42,14 +43,111 @@ def test_a_stream_never_holds_more_than_100_entries(streams_url: str, size: int)
         run_id = await running(streams)
         stream, seq, rounds = keys.run(run_id).events, 1, max(3, 500 // size)
         for _ in range(rounds):
-            pieces = [f"{seq + i} " for i in range(size)]
-            appended = await streams.append(run_id, 1, texts(*pieces), first_seq=seq + 1)
+            appended = await streams.append(run_id, 1, texts(*"x" * size), first_seq=seq + 1)
             seq += size
-            assert appended == ("ok", 1, seq)
+            assert appended == ("ok", 1, seq, 1)
             assert await redis.xlen(stream) == min(100, seq)
-        kept = [entry_id for entry_id, _ in await stream_of(redis, run_id)]
-        assert kept == [f"1-{i}" for i in range(max(1, seq - 99), seq + 1)]
-        assert await text_of(redis, run_id) == "".join(f"{i} " for i in range(1, seq))
+        # Behind run.started and the opening of the part, each ends one further.
+        ends = [*([1] if seq <= 100 else []), *range(max(3, seq + 1 - 99), seq + 2)]
+        assert await ids_of(redis, run_id) == [f"1-{at}" for at in ends]
+        assert await text_of(redis, run_id) == "x" * (seq - 1)
+
+    on_streams(streams_url, scenario)
+
+
+ENTRY = events.data("table", "x" * 30_000)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [ENTRY],
+        [ENTRY] * 7,
+        [events.data("table", "x" * 32_000), *texts("y" * 8_000)],
+        # Six bytes of JSON to a byte of text.
+        [events.delta("\x01" * 1_300)],
+        [events.delta("\x01" * 1_300)] * 150,
+    ],
+)
+def test_a_stream_never_holds_more_than_256_kib(streams_url: str, batch: list[Event]) -> None:
+    """However large its entries are, up to the bounds of a tape; and the latest is there."""
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        most = 0
+        while (await streams.append(run_id, 1, batch)).code == "ok":
+            entries = await stream_of(redis, run_id)
+            most = max(most, sum(len(data) for _, data in entries))
+            assert most <= 256 * 1024 and len(entries) <= 100
+            assert entries[-1][0] == ids.show(await head_of(streams, run_id))
+            kept = await redis.memory_usage(keys.run(run_id).events, samples=0)
+            # Redis keeps nodes of up to 4 KiB, or one large entry each.
+            assert kept <= 320 * 1024
+        assert most > 120 * 1024
+
+    on_streams(streams_url, scenario)
+
+
+def test_what_is_in_the_store_for_one_run_at_most(streams_url: str) -> None:
+    """Text, marks and openings up to each of their bounds; ended, and while it is on."""
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        for batch in (
+            [events.data("table", "\u2028" * 5_000)],
+            [events.data("table", "x" * 200)],
+            [events.delta("\x01" * 1_300)],
+            [events.delta("é" * 100)],
+            [events.delta("", "r"), events.delta("")],
+        ):
+            while (await streams.append(run_id, 1, batch)).code == "ok":
+                continue
+
+        async def takes() -> int:
+            found = [
+                await redis.memory_usage(name, samples=0) or 0 for name in keys.run(run_id)
+            ]
+            return sum(found)
+
+        bound = events.TAPE_BYTES + events.MARKS_BYTES + 256 * 1024
+        assert bound / 2 < await takes() <= 1.3 * bound
+        # What is not its text counts with it; its end alone always fits.
+        output = "x" * events.TAPE_BYTES
+        ended = await streams.finish(run_id, 1, [done()], first_seq=0, output=output)
+        assert ended.code == "full"
+        assert (await streams.finish(run_id, 1, [done()], first_seq=0)).code == "ok"
+        assert await takes() <= 1.25 * bound
+        await redis.delete(keys.run(run_id).events)
+        assert await takes() <= 1.25 * (bound - 256 * 1024)
+
+    on_streams(streams_url, scenario)
+
+
+@pytest.mark.parametrize(
+    ("piece", "fits"),
+    [
+        # All that fits, and no byte more.
+        (events.delta("x" * 8_000), 256 * 1024 // 8_000),
+        (events.delta("雪" * 2_000, "r"), 256 * 1024 // 6_000),
+        (ENTRY, (256 * 1024 - 97) // len(ENTRY.data)),
+        (events.step("again"), 999),
+        # An opening and a mark each.
+        ([events.delta("x"), events.step("again")], 499),
+    ],
+)
+def test_a_tape_has_bounds(streams_url: str, piece: Event | list[Event], fits: int) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        batch = [piece] if isinstance(piece, Event) else piece
+        for _ in range(fits):
+            assert (await streams.append(run_id, 1, batch)).code == "ok"
+        before = await everything(redis, run_id)
+        assert (await streams.append(run_id, 1, batch)).code == "full"
+        assert await everything(redis, run_id) == before
+        # State takes no room, and the end always has it.
+        state = events.progress(1, 1, "", "", 0.0)
+        assert (await streams.append(run_id, 1, [state])).code == "ok"
+        assert (await streams.finish(run_id, 1, [done()], first_seq=0)).code == "ok"
 
     on_streams(streams_url, scenario)
 
@@ -65,7 +163,8 @@ def test_the_text_is_folded_byte_for_byte(streams_url: str) -> None:
         await streams.append(run_id, 1, texts(*pieces))
         assert await text_of(redis, run_id) == "".join(pieces) * 2
         deltas = [decoded(data)["text"] for _, data in (await stream_of(redis, run_id))[1:]]
-        assert deltas == pieces * 2
+        # The first opens the part; another that says nothing is no event.
+        assert deltas == ["", *filter(None, pieces * 2)]
 
     on_streams(streams_url, scenario)
 
@@ -81,24 +180,40 @@ def test_of_progress_the_latest_is_kept(streams_url: str) -> None:
     on_streams(streams_url, scenario)
 
 
-def test_tools_are_kept_in_order_up_to_a_bound(streams_url: str) -> None:
+def test_state_is_told_and_not_kept(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        record = keys.run(run_id).record
-        small = [
-            events.tool_call("1", "find", {"q": "雪"}),
-            events.tool_result("1", ["a", None]),
+        await streams.append(run_id, 1, texts("a"))
+        before = await everything(redis, run_id)
+        states = [
+            events.tool_delta("1", "find", '{"q"'),
+            events.tool_result("1", "half", preliminary=True),
+            events.data("draft", 1, transient=True),
         ]
-        await streams.append(run_id, 1, small)
-        assert await redis.hget(record, "tools") == b",".join(tool.data for tool in small)
-        large = events.tool_result("2", "x" * 20_000)
-        for _ in range(20):
-            await streams.append(run_id, 1, [large])
-            assert await redis.hstrlen(record, "tools") <= 32 * 1024
-        kept = msgspec.json.decode(b"[" + await redis.hget(record, "tools") + b"]")
-        assert [tool["id"] for tool in kept] == ["1", "1", "2"]
-        # What no snapshot keeps is in the stream all the same.
-        assert len(await stream_of(redis, run_id)) == 23
+        assert await streams.append(run_id, 1, states) == ("ok", 1, 5, 1)
+        after = await everything(redis, run_id)
+        assert after[1:] == before[1:]
+        changed = {name for name in after[0] if after[0][name] != before[0].get(name)}
+        assert changed == {b"seq", b"tape"}
+
+    on_streams(streams_url, scenario)
+
+
+def test_marks_and_openings_are_kept_with_their_places(streams_url: str) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        tools = [events.tool_call("1", "find", {"q": "雪"}), events.tool_error("1", "broke")]
+        batch = [*texts("é", "e"), *tools, events.delta("x", "r", " 0"), done()]
+        await streams.finish(run_id, 1, batch, first_seq=2)
+        marks = await redis.xrange(keys.run(run_id).marks)
+        assert [(at.decode(), *fields.items()) for at, fields in marks] == [
+            ("1-1", (b"n", b"1"), (b"m", events.started(run_id, "notes", 1).data)),
+            ("1-2", (b"n", b"2"), (b"o", b"0 t")),
+            ("1-6", (b"n", b"3"), (b"m", tools[0].data)),
+            ("1-7", (b"n", b"4"), (b"m", tools[1].data)),
+            ("1-8", (b"n", b"5"), (b"o", b"1 r 0")),
+            ("1-10", (b"n", b"6"), (b"m", done().data)),
+        ]
 
     on_streams(streams_url, scenario)
 
@@ -107,7 +222,7 @@ def test_the_end_and_its_record_are_one_step(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams, b"a long request")
         usage = {"input_tokens": 1, "output_tokens": 2}
-        last = events.completed(usage, cached=False, duration_ms=12, output="final")
+        last = events.completed(usage, cached=False, duration_ms=12)
         batch = [*texts("streamed"), last]
         looked, status = asyncio.Event(), ""
 
@@ -120,14 +235,16 @@ def test_the_end_and_its_record_are_one_step(streams_url: str) -> None:
                     assert (record.output, record.usage) == ("final", usage)
                     assert record.ended_ms is not None
                 assert reading.ended == events.is_terminal(reading.entries[-1].data)
+                output = decoded(reading.entries[-1].data).get("output")
+                assert output == ("final" if reading.ended else None)
                 status = record.status
                 looked.set()
 
         looking = asyncio.create_task(look())
         await looked.wait()
-        await streams.finish(run_id, 1, batch, first_seq=2, usage=usage, output="final")
+        await streams.finish(run_id, 1, batch, first_seq=2, output="final")
         await looking
-        assert [i for i, _ in await stream_of(redis, run_id)] == ["1-1", "1-2", "1-3"]
+        assert await ids_of(redis, run_id) == ["1-1", "1-10", "1-11"]
         # What was asked is no longer needed; it may be as large as the answer.
         assert await redis.hget(keys.run(run_id).record, "request") is None
 
@@ -140,6 +257,9 @@ def test_an_empty_output_is_not_the_streamed_text(streams_url: str) -> None:
         await streams.finish(run_id, 1, [*texts("draft"), done()], first_seq=2, output="")
         record = await streams.record(run_id)
         assert record is not None and record.output == ""
+        # Whoever reads is told so, from the tape and from the stream.
+        for reading in (await streams.read(run_id), await streams.read_log(run_id, 0)):
+            assert reading is not None and decoded(reading.entries[-1].data)["output"] == ""
 
     on_streams(streams_url, scenario)
 
@@ -163,9 +283,9 @@ def test_every_key_has_the_life_of_its_stage(streams_url: str) -> None:
         assert_about(await lives(redis, run_id), record=alive, tokens=alive, text=-2, events=-2)
         await claim(streams, run_id, 1)
         found = await lives(redis, run_id)
-        assert_about(found, record=alive, tokens=alive, text=-2, events=alive)
+        assert_about(found, record=alive, tokens=alive, text=-2, events=alive, marks=alive)
         await streams.append(run_id, 1, texts("a"))
-        everywhere = {"record": alive, "tokens": alive, "text": alive, "events": alive}
+        everywhere = dict.fromkeys(("record", "tokens", "text", "events", "marks"), alive)
         assert_about(await lives(redis, run_id), **everywhere)
         # Any append renews all of them, an empty one too.
         for batch in (texts("b"), []):
@@ -174,7 +294,7 @@ def test_every_key_has_the_life_of_its_stage(streams_url: str) -> None:
             await streams.append(run_id, 1, batch)
             assert_about(await lives(redis, run_id), **everywhere)
         await streams.finish(run_id, 1, [done()], first_seq=4)
-        ended = {"record": RECORD_S, "tokens": RECORD_S, "text": RECORD_S}
+        ended = dict.fromkeys(("record", "tokens", "text", "marks"), RECORD_S)
         found = await lives(redis, run_id)
         assert_about(found, **ended, events=ENDED_EVENTS_LIFE_S)
         # What is refused renews nothing.
@@ -200,48 +320,6 @@ def test_a_run_that_ends_in_the_queue_has_the_lives_of_an_ended_one(streams_url:
     on_streams(streams_url, scenario)
 
 
-async def fill(streams: Streams, redis: Any) -> None:
-    """Lower the bound to just above what is used, create runs until one is refused, and see to
-    it that nothing which is freed afterwards makes room again."""
-    memory = await redis.info("memory")
-    await redis.config_set("maxmemory", memory["used_memory"] + 256 * 1024)
-    refused = ""
-    with pytest.raises(StoreFull):
-        for _ in range(1000):
-            refused = ids.new_run_id()
-            await streams.create(refused, agent="a", owner="", token="t", request=b"x" * 4000)
-    assert not await redis.exists(*keys.run(refused))
-    await redis.config_set("maxmemory", memory["used_memory"] // 2)
-
-
-def test_a_full_store_refuses_new_runs_and_finishes_those_it_has(streams_url: str) -> None:
-    async def scenario(streams: Streams, redis: Any) -> None:
-        first, second, third = [await queued(streams) for _ in range(3)]
-        await fill(streams, redis)
-        await claim(streams, first, 1)
-        assert (await streams.append(first, 1, texts("a" * 1000, "b"))).code == "ok"
-        assert await streams.ask_to_cancel(first, "asked") == "running"
-        assert await streams.ask_to_cancel(second, "asked") == "cancelled"
-        for i in range(200):
-            assert (await streams.append(first, 1, texts(f"{i} " * 20))).code == "ok"
-        assert (await streams.finish(first, 1, [done()], first_seq=204)).code == "ok"
-        reading = await streams.read(first, ids.number(1, 203))
-        assert reading is not None and shown_types(reading.entries) == ["run.completed"]
-        record = await streams.record(first)
-        assert record is not None and record.status == "completed"
-        last = events.failed("queue_timeout", "nobody came", retryable=True)
-        assert (await streams.end(third, 0, last)).code == "ok"
-        with pytest.raises(StoreFull):
-            await queued(streams)
-
-    with own_bound(streams_url):
-        on_streams(streams_url, scenario)
-
-
-def shown_types(entries: list[Any]) -> list[str]:
-    return [decoded(entry.data)["type"] for entry in entries]
-
-
 def test_every_event_is_published_once_with_its_id(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id, other = await queued(streams), await running(streams)
@@ -253,10 +331,11 @@ def test_every_event_is_published_once_with_its_id(streams_url: str) -> None:
             assert confirmation[0] == b"ssubscribe"
             await claim(streams, run_id, 1)
             await claim(streams, run_id, 1)
-            batch: list[Event] = [*texts("雪 a b", ""), events.progress(1, 1, "", "x", 1.0)]
+            step = events.progress(1, 1, "", "x", 1.0)
+            batch: list[Event] = [*texts("雪 a b", ""), step, *texts("c")]
             await streams.append(run_id, 1, batch, first_seq=2)
             await streams.append(run_id, 1, batch, first_seq=2)
-            await streams.append(run_id, 1, texts("gap"), first_seq=9)
+            await streams.append(run_id, 1, texts("gap"), first_seq=19)
             await streams.append(other, 1, texts("another run's"))
             await streams.append(run_id, 1, [])
             await claim(streams, run_id, 2, "r2")
@@ -268,19 +347,45 @@ def test_every_event_is_published_once_with_its_id(streams_url: str) -> None:
             while not (payloads and events.is_terminal(payloads[-1].partition(b" ")[2])):
                 kind, channel, payload = await connection.read_response()
                 assert (kind, channel) == (b"smessage", keys.channel(run_id).encode())
-                assert keys.run_of(channel) == run_id
+                assert run_of(channel) == run_id
                 payloads.append(payload)
             # Nothing else came after it.
             await connection.send_command("PING")
             assert (await connection.read_response())[0] == b"pong"
         finally:
             await connection.disconnect()
-        stream = await stream_of(redis, run_id)
-        assert payloads == [entry_id.encode() + b" " + data for entry_id, data in stream]
-        assert [entry_id for entry_id, _ in stream] == [
-            *("1-1", "1-2", "1-3", "1-4"),
-            *("2-1", "2-2", "2-3"),
+        stream = dict(await stream_of(redis, run_id))
+        whole = {"1-0-1": "1-1", "1-1-9": "1-9", "1-9-10": "1-10"}
+        whole |= {"2-0-1": "2-1", "2-1-3": "2-3", "2-3-4": "2-4"}
+        assert list(stream) == list(whole.values())
+        told = [tuple(payload.split(b" ", 1)) for payload in payloads]
+        assert told == [
+            *((where.encode(), stream[at]) for where, at in list(whole.items())[:2]),
+            (b"1-s-1", step.data),
+            *((where.encode(), stream[at]) for where, at in list(whole.items())[2:]),
         ]
+
+    on_streams(streams_url, scenario)
+
+
+def test_an_end_with_an_answer_of_its_own_is_published_without_it(streams_url: str) -> None:
+    """No message is larger than what a connection may have to hold."""
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        connection: Any = single_connection(streams_url, "test-subscriber")
+        await connection.connect()
+        try:
+            await connection.send_command("SSUBSCRIBE", keys.channel(run_id))
+            await connection.read_response()
+            output = "x" * events.TAPE_BYTES
+            await streams.finish(run_id, 1, [done()], first_seq=2, output=output)
+            assert (await connection.read_response())[2] == b"1-1-2 "
+        finally:
+            await connection.disconnect()
+        assert len((await stream_of(redis, run_id))[-1][1]) < 1000
+        record = await streams.record(run_id)
+        assert record is not None and record.output == output
 
     on_streams(streams_url, scenario)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from copy import deepcopy
+from itertools import accumulate
 from typing import Any, TypeVar, cast
 
-import msgspec
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FailedHealthCheck
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -17,28 +20,26 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from locustfiles.kit.ledger import Ledger
+from redis import Redis
+from redis.exceptions import ResponseError
 
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs import appending, events, ids
+from plateau_sse.store.runs import streams as streams_module
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Claimed, Streams
-from tests.store import forget, queued
+from tests.run_model import Model, copied
+from tests.store import exchange_server, forget, queued
+from tests.tapes import MOVES, Atoms, Move, appended, tell, tell_of_a_restart
 
 T = TypeVar("T")
-Answer = tuple[str, int, int]
 
-PIECES = st.text(alphabet='ab é雪🏔\u2028"\\\n', max_size=4)
-EVENTS = st.one_of(
-    PIECES.map(events.delta),
-    st.integers(0, 9).map(lambda n: events.progress(n, 9, "", "", 0.0)),
-    st.integers(0, 9).map(lambda n: events.tool_call(str(n), "find", None)),
-    PIECES.map(lambda text: events.tool_result("1", text)),
-)
 BATCHES = st.one_of(
-    st.lists(EVENTS, max_size=4),
-    st.tuples(st.lists(EVENTS, min_size=1, max_size=2), st.integers(40, 120)).map(
+    st.lists(MOVES, max_size=4),
+    st.tuples(st.lists(MOVES, min_size=1, max_size=2), st.integers(40, 120)).map(
         lambda pair: pair[0] * pair[1]
     ),
 )
@@ -51,166 +52,91 @@ LAST = st.sampled_from(
 )
 # Mostly it goes on: a run that ends at once has little to get wrong.
 ENDS = st.integers(0, 9).flatmap(lambda n: LAST if n == 9 else st.none())
-NEAR = st.sampled_from([1, 1, -1, 0, 2])
+# A number may be left out.
+NEAR = st.sampled_from([1, 1, 2, 5, -1, 0])
 RUNNERS = st.sampled_from(["r1", "r2"])
-
-
-class Model:
-    """A run as the contract has it. `history` is every event that ever was, by its number."""
-
-    def __init__(self) -> None:
-        self.status, self.runner = "queued", ""
-        self.attempt = self.seq = 0
-        self.text, self.progress, self.end = "", b"", b""
-        self.tools: list[bytes] = []
-        self.history: dict[int, bytes] = {}
-
-    @property
-    def running(self) -> bool:
-        return self.status in ("queued", "running")
-
-    @property
-    def number(self) -> int:
-        return ids.number(self.attempt, self.seq)
-
-    def answer(self, code: str) -> Answer:
-        return code, self.attempt, self.seq
-
-    def append(self, attempt: int, first: int, batch: list[Event]) -> Answer:
-        if attempt < self.attempt or attempt < 1:
-            return self.answer("fenced")
-        if attempt > self.attempt or first > self.seq + 1:
-            return self.answer("gap")
-        if first and batch and first + len(batch) - 1 <= self.seq:
-            return self.answer("dup")
-        if not self.running:
-            return self.answer("ended")
-        return self._write(batch[self.seq + 1 - first if first else 0 :])
-
-    def claim(self, attempt: int, runner: str, first: Event) -> Answer:
-        if self.running and (attempt, runner) == (self.attempt, self.runner):
-            return self.answer("dup")
-        if not self.running:
-            return self.answer("ended")
-        if attempt != self.attempt + 1:
-            return self.answer("fenced")
-        self.status, self.runner, self.attempt, self.seq = "running", runner, attempt, 0
-        self.text, self.progress, self.tools = "", b"", []
-        return self._write([first])
-
-    def end_by_another(self, attempt: int, last: Event) -> Answer:
-        if not self.running:
-            return self.answer("ended")
-        if attempt != self.attempt:
-            return self.answer("fenced")
-        self.attempt = max(1, self.attempt)
-        return self._write([last])
-
-    def _write(self, batch: list[Event]) -> Answer:
-        for event in batch:
-            self.seq += 1
-            self.history[self.number] = event.data
-            if event.op == "t":
-                self.text += event.arg
-            elif event.op == "p":
-                self.progress = event.data
-            elif event.op == "k" and len(b",".join([*self.tools, event.data])) <= 32768:
-                self.tools.append(event.data)
-            elif event.op == "e":
-                self.status, self.end = event.arg, event.data
-        return self.answer("ok")
-
-    def text_at(self, number: int) -> str:
-        """What a reader that has had everything up to there shows."""
-        reader = Reader(0)
-        for at, data in sorted(self.history.items()):
-            if at <= number:
-                reader.take(at, data)
-        return reader.text
-
-
-class Reader:
-    """Folds what `read` gives, as a page does, and accounts for every id of an attempt."""
-
-    def __init__(self, position: int, text: str = "") -> None:
-        self.position, self.text = position, text
-        self.accounted = set(range(1, ids.split(position)[1] + 1))
-        self.ends = 0
-
-    def take(self, number: int, data: bytes) -> None:
-        event = msgspec.json.decode(data)
-        if ids.split(number)[1] == 1:
-            self.accounted = set()
-        if event["type"] == "message.delta":
-            self.text += event["text"]
-        elif event["type"] == "run.restarted":
-            self.text = ""
-        self.ends += events.is_terminal(data)
-        self.accounted.add(ids.split(number)[1])
-        self.position = number
-
-    def fold(self, reading: Reading) -> None:
-        if reading.snapshot is not None:
-            snapshot = msgspec.json.decode(reading.snapshot.data)
-            covered_attempt, covered = ids.split(reading.snapshot.number)
-            attempt, seen = ids.split(self.position)
-            if attempt != covered_attempt or self.position > reading.number:
-                seen, self.accounted = 0, set()
-            assert snapshot["missed"] == covered - seen
-            self.accounted |= set(range(seen + 1, covered + 1))
-            self.text, self.position = snapshot["text"], reading.snapshot.number
-        for entry in reading.entries:
-            assert ids.follows(entry.number, self.position), (entry, self.position)
-            self.take(entry.number, entry.data)
-        assert self.position == reading.number
 
 
 class RunMachine(RuleBasedStateMachine):
     def __init__(self, runner: asyncio.Runner, streams: Streams, redis: Any) -> None:
         super().__init__()
         self.runner, self.streams, self.redis = runner, streams, redis
-        self.model, self.readers, self.run_id = Model(), [Reader(0)], ""
+        self.model, self.readers, self.run_id = Model(), [Ledger()], ""
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
 
-    @initialize(claimed=st.sampled_from([True, True, False]))
-    def create(self, claimed: bool) -> None:
+    @initialize(
+        claimed=st.sampled_from([1, 1, 1, 2, 0]), moves=st.lists(MOVES, min_size=3, max_size=9)
+    )
+    def create(self, claimed: int, moves: list[Move]) -> None:
+        """Mostly with something on its tape, whatever is done to it then."""
         self.run_id = self.wait(queued(self.streams))
         if claimed:
-            self.claim(1, "r1")
+            self.claim_anew(claimed, "r1")
+            self.append_more(moves)
 
-    @rule(step=NEAR, runner=RUNNERS)
-    def claim(self, step: int, runner: str) -> None:
+    @rule(step=NEAR, runner=RUNNERS, rarely=st.integers(0, 3))
+    def claim(self, step: int, runner: str, rarely: int) -> None:
+        if self.model.status != "running" or rarely == 3:
+            self.claim_anew(step, runner)
+
+    def claim_anew(self, step: int, runner: str) -> None:
         attempt = max(0, self.model.attempt + step)
-        first = events.restarted(attempt, "runner_lost")
-        if attempt == 1:
-            first = events.started(self.run_id, "notes", 1)
+        first = events.started(self.run_id, "notes", attempt)
         expected = self.model.claim(attempt, runner, first)
         claimed = self.wait(self.streams.claim(self.run_id, attempt, runner, first))
         if expected[0] in ("ok", "dup"):
             assert isinstance(claimed, Claimed)
-            assert (claimed.attempt, claimed.seq) == expected[1:]
+            assert (claimed.attempt, claimed.seq) == expected[1:3]
         else:
             assert claimed == expected
 
     @rule(
-        batch=BATCHES,
+        moves=BATCHES,
         back=st.one_of(st.none(), st.integers(-2, 5), st.integers(0, 120)),
         stale=st.sampled_from([0, 0, 0, 0, 0, -1, 1]),
         last=ENDS,
     )
     def append(
-        self, batch: list[Event], back: int | None, stale: int, last: Event | None
+        self, moves: list[Move], back: int | None, stale: int, last: Event | None
     ) -> None:
-        """`back` from the next number: a retry or an overlap; ahead of it a gap."""
+        """`back` from the next number: a retry or an overlap; ahead of it a gap. Its parts have
+        the numbers that they would have if all of it were new."""
+        batch = appended(moves, copied(self.model.atoms))
         if last is not None:
-            batch = [*batch, last]
+            batch.append(last)
+        self.append_these(batch, back, stale)
+
+    @rule(moves=st.lists(MOVES, min_size=1, max_size=6))
+    def append_more(self, moves: list[Move]) -> None:
+        self.append_these(appended(moves, copied(self.model.atoms)), None, 0)
+
+    @rule(moves=st.lists(MOVES, min_size=1, max_size=6))
+    def append_in_line(self, moves: list[Move]) -> None:
+        self.append_these(appended(moves, copied(self.model.atoms)), 0, 0)
+
+    @rule(
+        part=st.tuples(st.integers(0, 4), st.one_of(st.none(), st.integers(0, 4))),
+        kind=st.sampled_from(["t", "r"]),
+        before=st.lists(MOVES, max_size=2),
+    )
+    def append_a_part_of_any_number(
+        self, part: tuple[int, int | None], kind: events.Kind, before: list[Move]
+    ) -> None:
+        told = copied(self.model.atoms)
+        batch = appended(before, told)
+        number, continues = part
+        number += max(0, told.parts - 3)
+        shown = str(number) if continues is None else f"{number} {continues}"
+        self.append_these([*batch, events.delta("x", kind, shown)], None, 0)
+
+    def append_these(self, batch: list[Event], back: int | None, stale: int) -> None:
         attempt = self.model.attempt + stale
         first = 0 if back is None else max(1, self.model.seq + 1 - back)
         expected = self.model.append(attempt, first, batch)
-        appended = self.wait(self.streams.append(self.run_id, attempt, batch, first_seq=first))
-        assert appended == expected
+        answer = self.wait(self.streams.append(self.run_id, attempt, batch, first_seq=first))
+        assert answer == expected
         if expected[0] == "ok" and first and batch:
             # Its answer was lost, so the producer sends it again.
             again = self.streams.append(self.run_id, attempt, batch, first_seq=first)
@@ -233,51 +159,126 @@ class RunMachine(RuleBasedStateMachine):
         status = self.wait(self.streams.ask_to_cancel(self.run_id, "asked"))
         assert status == self.model.status
 
+    @rule(chance=st.integers(0, 4))
+    def another_server(self, chance: int) -> None:
+        if chance == 4:
+            self.model.other_server = True
+            self.wait(exchange_server(self.redis, self.run_id))
+
+    @rule(rarely=st.integers(0, 2))
+    def the_stream_expires(self, rarely: int) -> None:
+        if rarely < 2:
+            return
+        self.model.history = []
+        self.wait(self.redis.delete(keys.run(self.run_id).events))
+
     @rule(choice=st.integers(0, 10**6))
     def join_where_one_may_be(self, choice: int) -> None:
-        numbers = [0, *self.model.history]
-        position = numbers[choice % len(numbers)]
-        self.join(Reader(position, self.model.text_at(position)))
+        positions = self.model.positions
+        self.join(deepcopy(positions[choice % len(positions)]))
 
-    @rule(attempt=st.integers(1, 4), seq=st.integers(1, 400))
-    def join_anywhere(self, attempt: int, seq: int) -> None:
-        position = ids.number(attempt, seq)
-        if position not in self.model.history:
-            self.join(Reader(position, "what nobody ever sent"))
+    @rule(choice=st.integers(0, 10**6))
+    def join_within_the_tape(self, choice: int) -> None:
+        """At any place at which some reader could have been cut off."""
+        if self.model.attempt:
+            self.join(self.reader_behind(choice % (len(self.model.atoms.atoms) + 1)))
 
-    def join(self, reader: Reader) -> None:
+    def reader_behind(self, count: int) -> Ledger:
+        """One that has had so many atoms of the tape as it is."""
+        some = Atoms()
+        some.atoms = self.model.atoms.atoms[:count]
+        return some.ledger(self.model.attempt)
+
+    @rule(attempt=st.integers(1, 9), at=st.integers(0, 2000))
+    def join_anywhere(self, attempt: int, at: int) -> None:
+        """Also ahead, or within a character: then it is said, and nothing is made up."""
+        reading = self.wait(self.streams.read(self.run_id, ids.number(attempt, at)))
+        assert reading is not None
+        model = self.model
+        places = {0, *accumulate(atom.width for atom in model.atoms.atoms)}
+        assert reading.is_ahead == ((attempt, at) > (model.attempt, model.atoms.at))
+        if reading.is_ahead:
+            assert reading.entries == []
+        elif attempt < model.attempt:
+            assert reading.restarts == "attempt"
+        else:
+            assert reading.restarts == ("" if at in places else "rewound")
+            assert at in places or reading.entries == []
+
+    def join(self, reader: Ledger) -> None:
         self.follow(reader)
         self.readers.append(reader)
 
     @precondition(lambda self: self.readers)
-    @rule(choice=st.integers(0, 99))
-    def read_on(self, choice: int) -> None:
-        self.follow(self.readers[choice % len(self.readers)])
+    @rule(choice=st.integers(0, 99), log=st.booleans())
+    def read_on(self, choice: int, log: bool) -> None:
+        self.follow(self.readers[choice % len(self.readers)], log=log)
 
-    def follow(self, reader: Reader) -> None:
-        reading = self.wait(self.streams.read(self.run_id, reader.position))
+    def follow(self, reader: Ledger, *, log: bool = False) -> None:
+        for _ in range(1000):
+            if self.read_once(reader, log=log):
+                break
+        model = self.model
+        assert reader.close() == {}
+        assert (reader.at.attempt, reader.at.at) == ids.split(model.number) or not model.attempt
+        assert reader.parts == model.ledger.parts
+        assert (reader.end is None) == model.running
+
+    def read_once(self, reader: Ledger, *, log: bool) -> bool:
+        """Whether that was all."""
+        position = ids.number(reader.at.attempt, reader.at.at)
+        read = self.streams.read_log if log else self.streams.read
+        reading: Reading | None = self.wait(read(self.run_id, position))
         assert reading is not None and reading.status == self.model.status
-        reader.fold(reading)
-        assert reader.position == self.model.number
-        assert reader.text == self.model.text
-        assert reader.accounted == set(range(1, self.model.seq + 1))
-        assert reader.ends <= 1
+        assert not reading.is_ahead and reading.head == self.model.number
+        assert reading.states == self.model.states
+        assert reading.progress == self.model.progress
+        if log:
+            # The hub says it where the attempt changes.
+            for entry in reading.entries:
+                attempt, _ = ids.split(entry.number)
+                if 0 < reader.at.attempt < attempt:
+                    tell_of_a_restart(reader, attempt, "attempt")
+                tell(reader, [entry])
+        else:
+            if reading.restarts:
+                assert reading.restarts == "attempt"
+                tell_of_a_restart(reader, ids.split(reading.head)[0], "attempt")
+            tell(reader, reading.entries)
+        assert reading.is_whole or reading.entries
+        assert not reading.entries or reading.reached == reading.entries[-1].number
+        return reading.is_whole
 
     @invariant()
-    def record_text_and_stream_are_those_of_the_model(self) -> None:
+    def record_text_marks_and_stream_are_those_of_the_model(self) -> None:
         if not self.run_id:
             return
-        model, (record, text, stream) = self.model, self.wait(self._look())
-        assert record[b"status"].decode() == model.status
-        assert (int(record[b"attempt"]), int(record[b"seq"])) == (model.attempt, model.seq)
-        assert record.get(b"progress", b"") == model.progress
-        assert record.get(b"tools", b"") == b",".join(model.tools)
-        assert record.get(b"end", b"") == model.end
-        assert (text or b"").decode() == model.text
-        kept = [(ids.parse(at.decode()), fields[b"e"]) for at, fields in stream]
-        assert kept == sorted(model.history.items())[-100:]
-        ends = [at for at, data in model.history.items() if events.is_terminal(data)]
-        assert ends == ([] if model.running else [model.number])
+        model, (row, text, stream, marks) = self.model, self.wait(self._look())
+        assert row[b"state"].decode() == model.status
+        assert (int(row[b"attempt"]), int(row[b"seq"])) == (model.attempt, model.seq)
+        assert row.get(b"progress", b"") == model.progress
+        at, kind, open_, parts, points, mark_bytes, held, states, _ = row[b"tape"].split()
+        assert (int(at), int(parts), int(states)) == (
+            *(model.atoms.at, model.atoms.parts, model.states),
+        )
+        if model.atoms.open is None:
+            assert kind == b"-"
+        else:
+            assert (kind.decode(), int(open_)) == model.atoms.open
+        # The guard: bytes, marks and openings are the position.
+        assert len(text or b"") + len(marks) == int(at) and len(marks) == int(points)
+        assert sum(len(fields.get(b"m", b"")) for _, fields in marks) - int(mark_bytes) <= 1
+        kept = [
+            (int(fields[b"b"]), ids.parse(where.decode()).number, fields[b"e"])
+            for where, fields in stream
+        ]
+        size = sum(len(data) for _, _, data in kept)
+        assert size <= 256 * 1024 and (size <= int(held) or not kept)
+        assert len(kept) == min(100, len(model.history)) or size > 100_000
+        assert kept == model.history[len(model.history) - len(kept) :]
+        record = self.wait(self.streams.record(self.run_id))
+        assert record is not None and record.parts == model.ledger.parts
+        assert record.tape.at == model.atoms.at
 
     async def _look(self) -> Any:
         key = keys.run(self.run_id)
@@ -285,28 +286,80 @@ class RunMachine(RuleBasedStateMachine):
             pipe.hgetall(key.record)
             pipe.get(key.text)
             pipe.xrange(key.events)
+            pipe.xrange(key.marks)
             return await pipe.execute()
 
     def teardown(self) -> None:
         if self.run_id:
             for reader in self.readers:
                 self.follow(reader)
+            count = len(self.model.atoms.atoms)
+            for behind in range(0, count + 1, 1 + count // 6):
+                if self.model.attempt:
+                    self.follow(self.reader_behind(behind), log=behind % 2 == 1)
             self.wait(forget(self.redis, self.run_id))
 
 
-def test_a_run_is_what_the_model_says(streams_url: str) -> None:
+def drive(url: str, examples: int, **changed: Any) -> None:
     with asyncio.Runner() as runner:
-        redis: Any = connect(streams_url, "test")
+        redis: Any = connect(url, "test")
         streams = Streams(redis, alive_s=120, record_s=600)
-        run_state_machine_as_test(
-            cast(Any, lambda: RunMachine(runner, streams, redis)),
-            settings=settings(
-                max_examples=80,
-                stateful_step_count=30,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                phases=(Phase.reuse, Phase.generate, Phase.shrink),
-                report_multiple_bugs=False,
-            ),
-        )
-        runner.run(redis.aclose())
+        try:
+            run_state_machine_as_test(
+                cast(Any, lambda: RunMachine(runner, streams, redis)),
+                settings=settings(
+                    max_examples=examples,
+                    stateful_step_count=30,
+                    deadline=None,
+                    suppress_health_check=list(HealthCheck),
+                    report_multiple_bugs=False,
+                    **changed,
+                ),
+            )
+        finally:
+            runner.run(redis.aclose())
+
+
+@pytest.mark.timeout(300)
+def test_a_run_is_what_the_model_says(streams_url: str) -> None:
+    drive(streams_url, 60, phases=(Phase.reuse, Phase.generate, Phase.shrink))
+
+
+BROKEN = {
+    "off by one at an opening": (
+        "append",
+        "parts, points, at = op, opened, opened + 1, points + 1, at + 1",
+        "parts, points, at = op, opened, opened + 1, points + 1, at",
+    ),
+    "a mark forgotten": (
+        "append",
+        "if op == 'e' then\n      redis.call('HSET', record, 'state', arg)",
+        "if at % 3 == 0 then\n      redis.call('XDEL', marks, prefix .. at)\n    end\n"
+        "    if op == 'e' then\n      redis.call('HSET', record, 'state', arg)",
+    ),
+    "a piece that ends within a character": (
+        "read",
+        "redis.call('GETRANGE', KEYS[2], start, until_ - 1)",
+        "redis.call('GETRANGE', KEYS[2], start, until_ - 2)",
+    ),
+    "what was seen, once more": ("read", "local start = wanted - passed", "local start = 0"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_on_purpose_is_found(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    script, old, new = BROKEN[name]
+    module, attribute = {
+        "append": (appending, "SCRIPT"),
+        "read": (streams_module, "_READ"),
+    }[script]
+    whole = getattr(module, attribute)
+    assert whole.count(old) == 1
+    monkeypatch.setattr(module, attribute, whole.replace(old, new))
+    with pytest.raises(Exception) as caught:
+        drive(streams_url, 40, phases=(Phase.generate,), database=None)
+    assert not isinstance(caught.value, FailedHealthCheck | ResponseError)
+    with Redis.from_url(streams_url) as client:
+        client.flushall()

@@ -13,13 +13,21 @@ from typing import Any
 import pytest
 
 from plateau_sse.errors import StoreError
-from plateau_sse.store.figures.stats import HOSTS_MOST, Stats
+from plateau_sse.store.figures.by_agent import AGENTS_MOST, NAME_BYTES
+from plateau_sse.store.figures.stats import (
+    CODE_CHARS,
+    CODES_MOST,
+    FIELDS_MOST,
+    HOSTS_MOST,
+    TOKENS_MOST,
+    Stats,
+)
 from plateau_sse.store.figures.tally import NAMES, ROWS, Batch, Board, Row
 from plateau_sse.store.figures.workers import Workers
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from tests.flaky_redis import FlakyRedis
-from tests.store import full, until
+from tests.store import counters, full, until
 
 
 def in_child(act: Callable[[], None], number: signal.Signals = signal.SIGKILL) -> None:
@@ -129,18 +137,18 @@ def test_a_living_process_row_is_nobody_elses() -> None:
     going, leave = os.pipe()
     pid = os.fork()
     if not pid:
-        board.claim().add("snapshots", 7)
+        board.claim().add("readers_slow", 7)
         os.write(writing, b".")
         os.read(going, 1)
         os._exit(0)
     os.read(reading, 1)
     assert list(board.left_behind()) == []
     own = board.claim()
-    own.add("snapshots", 1)
+    own.add("readers_slow", 1)
     os.write(leave, b".")
     os.waitpid(pid, 0)
-    assert [taken(row) for row in board.left_behind()] == [{"snapshots": 7}]
-    assert taken(own) == {"snapshots": 1}
+    assert [taken(row) for row in board.left_behind()] == [{"readers_slow": 7}]
+    assert taken(own) == {"readers_slow": 1}
 
 
 def test_more_processes_than_rows_count_in_memory_of_their_own() -> None:
@@ -176,6 +184,118 @@ def test_a_histogram_counts_each_value_in_one_bucket() -> None:
     assert counts == {"event_lag_0": 2, "event_lag_1": 1, "event_lag_9": 1, "event_lag_10": 1}
 
 
+def test_what_a_killed_process_counted_of_agents_is_theirs() -> None:
+    """Each has its places in another order."""
+    board = Board()
+
+    def count(*agents: str) -> None:
+        row = board.claim()
+        for number, agent in enumerate(agents, 1):
+            row.add_of(agent, "completed", number)
+
+    in_child(lambda: count("a", "b:c"))
+    in_child(lambda: count("b:c", "ü" * (NAME_BYTES // 2), "a"))
+    (row,) = board.left_behind()
+    assert taken(row) == {
+        "agent:a:completed": 4,
+        "agent:b:c:completed": 3,
+        f"agent:{'ü' * (NAME_BYTES // 2)}:completed": 2,
+    }
+
+
+def test_agents_beyond_the_places_are_others() -> None:
+    row = Row()
+    for number in range(AGENTS_MOST + 3):
+        row.add_of(f"a{number}", "completed")
+    for name in ("other", "", "x" * (NAME_BYTES + 1), "a\0b"):
+        row.add_of(name, "cancelled")
+    row.add_of("a0", "a_code_of_its_own")
+    counts = taken(row)
+    assert counts.pop("agent:other:completed") == 3
+    assert counts.pop("agent:other:cancelled") == 4
+    assert counts.pop("agent:a0:other") == 1
+    assert counts == {f"agent:a{number}:completed": 1 for number in range(AGENTS_MOST)}
+
+
+def test_an_end_is_counted_for_all_and_for_its_agent(streams_url: str) -> None:
+    async def scenario() -> None:
+        redis: Any = connect(streams_url, "test")
+        try:
+            stats = Stats(redis)
+            usage = {"input_tokens": 7, "output_tokens": 2**53, "reasoning_tokens": 0}
+            stats.count_end("notes", "completed", usage)
+            stats.count_end("notes", "cancelled")
+            stats.count_end("notes", "timeout")
+            stats.count_end("notes", "my_own_code")
+            assert await counters(stats) == {
+                "runs_completed": 1,
+                "runs_cancelled": 1,
+                "runs_failed_timeout": 1,
+                "runs_failed_other": 1,
+                "agent:notes:completed": 1,
+                "agent:notes:cancelled": 1,
+                "agent:notes:timeout": 1,
+                "agent:notes:other": 1,
+                "agent:notes:input_tokens": 7,
+                "agent:notes:output_tokens": TOKENS_MOST,
+            }
+        finally:
+            await redis.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_codes_of_agents_own_are_named_and_bounded(streams_url: str) -> None:
+    async def scenario() -> None:
+        redis: Any = connect(streams_url, "test")
+        try:
+            one, other = Stats(redis), Stats(redis)
+            for stats in (one, other):
+                for end in ("completed", "timeout", "overcast", "c" * (CODE_CHARS + 1)):
+                    stats.count_end("notes", end)
+                await stats.flush()
+                await stats.flush()
+            assert await one.own_failures() == {"overcast": 2}
+            assert await redis.ttl(keys.own_failures()) > 0
+            for stats in (one, other):
+                for number in range(CODES_MOST):
+                    stats.count_end("notes", f"code_of_{id(stats)}_{number}")
+                stats.count_end("notes", "overcast")
+                await stats.flush()
+            found = await one.own_failures()
+            # What a process has in hand is bounded, too: the last one found no place there.
+            assert len(found) == CODES_MOST and found["overcast"] == 2
+        finally:
+            await redis.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_the_agents_of_a_host_are_bounded(streams_url: str) -> None:
+    """Each process may have called its own as it likes."""
+
+    async def scenario() -> None:
+        redis: Any = connect(streams_url, "test")
+        try:
+            key = keys.stats(socket.gethostname())
+            await redis.hset(
+                key, mapping={f"agent:{n}:completed": 1 for n in range(FIELDS_MOST)}
+            )
+            await redis.expire(key, 60)
+            stats = Stats(redis)
+            stats.count_end("late", "completed")
+            stats.count_end("5", "completed")
+            await stats.flush()
+            fields = await redis.hgetall(key)
+            assert b"agent:late:completed" not in fields
+            assert fields[b"agent:other:completed"] == b"1"
+            assert fields[b"agent:5:completed"] == fields[b"runs_completed"] == b"2"
+        finally:
+            await redis.aclose()
+
+    asyncio.run(scenario())
+
+
 def test_hosts_add_up_and_only_grow(streams_url: str) -> None:
     async def scenario() -> None:
         redis = connect(streams_url, "test")
@@ -183,15 +303,15 @@ def test_hosts_add_up_and_only_grow(streams_url: str) -> None:
         try:
             stats = Stats(redis, board)
             stats.count("cache_hits", 5)
-            assert (await stats.totals())["cache_hits"] == 5
+            assert (await counters(stats))["cache_hits"] == 5
             # A failure whose code is an agent's own, and one that does not exist.
             stats.count("runs_failed_my_own_code")
             with pytest.raises(KeyError):
                 stats.count("cache_hit")
             in_child(lambda: board.claim().add("cache_hits", 7))
-            totals = await stats.totals()
+            totals = await counters(stats)
             assert (totals["cache_hits"], totals["runs_failed_other"]) == (12, 1)
-            assert await stats.totals() == totals
+            assert await counters(stats) == totals
         finally:
             await redis.aclose()
 
@@ -209,7 +329,7 @@ def test_a_store_that_is_away_costs_no_count(streams_url: str) -> None:
                 with pytest.raises(StoreError):
                     await stats.flush()
             flaky.come_back()
-            assert (await stats.totals())["cache_hits"] == 10
+            assert (await counters(stats))["cache_hits"] == 10
             await redis.aclose()
 
     asyncio.run(scenario())
@@ -227,7 +347,7 @@ def test_a_reply_that_was_lost_counts_nothing_twice(streams_url: str) -> None:
                 await stats.flush()
             assert flaky.lost == 2
             stats.count("cache_hits", 2)
-            assert (await stats.totals())["cache_hits"] == 7
+            assert (await counters(stats))["cache_hits"] == 7
             await redis.aclose()
 
     asyncio.run(scenario())
@@ -250,7 +370,7 @@ def test_a_look_that_is_given_up_loses_no_count(streams_url: str) -> None:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
             flaky.go_on()
-            assert (await stats.totals())["cache_hits"] == 5
+            assert (await counters(stats))["cache_hits"] == 5
             await redis.aclose()
 
     async def arrived(url: str) -> object:
@@ -280,7 +400,7 @@ def test_who_sends_for_the_dead_sends_nothing_twice(streams_url: str) -> None:
         redis: Any = connect(streams_url, "test")
         stats = Stats(redis, board)
         assert await redis.hget(keys.stats(stats._host), "cache_hits") == b"5"
-        assert (await stats.totals())["cache_hits"] == 5
+        assert (await counters(stats))["cache_hits"] == 5
         await redis.aclose()
 
     in_child(send_and_die)
@@ -294,7 +414,7 @@ def test_a_full_store_is_told_all_the_same(streams_url: str) -> None:
             stats, workers = Stats(redis), Workers(redis, "web")
             stats.count("runs_refused_store_full", 5)
             await workers.report({"open": 3})
-            assert (await stats.totals())["runs_refused_store_full"] == 5
+            assert (await counters(stats))["runs_refused_store_full"] == 5
             assert [worker["open"] for worker in await workers.all()] == [3]
         finally:
             await redis.aclose()

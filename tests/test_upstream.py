@@ -11,8 +11,6 @@ from typing import Any, cast
 import pytest
 
 from plateau_sse.agents import Message, Run, Yielded
-from plateau_sse.agents.openai import make_openai
-from plateau_sse.settings import Settings
 from tests.raw_model import (
     CLOSE,
     ENDLESS,
@@ -27,7 +25,7 @@ from tests.raw_model import (
     sized,
     stream_of,
 )
-from tests.upstreams import FIRST, LOOPS, POISON, WITHIN_S, ask, in_turn
+from tests.upstreams import FIRST, LOOPS, POISON, WITHIN_S, agent_of, ask, in_turn
 
 KEPT: dict[str, list[Step]] = {
     "a length": [sized(FIRST)],
@@ -150,9 +148,9 @@ FAILED: dict[str, tuple[str, list[Step]]] = {
         [head_of("Content-Length: 9999") + ENDED + ENDED, CLOSE],
     ),
     "an ending, more, and silence": ("upstream_timeout", [chunked(ENDED, ENDED), GO]),
-    "a document of 5 MB": (
+    "a document of 17 MB": (
         "upstream_broken_stream",
-        [sized(b'{"x": "' + b"x" * 5_000_000 + b'"}') + POISON],
+        [sized(b'{"x": "' + b"x" * 17_000_000 + b'"}') + POISON],
     ),
 }
 
@@ -198,7 +196,7 @@ def test_what_fails_leaves_nothing_to_the_next(
 def test_after_the_last_word_nobody_waits_for_long(
     script: list[Step], loop: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plateau_sse.agents.openai.USAGE_S", 0.2)
+    monkeypatch.setattr("plateau_sse.agents.framing.USAGE_S", 0.2)
     with raw_model(script) as model:
         assert in_turn(model, loop) == ["first", "second"]
         assert model.over == [1, 2]
@@ -208,8 +206,7 @@ def test_after_the_last_word_nobody_waits_for_long(
 def test_a_run_that_is_given_up_leaves_nothing_to_the_next(loop: Callable[[], Any]) -> None:
     delta = event({"choices": [{"delta": {"content": "first"}}]})
     with raw_model([chunked(delta), GO, chunk(FIRST) + LAST]) as model:
-        settings = Settings(openai_base_url=model.base_url, openai_model="m")
-        agent = make_openai(settings, silence_s=5)
+        agent = agent_of(model.base_url)
 
         async def main() -> str:
             run = Run("r1", "openai", "Hi", [Message("user", "Hi")], {})
@@ -229,9 +226,7 @@ def test_what_is_packed_in_little_leaves_others_their_turn() -> None:
     """4 MB of blank lines in 4 KB: deadlines and other runs go on meanwhile."""
     bomb = gzip.compress(b"data: \n\n" + b"\n" * 4_000_000)
     with raw_model([sized(bomb, "Content-Encoding: gzip")]) as model:
-        agent = make_openai(
-            Settings(openai_base_url=model.base_url, openai_model="m"), silence_s=5
-        )
+        agent = agent_of(model.base_url)
 
         async def scenario() -> int:
             asking = asyncio.ensure_future(ask(agent))

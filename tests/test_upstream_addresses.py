@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,12 +12,10 @@ from typing import Any, cast
 
 import pytest
 
+from plateau_sse.addresses import target_of
 from plateau_sse.agents import AgentError, Message, Run, Yielded
-from plateau_sse.agents.openai import make_openai
-from plateau_sse.agents.upstream import target_of
-from plateau_sse.settings import Settings
 from tests.raw_model import GO, LAST, Step, chunk, chunked, raw_model, sized, stream_of
-from tests.upstreams import FIRST, LOOPS, POISON, ask, in_turn
+from tests.upstreams import FIRST, LOOPS, POISON, agent_of, ask, in_turn
 
 
 @pytest.mark.parametrize(
@@ -45,8 +41,7 @@ def test_an_address_is_taken_apart(url: str, target: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("url", ["", "box:1/v1", "ftp://box", "http://", "http://box:99999/v1"])
 def test_what_is_no_address_fails_with_a_code(url: str) -> None:
-    settings = Settings(openai_base_url=url, openai_model="m")
-    assert asyncio.run(ask(make_openai(settings))) == "upstream_not_configured"
+    assert asyncio.run(ask(agent_of(url))) == "upstream_not_configured"
 
 
 def test_an_address_that_does_not_answer_is_not_waited_for(
@@ -66,8 +61,7 @@ def test_an_address_that_does_not_answer_is_not_waited_for(
             for address in (deaf.getsockname(), ("127.0.0.1", port))
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
-        settings = Settings(openai_base_url="http://box.example/v1", openai_model="m")
-        agent = make_openai(settings, silence_s=5)
+        agent = agent_of("http://box.example/v1")
         assert asyncio.run(ask(agent)) == "first"
 
 
@@ -79,7 +73,7 @@ def test_an_address_that_does_not_answer_is_not_waited_for(
     ],
 )
 def test_why_nobody_is_reached_is_said_without_the_address(url: str, said: str) -> None:
-    agent = make_openai(Settings(openai_base_url=url, openai_model="m"))
+    agent = agent_of(url)
 
     async def failing() -> str:
         run = Run("r1", "openai", "Hi", [Message("user", "Hi")], {})
@@ -90,28 +84,12 @@ def test_why_nobody_is_reached_is_said_without_the_address(url: str, said: str) 
     assert asyncio.run(failing()) == f"The model's endpoint could not be reached: {said}."
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of `localhost`, signed by itself; with its key."""
-    if not shutil.which("openssl"):
-        pytest.skip("there is no openssl to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    key, found = folder / "key.pem", folder / "localhost.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 "
-        "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    subprocess.run(
-        [*command.split(), "-keyout", key, "-out", found], check=True, capture_output=True
-    )
-    found.write_text(found.read_text() + key.read_text())
-    return found
-
-
 @pytest.fixture
 def secure(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
     """What a server of `localhost` speaks whom clients trust."""
     monkeypatch.setattr("certifi.where", lambda: str(certificate))
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     yield context
@@ -141,6 +119,5 @@ def test_whom_nobody_vouches_for_is_not_asked(certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with raw_model([sized(FIRST)], context) as model:
-        settings = Settings(openai_base_url=model.base_url, openai_model="m")
-        assert asyncio.run(ask(make_openai(settings, silence_s=5))) == "upstream_unreachable"
+        assert asyncio.run(ask(agent_of(model.base_url))) == "upstream_unreachable"
         assert model.requests == []

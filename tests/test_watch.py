@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
+from redis import Redis
 
 from plateau_sse import tasks
 from plateau_sse.live.hub import Hub
@@ -19,10 +20,11 @@ from plateau_sse.ops.watch import Watch
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.figures.workers import Workers
 from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
-from tests.store import until
+from tests.store import counters, until
 
 
 @dataclass
@@ -63,7 +65,7 @@ async def seated(streams_url: str, cache_url: str) -> AsyncIterator[Seat]:
 
 @asynccontextmanager
 async def remembering(seat: Seat) -> AsyncIterator[None]:
-    task = asyncio.create_task(seat.watch.keep_watching())
+    task = asyncio.create_task(seat.watch.keep_watching(lambda _: None))
     try:
         yield
     finally:
@@ -80,6 +82,23 @@ def test_however_many_look_the_servers_are_asked_once(streams_url: str, cache_ur
             # One who must know how it is now is not content with that.
             assert await seat.watch.look(within_s=0) is not found[0]
             assert seat.looks == 2
+
+    asyncio.run(scenario())
+
+
+def test_nobody_is_given_a_look_from_before_the_runner_had_come(
+    streams_url: str, cache_url: str
+) -> None:
+    """While a service comes up: a minute later it would be as fresh as any."""
+
+    async def scenario() -> None:
+        async with seated(streams_url, cache_url) as seat, remembering(seat):
+            before = await seat.watch.look()
+            assert before.depth is not None and before.depth.runners == 0
+            with Redis.from_url(streams_url) as redis:
+                redis.zadd(keys.QUEUE.runners, {"box:8000:1": time.time() * 1000})
+            after = await seat.watch.look()
+            assert after.depth is not None and after.depth.runners == 1
 
     asyncio.run(scenario())
 
@@ -115,6 +134,31 @@ def test_who_asks_how_it_is_now_is_not_told_how_it_was(
     asyncio.run(scenario())
 
 
+def test_runners_disagree_where_that_is_no_deploy(streams_url: str, cache_url: str) -> None:
+    async def scenario() -> None:
+        async with seated(streams_url, cache_url) as seat:
+            redis: Any = connect(streams_url, "test-runners")
+
+            async def apart(*, later: bool = False) -> Any:
+                if later:
+                    seat.watch._apart_since["notes"] -= watch_module.OVERLAP_S
+                return (await seat.watch.look(within_s=0)).apart
+
+            queue = Queue(redis)
+            await queue.take("one", ["notes@1", "words@1"], 0)
+            await queue.take("two", ["notes@2", "words@1"], 0)
+            # They may be about to take turns.
+            assert await apart() == {}
+            assert await apart(later=True) == {"notes": {"1": ["one"], "2": ["two"]}}
+            await queue.hand_back("one", [])
+            assert await apart() == {}
+            await queue.take("one", ["notes@1"], 0)
+            assert await apart() == {}
+            await redis.aclose()
+
+    asyncio.run(scenario())
+
+
 def test_what_is_counted_is_compared_with_a_minute_ago(
     streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +168,7 @@ def test_what_is_counted_is_compared_with_a_minute_ago(
     async def scenario() -> None:
         async with seated(streams_url, cache_url) as seat, remembering(seat):
             seat.stats.count("cache_hits", 100)
-            assert (await seat.stats.totals())["cache_hits"] == 100
+            assert (await counters(seat.stats))["cache_hits"] == 100
 
             async def passed() -> bool:
                 return await seat.lately("cache_hits") == 0

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from plateau_sse.runner import watchdog
+from plateau_sse.runner.marks import MARK, Marks, make_task
 from plateau_sse.runner.watchdog import EXIT_CODE, Watchdog
 from tests.processes import serving, wait_until
 
@@ -27,9 +28,10 @@ def test_it_names_the_agent_whose_task_holds_the_loop(
         left.wait(10)
 
     async def scenario() -> None:
+        marks = Marks(1)
+        asyncio.get_running_loop().set_task_factory(make_task)
         watching = Watchdog(
-            asyncio.get_running_loop(),
-            lambda: {"agent r1": ("r1", "sleepy")},
+            marks,
             ended.append,
             timeout_s=0.5,
             leave=lambda code: left.set() if code == EXIT_CODE else None,
@@ -37,7 +39,9 @@ def test_it_names_the_agent_whose_task_holds_the_loop(
         watching.start()
         beating = asyncio.create_task(watching.keep_beating())
         await asyncio.sleep(0)
-        await asyncio.create_task(agent(), name="agent r1")
+        with marks.of("r1", "sleepy") as mark:
+            MARK.set(mark)
+            await asyncio.create_task(agent())
         beating.cancel()
         watching.stop()
 
@@ -47,25 +51,34 @@ def test_it_names_the_agent_whose_task_holds_the_loop(
 
 
 BLOCKING = """
-import time
+import asyncio, time
 
 async def blocking(run):
     yield "before "
     time.sleep(60)
     yield "after"
 
+async def in_a_task(run):
+    async def step():
+        time.sleep(60)
+    yield "before "
+    await asyncio.gather(asyncio.sleep(1000), step())
+
 async def patient(run):
-    import asyncio
     for i in range(10):
         yield f"{i} "
         await asyncio.sleep(0.2)
 """
 
 
-def test_a_blocking_agent_ends_at_its_deadline_and_the_others_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("agent", ["blocking", "in_a_task"])
+def test_a_blocking_agent_ends_at_its_deadline_and_the_others_go_on(
+    tmp_path: Path, agent: str
+) -> None:
     (tmp_path / "agents_that_block.py").write_text(BLOCKING)
-    agents = "blocking=agents_that_block:blocking,patient=agents_that_block:patient"
-    env = {"AGENTS": agents, "RUN_TIMEOUT_S": "7"}
+    agents = f"blocking=agents_that_block:{agent},patient=agents_that_block:patient"
+    # The other's attempt is not one that counts.
+    env = {"AGENTS": agents, "RUN_TIMEOUT_S": "7", "MAX_ATTEMPTS": "1"}
     with (
         serving(tmp_path / "data", env=env, cwd=tmp_path) as plateau,
         httpx.Client(base_url=plateau.url, timeout=60, trust_env=False) as client,

@@ -10,6 +10,7 @@ import uvloop
 
 from plateau_sse.errors import StoreUnavailable
 from plateau_sse.live.hub import Hub
+from plateau_sse.live.subscription import Subscription
 from plateau_sse.store.redis.connections import connect, single_connection
 from plateau_sse.store.redis.wire import Wire
 from plateau_sse.store.runs.streams import Streams
@@ -78,6 +79,7 @@ def test_who_joins_in_the_turn_in_which_the_connection_ends_is_served(
                 if len(joining) < len(runs):
                     asyncio.get_running_loop().call_soon(join_in_turn)
 
+            assert isinstance(hub._subscription, Subscription)
             wire = hub._subscription._wire
             assert wire is not None
             wire.closed.add_done_callback(ended)

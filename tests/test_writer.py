@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from typing import Any
 
 import pytest
 
-from plateau_sse.runner.writer import (
-    COALESCE_S,
-    PENDING_CHARS,
-    PENDING_EVENTS,
-    Refused,
-    Writer,
-)
+from plateau_sse.runner.holding import COALESCE_S
+from plateau_sse.runner.writer import PENDING_CHARS, PENDING_EVENTS, Refused, Writer
 from plateau_sse.store.redis import keys
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.events import Event
@@ -32,10 +28,11 @@ from tests.store import (
     text_of,
     until,
 )
+from tests.writers import assert_same_tape, say, writer_of
 
 
 def step(number: int) -> Event:
-    return events.progress(number, 1000, "", "", 0.0)
+    return events.step(str(number))
 
 
 async def fill_until_refused(writer: Writer) -> str:
@@ -43,7 +40,7 @@ async def fill_until_refused(writer: Writer) -> str:
     async with asyncio.timeout(15):
         with pytest.raises(Refused) as caught:
             while True:
-                await writer.text("z")
+                await say(writer, "z")
                 await asyncio.sleep(0.001)
     return caught.value.code
 
@@ -51,12 +48,12 @@ async def fill_until_refused(writer: Writer) -> str:
 def test_everything_arrives_in_the_order_in_which_it_was_put(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id, chance = await running(streams), random.Random(1)
-        writer, put = Writer(streams, run_id, 1, 1), ["S"]
+        writer, put = writer_of(streams, run_id), ["S"]
         for number in range(40):
             for _ in range(chance.randrange(4)):
                 piece = chance.choice(["a", "é", "雪", "🏔 ", "\n"])
                 put.append(piece)
-                await writer.text(piece)
+                await say(writer, piece)
             put.append(f"<{number}>")
             await writer.event(step(number))
             if chance.random() < 0.3:
@@ -65,8 +62,9 @@ def test_everything_arrives_in_the_order_in_which_it_was_put(streams_url: str) -
 
         told = [decoded(data) for _, data in await stream_of(redis, run_id)]
         assert told[0]["type"] == "run.started" and told[-1]["type"] == "run.completed"
-        shown = [one["text"] if "text" in one else f"<{one['step']}>" for one in told[1:-1]]
+        shown = [one["text"] if "text" in one else f"<{one['name']}>" for one in told[1:-1]]
         assert "".join(["S", *shown]) == "".join(put)
+        await assert_same_tape(streams, run_id, writer)
 
     on_streams(streams_url, scenario)
 
@@ -74,8 +72,8 @@ def test_everything_arrives_in_the_order_in_which_it_was_put(streams_url: str) -
 def test_the_first_piece_goes_out_at_once_and_alone(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
-        await writer.text("first")
+        writer = writer_of(streams, run_id)
+        await say(writer, "first")
 
         async def there() -> bool:
             return await text_of(redis, run_id) == "first"
@@ -83,7 +81,7 @@ def test_the_first_piece_goes_out_at_once_and_alone(streams_url: str) -> None:
         # Nothing follows it that would push it out.
         await until(there, "the first piece is in the stream")
         for piece in ("and ", "the ", "rest"):
-            await writer.text(piece)
+            await say(writer, piece)
         await writer.finish(done())
         deltas = [decoded(data)["text"] for _, data in (await stream_of(redis, run_id))[1:-1]]
         assert deltas == ["first", "and the rest"]
@@ -94,13 +92,15 @@ def test_the_first_piece_goes_out_at_once_and_alone(streams_url: str) -> None:
 def test_10000_pieces_without_a_pause_are_few_events(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
+        writer = writer_of(streams, run_id)
         pieces = [f"{i}雪 " for i in range(10_000)]
         for piece in pieces:
-            await writer.text(piece)
+            await say(writer, piece)
         await writer.finish(done())
         assert await text_of(redis, run_id) == "".join(pieces)
-        assert await redis.xlen(keys.run(run_id).events) <= 6
+        # As few as their bounds allow, which are half full where they are least.
+        most = 6 + len("".join(pieces).encode()) // (events.TEXT_BYTES // 2)
+        assert await redis.xlen(keys.run(run_id).events) <= most
 
     on_streams(streams_url, scenario)
 
@@ -108,10 +108,10 @@ def test_10000_pieces_without_a_pause_are_few_events(streams_url: str) -> None:
 def test_pieces_are_gathered_for_about_30_ms(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer, began = Writer(streams, run_id, 1, 1), time.monotonic()
+        writer, began = writer_of(streams, run_id), time.monotonic()
         pieces = [f"{i} " for i in range(300)]
         for piece in pieces:
-            await writer.text(piece)
+            await say(writer, piece)
             # A model's pace: the loop has turns in between.
             await asyncio.sleep(0.001)
         await writer.finish(done())
@@ -126,17 +126,19 @@ def test_pieces_are_gathered_for_about_30_ms(streams_url: str) -> None:
 def test_a_text_is_closed_by_what_comes_after_it(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
+        writer = writer_of(streams, run_id)
         for number in range(150):
-            await writer.text("a")
-            await writer.text("b")
+            await say(writer, "a")
+            await say(writer, "b")
             await writer.event(step(number))
         await writer.finish(done())
         told = [decoded(data) for _, data in await stream_of(redis, run_id)][:-1]
-        assert [one.get("text") or one["step"] for one in told[-4:]] == ["ab", 148, "ab", 149]
+        said = [one.get("text") or one["name"] for one in told[-4:]]
+        assert said == ["ab", "148", "ab", "149"]
         assert await text_of(redis, run_id) == "ab" * 150
         # The very first piece waits for nothing.
         assert int(await redis.hget(keys.run(run_id).record, "seq")) == 1 + 301 + 1
+        await assert_same_tape(streams, run_id, writer)
 
     on_streams(streams_url, scenario)
 
@@ -144,8 +146,8 @@ def test_a_text_is_closed_by_what_comes_after_it(streams_url: str) -> None:
 def test_an_end_without_anything_before_it(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        await Writer(streams, run_id, 1, 1).finish(
-            done(), usage={"input_tokens": 1}, output="o"
+        await writer_of(streams, run_id).finish(
+            events.completed({"input_tokens": 1}, cached=False, duration_ms=1), output="o"
         )
         record = await streams.record(run_id)
         assert record is not None
@@ -159,8 +161,8 @@ def test_an_end_without_anything_before_it(streams_url: str) -> None:
 def test_what_the_script_refuses_ends_the_writer(streams_url: str, code: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
-        await writer.text("ours")
+        writer = writer_of(streams, run_id)
+        await say(writer, "ours")
 
         async def there() -> bool:
             return await text_of(redis, run_id) == "ours"
@@ -189,7 +191,7 @@ def test_what_the_script_refuses_ends_the_writer(streams_url: str, code: str) ->
 def test_the_end_can_be_what_is_refused(streams_url: str, code: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
+        writer = writer_of(streams, run_id)
         if code == "fenced":
             await claim(streams, run_id, 2, "r2")
         elif code == "ended":
@@ -199,7 +201,7 @@ def test_the_end_can_be_what_is_refused(streams_url: str, code: str) -> None:
         else:
             await forget(redis, run_id)
         before = await everything(redis, run_id)
-        await writer.text("z")
+        await say(writer, "z")
         with pytest.raises(Refused) as caught:
             await writer.finish(done())
         await writer.abandon()
@@ -209,12 +211,38 @@ def test_the_end_can_be_what_is_refused(streams_url: str, code: str) -> None:
     on_streams(streams_url, scenario)
 
 
+def test_of_what_was_refused_behind_whoever_abandons_nothing_is_logged(
+    streams_url: str,
+) -> None:
+    async def scenario(streams: Streams, redis: Any) -> None:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: told.append(context)
+        )
+        run_id = await running(streams)
+        writer = writer_of(streams, run_id)
+        await claim(streams, run_id, 2, "r2")
+        await say(writer, "z")
+        # Nobody settles: it is refused on its own.
+        await until(is_refused, "it is refused")
+        await writer.abandon()
+        del writer
+        gc.collect()
+        await asyncio.sleep(0)
+        assert not told
+
+    async def is_refused() -> bool:
+        return not [it for it in asyncio.all_tasks() if "_flush" in repr(it.get_coro())]
+
+    on_streams(streams_url, scenario)
+
+
 def test_who_abandons_writes_nothing_more(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
+        writer = writer_of(streams, run_id)
         await writer.abandon()
-        await writer.text("a")
+        await say(writer, "a")
         await writer.abandon()
         before = await everything(redis, run_id)
         # The connections are whole: nobody gets another command's reply.

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from plateau_sse.errors import StoreFull, StoreUnavailable
 from plateau_sse.runner.writer import PENDING_CHARS, PENDING_EVENTS, RING, Refused, Writer
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs import events
+from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.store import (
@@ -20,6 +22,7 @@ from tests.store import (
     decoded,
     done,
     everything,
+    full,
     on_streams,
     queued,
     running,
@@ -27,6 +30,9 @@ from tests.store import (
     text_of,
     until,
 )
+from tests.writers import Recorder, assert_same_tape, say, tape_of, writer_of
+
+ENDS = ("completed", "failed", "cancelled")
 
 
 def over_flaky(
@@ -49,15 +55,20 @@ def over_flaky(
     on_streams(url, opened)
 
 
-async def assert_whole(redis: Any, run_id: str, text: str) -> None:
-    """The run has ended once, with this text, and its numbers have no hole."""
+async def assert_whole(
+    streams: Streams, redis: Any, writer: Writer, run_id: str, text: str
+) -> None:
+    """The run has ended once, with this text, and its positions have no hole."""
     assert await text_of(redis, run_id) == text
-    stream = await stream_of(redis, run_id)
-    assert [entry_id for entry_id, _ in stream] == [f"1-{i + 1}" for i in range(len(stream))]
-    told = [decoded(data) for _, data in stream]
+    await assert_same_tape(streams, run_id, writer)
+    at = 0
+    for entry_id, fields in await redis.xrange(keys.run(run_id).events):
+        assert int(fields[b"b"]) == at
+        at = int(entry_id.partition(b"-")[2])
+    told = [decoded(data) for _, data in await stream_of(redis, run_id)]
     assert "".join(one.get("text", "") for one in told) == text
-    assert [events.is_terminal(data) for _, data in stream].count(True) == 1
-    assert events.is_terminal(stream[-1][1])
+    ends = [one["type"] for one in told if one["type"].removeprefix("run.") in ENDS]
+    assert len(ends) == 1 and told[-1]["type"] == ends[0]
 
 
 @pytest.mark.parametrize("losses", [1, 2, 4])
@@ -65,8 +76,8 @@ def test_a_batch_whose_reply_is_lost_is_sent_again_and_recognised(
     streams_url: str, losses: int
 ) -> None:
     async def scenario(flaky: FlakyRedis, streams: Streams, run_id: str, redis: Any) -> None:
-        writer = Writer(streams, run_id, 1, 1)
-        await writer.text("warm ")
+        writer = writer_of(streams, run_id)
+        await say(writer, "warm ")
 
         async def warm() -> bool:
             return await text_of(redis, run_id) == "warm "
@@ -74,7 +85,7 @@ def test_a_batch_whose_reply_is_lost_is_sent_again_and_recognised(
         await until(warm, "the scripts are known")
         flaky.lose_replies(losses)
         for piece in ("a", "b", "c"):
-            await writer.text(piece)
+            await say(writer, piece)
             await asyncio.sleep(0)
 
         async def lost() -> bool:
@@ -82,10 +93,10 @@ def test_a_batch_whose_reply_is_lost_is_sent_again_and_recognised(
 
         await until(lost, "the replies are lost")
         flaky.lose_replies(losses)
-        await writer.text("d")
+        await say(writer, "d")
         await writer.finish(done())
         flaky.lose_replies(0)
-        await assert_whole(redis, run_id, "warm abcd")
+        await assert_whole(streams, redis, writer, run_id, "warm abcd")
 
     over_flaky(streams_url, scenario)
 
@@ -93,11 +104,11 @@ def test_a_batch_whose_reply_is_lost_is_sent_again_and_recognised(
 @pytest.mark.parametrize("losses", [1, 3])
 def test_an_end_whose_reply_is_lost_is_the_only_end(streams_url: str, losses: int) -> None:
     async def scenario(flaky: FlakyRedis, streams: Streams, run_id: str, redis: Any) -> None:
-        writer = Writer(streams, run_id, 1, 1)
+        writer = writer_of(streams, run_id)
         flaky.lose_replies(losses)
         await writer.finish(done(), output="o")
         assert flaky.lost == losses
-        await assert_whole(redis, run_id, "")
+        await assert_whole(streams, redis, writer, run_id, "")
         record = await streams.record(run_id)
         assert record is not None and record.output == "o"
 
@@ -117,10 +128,10 @@ def test_a_claim_whose_reply_is_lost_is_one_claim(streams_url: str) -> None:
 
 def test_a_store_that_is_away_is_waited_for(streams_url: str) -> None:
     async def scenario(flaky: FlakyRedis, streams: Streams, run_id: str, redis: Any) -> None:
-        writer = Writer(streams, run_id, 1, 1)
-        await writer.text("before ")
+        writer = writer_of(streams, run_id)
+        await say(writer, "before ")
         await flaky.go_away()
-        await writer.text("meanwhile ")
+        await say(writer, "meanwhile ")
         ending = asyncio.create_task(writer.finish(done()))
 
         async def tried() -> bool:
@@ -130,7 +141,7 @@ def test_a_store_that_is_away_is_waited_for(streams_url: str) -> None:
         assert not ending.done()
         flaky.come_back()
         await ending
-        await assert_whole(redis, run_id, "before meanwhile ")
+        await assert_whole(streams, redis, writer, run_id, "before meanwhile ")
 
     over_flaky(streams_url, scenario)
 
@@ -149,14 +160,14 @@ def test_a_producer_that_is_faster_than_the_store_waits(
     streams_url: str, as_text: bool, most: int
 ) -> None:
     async def scenario(flaky: FlakyRedis, streams: Streams, run_id: str, redis: Any) -> None:
-        writer, taken, piece = Writer(streams, run_id, 1, 1), 0, "x" * 999 + "\n"
+        writer, taken, piece = writer_of(streams, run_id), 0, "x" * 999 + "\n"
         count = 200 if as_text else 5 * PENDING_EVENTS
 
         async def produce() -> None:
             nonlocal taken
             for i in range(count):
                 if as_text:
-                    await writer.text(piece)
+                    await say(writer, piece)
                 else:
                     await writer.event(events.progress(i, count, "", "", 0.0))
                 taken += len(piece) if as_text else 1
@@ -177,8 +188,8 @@ def test_a_producer_that_is_faster_than_the_store_waits(
         await producing
         await writer.finish(done())
         if as_text:
-            await assert_whole(redis, run_id, piece * count)
-        assert await redis.hget(keys.run(run_id).record, "status") == b"completed"
+            await assert_whole(streams, redis, writer, run_id, piece * count)
+        assert await redis.hget(keys.run(run_id).record, "state") == b"completed"
 
     over_flaky(streams_url, scenario)
 
@@ -187,15 +198,15 @@ def test_what_a_burst_leaves_behind_needs_nothing_more_to_be_sent(streams_url: s
     """The agent may say nothing for a minute after it."""
 
     async def scenario(flaky: FlakyRedis, streams: Streams, run_id: str, redis: Any) -> None:
-        writer = Writer(streams, run_id, 1, 1)
+        writer = writer_of(streams, run_id)
         flaky.hold_replies()
-        await writer.text("a")
+        await say(writer, "a")
 
         async def on_its_way() -> bool:
             return await text_of(redis, run_id) == "a"
 
         await until(on_its_way, "the first piece is in the stream, its reply is not here")
-        burst = asyncio.create_task(writer.text("b" * (PENDING_CHARS + 1)))
+        burst = asyncio.create_task(say(writer, "b" * (PENDING_CHARS + 1)))
         await asyncio.sleep(0)
         flaky.go_on()
         await burst
@@ -213,13 +224,13 @@ def test_a_producer_cancelled_while_it_waits_loses_nothing(streams_url: str) -> 
     """Its batch is in the stream, its reply is not here: what comes next is no repeat of it."""
 
     async def scenario(flaky: FlakyRedis, streams: Streams, run_id: str, redis: Any) -> None:
-        writer = Writer(streams, run_id, 1, 1)
+        writer = writer_of(streams, run_id)
         first, second = "x" * PENDING_CHARS, "y" * (PENDING_CHARS + 1)
         flaky.hold_replies()
 
         async def produce() -> None:
-            await writer.text(first)
-            await writer.text(second)
+            await say(writer, first)
+            await say(writer, second)
 
         producing = asyncio.create_task(produce())
 
@@ -232,40 +243,48 @@ def test_a_producer_cancelled_while_it_waits_loses_nothing(streams_url: str) -> 
         await asyncio.gather(producing, return_exceptions=True)
         flaky.go_on()
         await writer.finish(events.cancelled("asked"))
-        await assert_whole(redis, run_id, first + second)
+        await assert_whole(streams, redis, writer, run_id, first + second)
         record = await streams.record(run_id)
         assert record is not None and record.status == "cancelled"
 
     over_flaky(streams_url, scenario)
 
 
-async def rewind(redis: Any, run_id: str, seq: int) -> None:
-    """Let the store forget everything after event `seq` of the first attempt."""
-    key = keys.run(run_id)
-    text = await text_of(redis, run_id)
-    stream = await stream_of(redis, run_id)
-    lost = [data for entry_id, data in stream if ids.parse(entry_id) > ids.number(1, seq)]
-    for data in reversed(lost):
-        text = text.removesuffix(decoded(data).get("text", ""))
-    await redis.delete(key.events)
-    for entry_id, data in stream[: -len(lost)]:
-        await redis.xadd(key.events, {"e": data}, id=entry_id)
-    await redis.expire(key.events, 60)
-    await redis.hset(key.record, "seq", seq)
-    await redis.set(key.text, text, keepttl=True)
+async def saved(redis: Any, run_id: str) -> list[tuple[str, bytes]]:
+    """The run as the store has it, to be brought back by `rewind`."""
+    names = list(keys.run(run_id))
+    return [(name, dump) for name in names if (dump := await redis.dump(name)) is not None]
+
+
+async def rewind(redis: Any, run_id: str, kept: list[tuple[str, bytes]]) -> None:
+    """Let the store forget everything that has happened since."""
+    await redis.delete(*keys.run(run_id))
+    for name, dump in kept:
+        await redis.restore(name, 60_000, dump)
+
+
+async def seq_of(redis: Any, run_id: str) -> int:
+    return int(await redis.hget(keys.run(run_id).record, "seq"))
 
 
 async def write_alone(writer: Writer, redis: Any, run_id: str, count: int) -> None:
-    """`count` events, none of them coalesced."""
+    """`count` events, none of them coalesced, and all of them in the stream."""
+    before = await seq_of(redis, run_id)
     for i in range(count):
-        await writer.text(f"{i} ")
-        await writer.event(events.progress(i, count, "", "", 0.0))
+        if i % 2:
+            await writer.event(events.step(f"{i}"))
+        else:
+            await say(writer, f"{i} ")
 
     async def there() -> bool:
-        seq = await redis.hget(keys.run(run_id).record, "seq")
-        return int(seq) == 1 + 2 * count
+        return await seq_of(redis, run_id) == before + count
 
-    await until(there, f"{2 * count} events are in the stream")
+    await until(there, f"{count} events are in the stream")
+
+
+def written(*counts: int) -> str:
+    """The text of `write_alone`, once for each."""
+    return "".join(f"{i} " for count in counts for i in range(0, count, 2))
 
 
 @pytest.mark.parametrize("lost", [1, 2, 39])
@@ -274,14 +293,17 @@ def test_a_store_that_lost_its_last_appends_gets_them_again(
 ) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
-        await write_alone(writer, redis, run_id, 20)
-        before = await everything(redis, run_id)
-        await rewind(redis, run_id, 41 - lost)
-        await writer.text("end")
+        writer, kept = writer_of(streams, run_id), 20
+        await write_alone(writer, redis, run_id, kept)
+        before = await saved(redis, run_id)
+        await write_alone(writer, redis, run_id, lost)
+        told = await stream_of(redis, run_id)
+        await rewind(redis, run_id, before)
+        await say(writer, "end")
         await writer.finish(done())
-        await assert_whole(redis, run_id, "".join(f"{i} " for i in range(20)) + "end")
-        assert (await everything(redis, run_id))[2][:41] == before[2]
+        text = written(kept, lost) + "end"
+        await assert_whole(streams, redis, writer, run_id, text)
+        assert (await stream_of(redis, run_id))[: len(told)] == told
 
     on_streams(streams_url, scenario)
 
@@ -289,19 +311,21 @@ def test_a_store_that_lost_its_last_appends_gets_them_again(
 def test_it_may_lose_them_twice_and_the_end_too(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
-        await write_alone(writer, redis, run_id, 10)
-        await rewind(redis, run_id, 5)
-        await writer.text("more ")
+        writer = writer_of(streams, run_id)
+        await write_alone(writer, redis, run_id, 4)
+        first = await saved(redis, run_id)
+        await write_alone(writer, redis, run_id, 4)
+        await rewind(redis, run_id, first)
+        await say(writer, "more ")
 
         async def there() -> bool:
             return (await text_of(redis, run_id)).endswith("more ")
 
         await until(there, "what was lost is back")
-        await rewind(redis, run_id, 3)
+        await rewind(redis, run_id, first)
         await writer.finish(done())
-        text = "".join(f"{i} " for i in range(10)) + "more "
-        await assert_whole(redis, run_id, text)
+        text = written(4, 4) + "more "
+        await assert_whole(streams, redis, writer, run_id, text)
 
     on_streams(streams_url, scenario)
 
@@ -309,14 +333,12 @@ def test_it_may_lose_them_twice_and_the_end_too(streams_url: str) -> None:
 def test_what_is_gone_from_the_ring_cannot_be_sent_again(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
-        await write_alone(writer, redis, run_id, 70)
-        key = keys.run(run_id)
-        seq = 141 - RING - 1
-        await redis.delete(key.events)
-        await redis.hset(key.record, "seq", seq)
+        writer = writer_of(streams, run_id)
+        kept = await saved(redis, run_id)
+        await write_alone(writer, redis, run_id, RING + 1)
+        await rewind(redis, run_id, kept)
         before = await everything(redis, run_id)
-        await writer.text("end")
+        await say(writer, "end")
         with pytest.raises(Refused) as caught:
             await writer.finish(done())
         await writer.abandon()
@@ -328,13 +350,122 @@ def test_what_is_gone_from_the_ring_cannot_be_sent_again(streams_url: str) -> No
 
 def test_a_store_from_before_the_attempt_is_left_to_another_one(streams_url: str) -> None:
     async def scenario(streams: Streams, redis: Any) -> None:
-        run_id = await running(streams)
-        writer = Writer(streams, run_id, 1, 1)
-        await writer.text("a")
-        await redis.hset(keys.run(run_id).record, mapping={"attempt": 0, "seq": 0})
+        run_id = await queued(streams)
+        kept = await saved(redis, run_id)
+        await claim(streams, run_id, 1)
+        writer = writer_of(streams, run_id)
+        await say(writer, "a")
+        await rewind(redis, run_id, kept)
         with pytest.raises(Refused) as caught:
             await writer.finish(done())
         await writer.abandon()
         assert caught.value.code == "gap"
+
+    on_streams(streams_url, scenario)
+
+
+FULL = StoreFull("no room")
+
+
+def test_a_full_store_is_waited_for_as_long_as_the_attempt_lasts() -> None:
+    async def scenario() -> None:
+        recorder = Recorder()
+        recorder.faults = [FULL, FULL, StoreUnavailable("away"), FULL]
+        writer = Writer(recorder, "r", 1, tape_of("r"))  # type: ignore[arg-type]
+        # One batch on its way, and one that waits for it.
+        await say(writer, "x" * (PENDING_CHARS + 1))
+        await say(writer, "x" * (PENDING_CHARS + 1))
+        assert not recorder.faults and recorder.events
+        assert await writer.finish(done()) == done()
+        assert recorder.ends == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("waits", ["text", "nothing"])
+@pytest.mark.parametrize(
+    ("last", "ended"),
+    [
+        (done(), "failed"),
+        (events.failed("agent_error", "", retryable=False), "failed"),
+        (events.cancelled("asked"), "cancelled"),
+    ],
+)
+def test_a_store_that_stays_full_gets_an_end_alone(
+    monkeypatch: pytest.MonkeyPatch, waits: str, last: Event, ended: str
+) -> None:
+    monkeypatch.setattr("plateau_sse.runner.writer.FULL_S", 0.2)
+
+    async def scenario() -> None:
+        recorder = Recorder()
+        recorder.faults = [FULL] * 1000
+        writer = Writer(recorder, "r", 1, tape_of("r"))  # type: ignore[arg-type]
+        if waits == "text":
+            await say(writer, "a")
+        given = await writer.finish(last)
+        assert recorder.ends == [given] and recorder.events == []
+        assert given.arg == ended
+        if ended == "failed":
+            told = decoded(given.data)
+            assert (told["code"], told["retryable"]) == ("store_full", True)
+        assert len(given.data) < 256
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("last", "ended"), [(done(), "failed"), (events.cancelled("asked"), "cancelled")]
+)
+def test_who_is_stopped_while_it_waits_for_room_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, last: Event, ended: str
+) -> None:
+    """At once where it is cancelled: nobody waits for what it had still to say."""
+    monkeypatch.setattr("plateau_sse.runner.writer.FULL_S", 0.2 if ended == "failed" else 60)
+
+    async def scenario() -> None:
+        recorder = Recorder()
+        recorder.faults = [FULL] * 1000
+        writer = Writer(recorder, "r", 1, tape_of("r"))  # type: ignore[arg-type]
+
+        async def speak() -> None:
+            while True:
+                await say(writer, "x" * (PENDING_CHARS // 4))
+
+        speaking = asyncio.create_task(speak())
+        await asyncio.wait({speaking}, timeout=0.1)
+        assert not speaking.done()
+        speaking.cancel()
+        await asyncio.wait({speaking})
+        with pytest.raises(StoreFull):
+            await writer.close(last)
+        given = await writer.finish(last)
+        assert recorder.ends == [given] and given.arg == ended
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_run_ends_in_a_store_that_is_really_full(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A little of it is still taken, then nothing but the end."""
+    monkeypatch.setattr("plateau_sse.runner.writer.FULL_S", 0.3)
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        run_id = await running(streams)
+        writer = writer_of(streams, run_id)
+        with full(streams_url):
+            await say(writer, "a little")
+
+            async def there() -> bool:
+                return await text_of(redis, run_id) == "a little"
+
+            await until(there, "a little is taken")
+            await say(writer, "x" * 30_000)
+            last = await writer.finish(done())
+        assert last.arg == "failed"
+        record = await streams.record(run_id)
+        assert record is not None and record.error is not None
+        assert (record.status, record.error["code"]) == ("failed", "store_full")
+        assert record.tape.said() == "a little"
 
     on_streams(streams_url, scenario)

@@ -21,6 +21,13 @@ WITHIN_S = 20
 LOOPS = [uvloop.new_event_loop, asyncio.new_event_loop]
 
 
+def agent_of(url: str, *, retries: int = 0, **settings: Any) -> Any:
+    """The agent of an endpoint that is asked once, if nothing else is said, and is not waited
+    for for long."""
+    values = {"openai_model": "m", "openai_silence_s": 5, "run_timeout_s": 10, **settings}
+    return make_openai(Settings(openai_base_url=url, **values), retries=retries)
+
+
 async def ask(agent: Any) -> str:
     """What it says, or the code that it fails with."""
     run = Run("r1", "openai", "Hi", [Message("user", "Hi")], {})
@@ -33,8 +40,7 @@ async def ask(agent: Any) -> str:
 
 def in_turn(model: RawModel, loop: Callable[[], Any]) -> list[str]:
     """What two runs of one agent are told; between them the script goes on."""
-    settings = Settings(openai_base_url=model.base_url, openai_model="m")
-    agent = make_openai(settings, silence_s=5)
+    agent = agent_of(model.base_url)
 
     async def main() -> list[str]:
         async with asyncio.timeout(WITHIN_S):

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from locustfiles.kit.ledger import TERMINAL
+
 from plateau_sse.eventsource import EventReader
-from plateau_sse.store.runs import ids
-from tests.readers import TERMINAL, Reader, Visit
+from tests.readers import Reader, Visit
 
 # Between two attempts while nobody listens: a browser waits for `retry:`.
 AGAIN_S = 0.1
@@ -111,14 +112,15 @@ class Watched(Reader):
                     self.refused += 1
                     await asyncio.sleep(AGAIN_S)
                     continue
-                self.visits.append(Visit(url, self.last))
+                self.visits.append(Visit(url, self.books.last_id))
                 try:
                     await self._follow_one(connection, url)
                 finally:
                     connection.close()
 
     async def _follow_one(self, connection: socket.socket, url: str) -> None:
-        last = {"Last-Event-ID": ids.show(self.last)} if self.last else {}
+        last_id = self.books.last_id
+        last = {"Last-Event-ID": last_id} if last_id else {}
         chunks, events = Chunks(), EventReader()
         reading = self._read(connection)
         try:
@@ -145,11 +147,9 @@ class Watched(Reader):
             self.arrivals.append(time.monotonic())
             event = json.loads(message.data)
             if message.id is None and event["type"] in TERMINAL:
-                # The end of a run that the store has lost stands at no place in a stream.
+                # The end of a run that the store has lost stands at no place on its tape.
                 assert event["code"] == "record_lost", event
-                self.end = event
-            else:
-                self._hear(message.id, event)
+            self._hear(message.id, event)
 
     async def _read(self, connection: socket.socket) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()

@@ -16,6 +16,8 @@ from plateau_sse.store.runs import ids
 T = TypeVar("T")
 
 STREAM_CAP = 100
+SHOWN_CHARS = 4000
+SOON_S = 15
 # What no fault explains.
 UNEXPECTED = ("Traceback (most recent call last)", "WORKER TIMEOUT", "SIGABRT")
 
@@ -41,12 +43,17 @@ def check_all(outcome: Outcome) -> list[Check]:
         _each(
             "every run completed with its answer", asked, partial(_completed, _kills(outcome))
         ),
+        _each(
+            f"every run began and ended within {SOON_S} s of its faults",
+            [one for one in asked if one.record],
+            partial(_in_time, outcome.faults_over_at),
+        ),
         _each("every reader came to an end", followers, lambda one: one.failure),
-        _each("no id lost, repeated or out of order", ended, _ids_whole),
+        _each("nothing lost, repeated or out of order", ended, _ids_whole),
         _each("one terminal event, as in the record", ended, _as_recorded),
         _each("whoever comes back is told to stop", outcome.rejoined, _told_to_stop),
         _each("no stream is ever longer than 100", outcome.lengths, _bounded),
-        *(_store(outcome.left, asked) if outcome.left else ()),
+        *(_store(outcome.left, outcome.made, outcome.earlier) if outcome.left else ()),
         _each("no log tells of the unexpected", outcome.logs.items(), _calm),
     ]
 
@@ -92,6 +99,19 @@ def _completed(kills: int, asked: Asked) -> str:
     return "" if record["output"] == asked.output else f"{shown}: another answer"
 
 
+def _in_time(over_at: float, asked: Asked) -> str:
+    """Of faults that still went on, one is always the last."""
+    record, shown = asked.record, f"{asked.answer['id']} {asked.text}"
+    if record.get("ended_at") is None:
+        return f"{shown}: has not ended: {record}"
+    began_at = record["started_at"] or record["ended_at"]
+    late_s = began_at - max(over_at, record["created_at"])
+    if late_s > SOON_S:
+        return f"{shown}: began {late_s:.1f} s after the last fault"
+    late_s = record["ended_at"] - max(over_at, began_at) - asked.length_s
+    return f"{shown}: ended {late_s:.1f} s late" if late_s > SOON_S else ""
+
+
 def _ids_whole(follower: Follower) -> str:
     try:
         follower.reader.check_ids()
@@ -109,6 +129,8 @@ def _as_recorded(follower: Follower) -> str:
         return f"{shown}: {ids.show(reader.last)}, the record says attempt {record['attempt']}"
     if record["status"] == "completed" and reader.text != record["output"]:
         return f"{shown}: {len(reader.text)} characters, not {len(record['output'])}"
+    if reader.books.parts != record["parts"]:
+        return f"{shown}: other parts, {len(reader.books.parts)} of {len(record['parts'])}"
     error = record["error"] or {}
     return "" if reader.end.get("code") == error.get("code") else f"{shown}: {error}"
 
@@ -121,9 +143,8 @@ def _bounded(length: int) -> str:
     return "" if length <= STREAM_CAP else f"{length} entries"
 
 
-def _store(left: Left, asked: list[Asked]) -> Iterator[Check]:
-    made = {one.answer["id"] for one in asked if one.answer}
-    found = {key[5:-1] for key in left.records}
+def _store(left: Left, made: frozenset[str], earlier: frozenset[str]) -> Iterator[Check]:
+    found = {key[5:-1] for key in left.records} - earlier
     extra = [f"extra {run}" for run in sorted(found - made)]
     gone = [f"gone {run}" for run in sorted(made - found)]
     yield Check("no run was started twice, none is gone", len(found), extra + gone, [])
@@ -149,4 +170,8 @@ def _none(what: str, count: int) -> str:
 def _calm(log: tuple[str, str]) -> str:
     name, text = log
     counts = {word: text.count(word) for word in UNEXPECTED if word in text}
-    return f"{name}: {counts}" if counts else ""
+    if not counts:
+        return ""
+    # The first of them, and what came with it.
+    at = min(text.index(word) for word in counts)
+    return f"{name}: {counts}\n{text[at : at + SHOWN_CHARS]}"

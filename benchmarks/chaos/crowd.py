@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from tests.readers import Reader
+from tests.readers import Agreed, Reader
 
-from benchmarks.chaos.story import pieces_of
+from benchmarks.chaos.story import OTHER, STORY, pieces_of
 
 # steady reads on; dropping and restless break off, seldom and often, and resume at the other
 # worker (restless resets its connections); slow reads a little at a time; late joins later, or
@@ -27,6 +27,8 @@ SLOW_BITE = 1024
 SLOW_PAUSE_S = (0.0, 0.12)
 # Of the runs a fifth are long enough to fill the socket of a slow reader.
 WIDE, WIDE_SHARE = 700, 0.2
+# A tenth are of an agent that one runner alone has.
+OTHER_SHARE = 0.1
 LEAST_PIECES, MOST_PIECES = 20, 150
 # A run's length on its own, in shares of the time of faults.
 LENGTHS = (0.05, 0.5)
@@ -43,15 +45,21 @@ class Asked:
     at_s: float
     # A client that does not wait for its first answer asks both workers at once.
     twice: bool = False
+    agent: str = STORY
     answer: dict[str, Any] = field(default_factory=dict)
     refusals: Counter[str] = field(default_factory=Counter)
-    ledger: dict[int, int] = field(default_factory=dict)
+    agreed: Agreed = field(default_factory=Agreed)
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output(self) -> str:
         """What the record must say once the run has completed."""
         return "".join(pieces_of(self.text, self.options["count"], self.options["width"]))
+
+    @property
+    def length_s(self) -> float:
+        """Of an attempt that nothing disturbs."""
+        return self.options["count"] * self.options["pause_ms"] / 1000
 
     @property
     def query(self) -> str:
@@ -83,7 +91,8 @@ def plan_runs(seed: int, count: int, seconds: float) -> list[Asked]:
         }
         at_s = seconds * chances.uniform(0, 0.9)
         twice = chances.random() < TWICE_SHARE
-        planned.append(Asked(f"story {seed} {index}", options, at_s, twice))
+        agent = OTHER if chances.random() < OTHER_SHARE else STORY
+        planned.append(Asked(f"story {seed} {index}", options, at_s, twice, agent))
     return planned
 
 
@@ -107,7 +116,7 @@ def _follower(
         "",
         wait_s=lambda: chances.uniform(*BACK_AFTER_S),
         reset=kind == "restless",
-        ledger=asked.ledger,
+        agreed=asked.agreed,
     )
     if kind in DROPS:
         reader.drop = lambda: chances.random() < DROPS[kind]
@@ -138,7 +147,7 @@ async def _ask(
 ) -> dict[str, Any]:
     """A refusal is asked again, elsewhere."""
     chances = random.Random(f"asking {asked.text} {urls[0]}")
-    body = {"agent": "story", "input": asked.text, "options": asked.options}
+    body = {"agent": asked.agent, "input": asked.text, "options": asked.options}
     for url in itertools.cycle(urls):
         try:
             headers = {"Idempotency-Key": key}

@@ -21,13 +21,34 @@ import httpx
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
-from tests.processes import environment, free_ports, wait_until
+from tests.groups import Cluster, Trio
+from tests.processes import REPOSITORY, environment, free_ports, path_of, wait_until
 
+from benchmarks.chaos.story import HOLDER, OTHER, STORY
+from benchmarks.measuring import private_kib
 from plateau_sse.serve.redis_server import Role, options, server_binary
 from plateau_sse.settings import Settings
 
 STORE, CACHE = "streams", "cache"
-AGENTS = "story=benchmarks.chaos.story:story"
+AGENTS = {
+    "AGENTS": f"{STORY}=benchmarks.chaos.story:story,{HOLDER}=benchmarks.chaos.story:holder"
+}
+OTHERS = {"AGENTS": f"{OTHER}=benchmarks.chaos.story:story"}
+# Of those that nothing is done to. What is killed again and again has another age each time
+# that it is measured, and is larger for that alone; and what it leaks goes with it. These live
+# through all that is done to the stores and to others: no agent holds their runner's
+# interpreter, no worker recycles itself, and most runs are still those of runners that die.
+KEPT = "kept"
+KEPT_WEB = {"MAX_REQUESTS": "0"}
+KEPT_RUNNER = {"AGENTS": f"{STORY}=benchmarks.chaos.story:story", "RUNNER_CONCURRENCY": "10"}
+# Of one web process: a host whose clock nobody has set.
+AHEAD_S = 30
+AHEAD = f"""
+import time
+now, now_ns = time.time, time.time_ns
+time.time = lambda: now() + {AHEAD_S}
+time.time_ns = lambda: now_ns() + {AHEAD_S} * 10**9
+"""
 RESTART_AFTER_S = 0.3
 LOOK_EVERY_S = 0.05
 END_WITHIN_S = 20.0
@@ -72,6 +93,11 @@ class Member:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def code(self) -> int | None:
+        """That it has ended with; None while it lives."""
+        return None if self._process is None else self._process.poll()
+
     def send(self, number: signal.Signals) -> bool:
         """Whether it was there to get it."""
         if self._process is None or not self.alive:
@@ -89,6 +115,15 @@ class Member:
                 return True
         return False
 
+    def pids(self) -> list[int]:
+        """It and all below it; none where it is down."""
+        if self._process is None or not self.alive:
+            return []
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._process.pid)
+            return [one.pid for one in (process, *process.children(recursive=True))]
+        return []
+
     def end(self) -> None:
         """Gone, with what was below it, when this returns; kindly, for a while."""
         if self._process is None:
@@ -103,15 +138,23 @@ class Member:
 
 
 class Fleet:
-    """`members` by name. `urls` are those of the web processes, one each."""
+    """`members` by name; to those whose names begin with `KEPT` nothing is done. `urls` are
+    those of the web processes, one each; `group` are the streams' servers where those are
+    several, and no members."""
 
     def __init__(
-        self, members: Sequence[Member], urls: list[str], streams_url: str, cache_url: str
+        self,
+        members: Sequence[Member],
+        urls: list[str],
+        streams_url: str,
+        cache_url: str,
+        group: Trio | Cluster | None = None,
     ) -> None:
         self.members = {member.name: member for member in members}
         self.urls = urls
         self.streams_url = streams_url
         self.cache_url = cache_url
+        self.group = group
 
     @property
     def webs(self) -> list[str]:
@@ -134,6 +177,15 @@ class Fleet:
                     member.start()
             await asyncio.sleep(LOOK_EVERY_S)
 
+    def kept_pids(self) -> list[int]:
+        """Of the processes that nothing is done to: a runner, a web master and its worker."""
+        members = [one for name, one in self.members.items() if name.startswith(KEPT)]
+        return [pid for member in members for pid in member.pids()]
+
+    def kept_mib(self) -> dict[int, float]:
+        """What each of them shares with nobody: others come and go."""
+        return {pid: private_kib([pid]) / 1024 for pid in self.kept_pids()}
+
     def logs(self) -> dict[str, str]:
         return {
             name: member.log.read_text(errors="replace")
@@ -143,33 +195,57 @@ class Fleet:
 
 @contextmanager
 def running(
-    folder: Path, *, webs: int = 2, runners: int = 2, env: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    webs: int = 2,
+    runners: int = 2,
+    env: Mapping[str, str] | None = None,
+    group: Trio | Cluster | None = None,
 ) -> Iterator[Fleet]:
-    """A fleet that is up when the block begins."""
-    store, store_url = _server(STORE, "streams", folder)
+    """A fleet that is up when the block begins; over the servers of `group`, or one of its
+    own."""
     cache, cache_url = _server(CACHE, "cache", folder)
-    common = {"AGENTS": AGENTS, "REDIS_URL": store_url, "CACHE_REDIS_URL": cache_url}
+    servers = {cache: cache_url}
+    if group is None:
+        store, store_url = _server(STORE, "streams", folder)
+        servers = {store: store_url, cache: cache_url}
+    else:
+        store_url = group.url
+    common = {"REDIS_URL": store_url, "CACHE_REDIS_URL": cache_url, **AGENTS}
     common |= env or {}
-    members = [store, cache]
+    members = [*servers]
     for index in range(runners):
         members.append(_service(f"runner{index}", "runner", common, folder))
+    members.append(_service("runner-other", "runner", common | OTHERS, folder))
+    members.append(_service(f"{KEPT}-runner", "runner", common | KEPT_RUNNER, folder))
     urls = []
-    for index in range(webs):
+    for name in (*(f"web{index}" for index in range(webs)), f"{KEPT}-web"):
         port = free_ports(1)
         own = common | {"PORT": str(port), "WEB_CONCURRENCY": "1"}
-        members.append(_service(f"web{index}", "web", own, folder))
+        if name == "web0":
+            own["PYTHONPATH"] = _ahead(folder)
+        if name.startswith(KEPT):
+            own |= KEPT_WEB
+        members.append(_service(name, "web", own, folder))
         urls.append(f"http://127.0.0.1:{port}")
     with ExitStack() as stack:
         for member in members:
             # In the opposite order, those that use the store before the store.
             stack.callback(member.end)
             member.start()
-            if member in (store, cache):
-                url = store_url if member is store else cache_url
+            if url := servers.get(member, ""):
                 wait_until(partial(_answers, url), f"the {member.name} server answers")
         for url in urls:
             wait_until(partial(_is_up, url), f"{url} is up", timeout_s=60)
-        yield Fleet(members, urls, store_url, cache_url)
+        yield Fleet(members, urls, store_url, cache_url, group)
+
+
+def _ahead(folder: Path) -> str:
+    """A PYTHONPATH under which every Python begins with `AHEAD`."""
+    place = folder / "ahead"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(AHEAD)
+    return os.pathsep.join([str(place), path_of(REPOSITORY)])
 
 
 def _service(name: str, command: str, env: Mapping[str, str], folder: Path) -> Member:

@@ -1,18 +1,33 @@
-"""The agent of a chaos run.
+"""The agents of a chaos run.
 
-Invariant: what it says is a function of its input and options, so that every attempt says it.
+Invariant: what they say is a function of input and options, so that every attempt says it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import random
 from collections.abc import AsyncIterator
 
-from plateau_sse.agents import Progress, Run, ToolCall, ToolResult, Usage, Yielded
+from plateau_sse.agents import (
+    Progress,
+    Reasoning,
+    Run,
+    Source,
+    Step,
+    ToolCall,
+    ToolError,
+    ToolResult,
+    Usage,
+    Yielded,
+)
 
 WORDS = "stream plateau memory event reader naïve 雪 🌊 resume worker".split()
-PROGRESS_EVERY, TOOL_EVERY = 20, 25
+STORY, HOLDER, OTHER = "story", "holder", "other"
+# Longer than anybody waits.
+HOLDS_S = 600
+PROGRESS_EVERY, TOOL_EVERY, THOUGHT_EVERY, STEP_EVERY = 20, 25, 9, 40
 
 
 def pieces_of(text: str, count: int, width: int) -> list[str]:
@@ -26,7 +41,8 @@ def pieces_of(text: str, count: int, width: int) -> list[str]:
 
 
 async def story(run: Run) -> AsyncIterator[Yielded]:
-    """`count` pieces of `width` characters, `pause_ms` apart, with progress and tools."""
+    """`count` pieces of `width` characters, `pause_ms` apart, with progress, tools, thoughts
+    and sources between."""
     count = int(run.options["count"])
     for index, piece in enumerate(pieces_of(run.input, count, int(run.options["width"]))):
         if index % PROGRESS_EVERY == 0:
@@ -35,6 +51,22 @@ async def story(run: Run) -> AsyncIterator[Yielded]:
         if index % TOOL_EVERY == 0:
             yield ToolCall(f"call-{index}", "look", {"at": index})
             yield ToolResult(f"call-{index}", f"found {index}")
+            yield Source(f"source-{index}", url=f"https://a.example/{index}")
+        if index % THOUGHT_EVERY == 0:
+            yield Reasoning(f"On {index}: ")
+            yield Reasoning(piece)
+        if index % STEP_EVERY == STEP_EVERY - 1:
+            yield ToolError(f"call-{index}", "broke")
+            yield Step(f"from piece {index}")
         yield piece
         await asyncio.sleep(int(run.options["pause_ms"]) / 1000)
     yield Usage(1, count)
+
+
+async def holder(run: Run) -> AsyncIterator[Yielded]:
+    """What `story` says; its first attempt holds its process up instead, for good."""
+    if run.attempt == 1:
+        # Called without letting go of the lock.
+        ctypes.PyDLL(None).sleep(HOLDS_S)
+    async for item in story(run):
+        yield item

@@ -65,10 +65,7 @@ def _runs(outcome: Outcome) -> Iterator[str]:
 
 def _readers(outcome: Outcome) -> Iterator[str]:
     yield ""
-    yield (
-        "readers     number  connections  snapshots  missed  restarts  delivered"
-        "  silence: median  longest"
-    )
+    yield ("readers     number  connections  restarts  delivered  silence: median  longest")
     for kind in KINDS:
         some = [one.reader for one in outcome.followers if one.kind == kind]
         if not some:
@@ -76,7 +73,6 @@ def _readers(outcome: Outcome) -> Iterator[str]:
         silences = [reader.silence_s for reader in some]
         yield (
             f"  {kind:<9} {len(some):>6}  {sum(r.connections for r in some):>11}"
-            f"  {sum(r.snapshots for r in some):>9}  {sum(r.missed for r in some):>6}"
             f"  {sum(r.restarts for r in some):>8}  {sum(r.heard for r in some):>9}"
             f"  {median(silences):>13.1f} s  {max(silences):>5.1f} s"
         )

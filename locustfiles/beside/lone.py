@@ -45,8 +45,8 @@ def read_one(url: str, file: TextIO) -> None:
     connection = HTTPConnection(parts.netloc, timeout=60)
     body = {"agent": "load", "input": uuid.uuid4().hex, "options": OPTIONS}
     headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
-    if key := os.environ.get("LOAD_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
+    if keys := os.environ.get("LOAD_API_KEY", "").replace(",", " ").split():
+        headers["Authorization"] = f"Bearer {keys[0]}"
     try:
         asked_s = time.time()
         connection.request("POST", f"{parts.path}/v1/runs", json.dumps(body), headers)

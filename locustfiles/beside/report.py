@@ -15,10 +15,12 @@ from typing import Any
 
 import msgspec
 
+from locustfiles.beside import machine
 from locustfiles.beside.sampling import Sample
 
 Table = list[tuple[str, ...]]
 UNKNOWN = "not measured"
+BUSY = "late, on a busy machine"
 
 
 @dataclass(frozen=True)
@@ -131,19 +133,17 @@ def cpu(seen: Seen) -> Table:
     events = seen.row("SSE seen late by the generator")["count"]
     if len(seen.samples) < 2 or not events:
         return []
-    first, last = seen.samples[0], seen.samples[-1]
-    passed_s = last.at_s - first.at_s
+    passed_s = seen.samples[-1].at_s - seen.samples[0].at_s
     table: Table = [("CPU", "seconds", "of one core", "an event")]
-    others_s = last.machine_cpu_s - first.machine_cpu_s
     for name in ("service", "redis", "generator"):
-        field = f"{name}_cpu_s"
-        used_s = getattr(last, field) - getattr(first, field)
-        others_s -= used_s
-        each = f"{used_s / events * 1e6:.0f} µs"
-        table.append((name, f"{used_s:.1f}", f"{used_s / passed_s:.0%}", each))
-    table.append(
-        ("whatever else this machine does", f"{others_s:.1f}", f"{others_s / passed_s:.0%}", "")
-    )
+        used_s = machine.used_s(seen.samples, name)
+        if used_s is not None:
+            each = f"{used_s / events * 1e6:.0f} µs"
+            table.append((name, f"{used_s:.1f}", f"{used_s / passed_s:.0%}", each))
+    others_s = machine.elsewhere_s(seen.samples)
+    if others_s is not None:
+        share = f"{others_s / passed_s:.0%}"
+        table.append(("whatever else this machine does", f"{others_s:.1f}", share, ""))
     return table
 
 
@@ -152,6 +152,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def limits(seen: Seen) -> Table:
+    is_busy = machine.busy_elsewhere(seen.samples) is not None
     table: Table = [("threshold", "measured", "bound", "")]
     for one in seen.verdict["limits"]:
         measured = (
@@ -159,7 +160,8 @@ def limits(seen: Seen) -> Table:
         )
         sign = "≤" if one["most"] else "≥"
         bound = f"{sign} {one['bound']:g}"
-        table.append((one["what"], measured, bound, one["said"]))
+        late = is_busy and one["missed"] and machine.is_time(one)
+        table.append((one["what"], measured, bound, BUSY if late else one["said"]))
     return table
 
 
@@ -180,6 +182,11 @@ def failures(seen: Seen) -> Table:
 def finding(seen: Seen) -> str:
     missed = sum(one["missed"] for one in seen.verdict["limits"])
     said = "every threshold kept" if not missed else f"{missed} thresholds missed"
+    share = machine.busy_elsewhere(seen.samples)
+    if missed and share is not None:
+        said += f", while other work had {share:.0%} of this machine"
+        if machine.excused(seen.verdict["limits"], seen.samples):
+            said += ": that says nothing of the service"
     peak = seen.peak
     memory = f", {peak.all_but_redis:.0f} MiB at most" if peak is not None else ""
     return f"{seen.verdict['shape']}: {seen.readers_most} readers{memory}; {said}"

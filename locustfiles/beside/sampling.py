@@ -6,6 +6,8 @@ Invariant: what could not be measured is None, never 0.
 from __future__ import annotations
 
 import csv
+import os
+import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -28,8 +30,8 @@ NO_SIZES: Sizes = (None, None, None, None)
 @dataclass(frozen=True, slots=True)
 class Sample:
     """PSS in MiB; `readers` are the open event streams, `slow` and `resumed` have been so, as
-    the service counts them. CPU in seconds so far, of processes that are here; `machine_cpu_s`
-    is that of all, ours or not."""
+    the service counts them. CPU in seconds so far, of processes that are here: `kit` is this
+    one and the lone reader, `machine` all, ours or not, and what other machines took of it."""
 
     at_s: float
     all_but_redis: float | None
@@ -39,9 +41,10 @@ class Sample:
     readers: int | None
     slow: int | None
     resumed: int | None
-    service_cpu_s: float
-    redis_cpu_s: float
-    generator_cpu_s: float
+    service_cpu_s: float | None
+    redis_cpu_s: float | None
+    generator_cpu_s: float | None
+    kit_cpu_s: float | None
     machine_cpu_s: float
 
 
@@ -56,11 +59,15 @@ class Sampler:
         self._cpu_s: dict[str, dict[int, float]] = {}
         self.samples: list[Sample] = []
         self.generator: int | None = None
+        self.kit = [os.getpid()]
 
     def take(self) -> Sample:
         told = self._told()
         memory = self._processes() if self._service else _sizes(told)
+        if self._service is None:
+            self._count_told(told)
         sse = told.get("sse", {})
+        self._count("kit", self.kit)
         if self.generator is not None:
             self._count("generator", [self.generator, *_children(self.generator)])
         sample = Sample(
@@ -72,6 +79,7 @@ class Sampler:
             self._used_s("service"),
             self._used_s("redis"),
             self._used_s("generator"),
+            self._used_s("kit"),
             machine_s(),
         )
         self.samples.append(sample)
@@ -109,8 +117,18 @@ class Sampler:
             with suppress(FileNotFoundError, ProcessLookupError):
                 self._cpu_s.setdefault(name, {})[pid] = cpu_s([pid])
 
-    def _used_s(self, name: str) -> float:
-        return round(sum(self._cpu_s.get(name, {}).values()), 2)
+    def _count_told(self, told: dict[str, Any]) -> None:
+        """Of the processes that it tells of, those of this machine."""
+        host = socket.gethostname()
+        for row in told.get("memory", {}).get("processes", []):
+            if row["host"] == host:
+                name = "redis" if row["role"] in SERVERS else "service"
+                self._count(name, [int(row["pid"])])
+
+    def _used_s(self, name: str) -> float | None:
+        if name not in self._cpu_s:
+            return None
+        return round(sum(self._cpu_s[name].values()), 2)
 
     def _told(self) -> dict[str, Any]:
         if not self._token:
@@ -149,9 +167,10 @@ def _sizes(told: dict[str, Any]) -> Sizes:
 
 
 def machine_s() -> float:
-    """CPU that this machine has spent, over all cores: user, nice, system, and interrupts."""
+    """CPU that this machine has spent, over all cores: user, nice, system, interrupts, and
+    what its host gave to others."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()
-    return round(sum(float(fields[column]) for column in (1, 2, 3, 6, 7)) / TICKS, 2)
+    return round(sum(float(fields[column]) for column in (1, 2, 3, 6, 7, 8)) / TICKS, 2)
 
 
 def write(samples: Iterable[Sample], path: Path) -> None:

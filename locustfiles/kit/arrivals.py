@@ -15,16 +15,20 @@ import msgspec
 from geventhttpclient.response import HTTPSocketPoolResponse
 from locust.contrib.fasthttp import FastResponse
 
+from locustfiles.kit.ledger import DELTAS
 from locustfiles.kit.stamps import Stamp
 
 AT_A_TIME = 65_536
 LONGEST = 1024 * 1024
+# Of a frame with a piece of text or of a thought, whatever it catches up with.
+LONGEST_DELTA = 8 * 1024
 # Of a receive buffer; the kernel doubles it.
 LITTLE = 2048
 
 
 class Malformed(Exception):
-    """Not the framing that is promised: LF line ends, `id:`, one `data:` line of JSON."""
+    """Not the framing that is promised: LF line ends, `id:`, one `data:` line of JSON, which is
+    short where it is a delta."""
 
 
 class Cut(ConnectionError):
@@ -66,6 +70,11 @@ class Arrivals:
             self._raw._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE)
 
     def __iter__(self) -> Iterator[Event]:
+        for frame, at_s, seen_s in self.frames():
+            yield Event(*_parse(frame), at_s, seen_s)
+
+    def frames(self) -> Iterator[tuple[bytes, float, float]]:
+        """Without its blank line; when the kernel had its last byte, and when this process."""
         frames = self._frames
         while True:
             data = self._receive()
@@ -79,7 +88,7 @@ class Arrivals:
             while (end := frames.find(b"\n\n")) >= 0:
                 frame = bytes(frames[:end])
                 del frames[: end + 2]
-                yield Event(*_parse(frame), self._stamp.at_s or seen_s, seen_s)
+                yield frame, self._stamp.at_s or seen_s, seen_s
                 self._take_lines()
             if len(frames) > LONGEST:
                 raise Malformed(f"a frame of more than {LONGEST} bytes")
@@ -133,4 +142,6 @@ def _parse(frame: bytes) -> tuple[str, dict[str, Any]]:
         raise Malformed(f"no JSON: {error}") from None
     if not isinstance(data, dict) or "type" not in data:
         raise Malformed(f"no event: {rest[:80]!r}")
+    if len(frame) > LONGEST_DELTA and data["type"] in DELTAS:
+        raise Malformed(f"a delta of {len(frame)} bytes")
     return head[4:].decode("latin-1"), data

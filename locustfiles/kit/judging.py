@@ -16,7 +16,7 @@ from locust.env import Environment
 from locust.runners import WorkerRunner
 
 from locustfiles.kit import rows, thresholds
-from locustfiles.kit.rows import AGAIN, ANSWERS, MEASURED, Row
+from locustfiles.kit.rows import AGAIN, ANSWERS, LIMITED, MEASURED, Row
 
 SHARES = (0.5, 0.95, 0.99)
 
@@ -47,7 +47,7 @@ def _keep(environment: Environment, found: list[thresholds.Judged], folder: Path
         "shape": getattr(environment.shape_class, "name", ""),
         "host": environment.host,
         "limits": [{**asdict(one), "said": one.said} for one in found],
-        "rows": [_row(environment, row) for row in (*MEASURED, AGAIN, *ANSWERS)],
+        "rows": [_row(environment, row) for row in (*MEASURED, AGAIN, LIMITED, *ANSWERS)],
         "requests": [
             _row(environment, Row(method, name))
             for name, method in sorted(stats.entries)

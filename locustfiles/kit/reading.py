@@ -22,6 +22,7 @@ from locustfiles.kit import rows
 from locustfiles.kit.arrivals import AT_A_TIME, Arrivals, Cut, Event, Malformed
 from locustfiles.kit.ledger import Ledger
 from locustfiles.kit.rows import Fault, Row
+from plateau_sse.cli.dialects import Question
 
 if TYPE_CHECKING:
     from locustfiles.kit.asking import Asker
@@ -42,7 +43,8 @@ STREAM = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 @dataclass
 class Asked:
     """A run that was asked for. `posted_s` is when; `pieces` how many its answer has, where
-    that is known; `hit` is the answer that came at once, `opened` the stream that did."""
+    that is known; `hit` is the answer that came at once, with its parts, `opened` the stream
+    that did; `question` is what was asked, for who asks the same in another dialect."""
 
     id: str
     events_url: str
@@ -50,8 +52,10 @@ class Asked:
     posted_s: float
     pieces: int | None
     hit: str | None = None
+    hit_parts: list[dict[str, Any]] | None = None
     opened: FastResponse | None = None
     ended: bool = False
+    question: Question | None = None
     _record: dict[str, Any] | None = None
     _one_asks: BoundedSemaphore = field(default_factory=BoundedSemaphore)
 
@@ -102,8 +106,13 @@ class Reading:
         self._again_s: float | None = None
         self._spoken = False
 
+    @property
+    def run(self) -> str:
+        return self._asked.id
+
     def follow(self) -> None:
-        """Until the terminal event. Raises Fault for what a browser does not come back from."""
+        """Until the terminal event. Raises Fault for what a browser does not come back from,
+        and Limited, behind which it may be called again."""
         silent = 0
         while self.ledger.end is None:
             before = self.ledger.events
@@ -115,7 +124,7 @@ class Reading:
                 gevent.sleep(wait_s)
 
     def check(self) -> None:
-        """That it has completed, and that what was read is the whole answer."""
+        """That it has completed, and that what was read is the whole answer, in its parts."""
         ledger, asked = self.ledger, self._asked
         end = ledger.end or {}
         asked.ended = True
@@ -125,13 +134,15 @@ class Reading:
             record = asked.record(self._user)
             if record.get("status") != "completed":
                 raise Fault(f"its record is {record.get('status')}")
-            output = record.get("output")
+            output, parts = record.get("output"), record.get("parts")
         else:
-            output = asked.hit
+            output, parts = asked.hit, asked.hit_parts
         if not output:
             raise Fault("an empty answer")
         if end.get("output", ledger.text) != output:
             raise Fault("another text than its record's")
+        if parts is not None and parts != ledger.parts:
+            raise Fault("other parts than its record's")
         if asked.pieces is not None and numbers_of(output) != list(range(asked.pieces)):
             raise Fault("pieces of the text are missing or misplaced")
 
@@ -169,8 +180,7 @@ class Reading:
         headers = dict(STREAM)
         if self.ledger.last_id:
             headers["Last-Event-ID"] = self.ledger.last_id
-        url = self._asked.events_url
-        response = self._user.client.get(url, headers=headers, stream=True, name=EVENTS)
+        response = self._get(headers)
         if response.status_code == 204:
             raise Fault("204 before the end")
         if response.status_code != 200:
@@ -180,14 +190,26 @@ class Reading:
             raise Fault("its events are no event stream")
         return response
 
+    def _get(self, headers: dict[str, str]) -> FastResponse:
+        with self._user.client.get(
+            self._asked.events_url,
+            headers=headers,
+            stream=True,
+            name=EVENTS,
+            catch_response=True,
+        ) as response:
+            self._user.check_limit(response)
+            found: FastResponse = response
+            return found
+
     def _hear(self, event: Event) -> None:
         at_s, environment = event.at_s, self._environment
-        news = self.ledger.take(event.id, event.data)
+        in_order = self.ledger.take(event.id, event.data)
         if not self._timed:
             return
         if event.seen_s > at_s:
             rows.note(environment, rows.LATE, (event.seen_s - at_s) * 1000)
-        if not news or event.data["type"] == "run.snapshot":
+        if not in_order:
             self._last_at_s = None
             self._resumed(at_s, waited=True)
             return

@@ -35,6 +35,8 @@ LATE = Row("SSE", "seen late by the generator")
 # A kept connection that was closed as the question was on its way: browsers ask once more, and
 # nobody sees it. To when it was noticed.
 AGAIN = Row("SSE", "asked again")
+# Who is told to wait (429), and for how long: `Retry-After`.
+LIMITED = Row("SSE", "met a limit")
 MEASURED = (FIRST_TOKEN, FIRST_CACHED, GAP, LAG, RESUME, LATE)
 
 # From posting a question to the end of its answer, which was checked; or from coming to a run.
@@ -51,6 +53,14 @@ FAULTS_MOST = 100
 
 class Fault(Exception):
     """What a reader must never see. Its text is a kind: locust makes a row of each text."""
+
+
+class Limited(Exception):
+    """A limit that the load is to meet; after `wait_s` the same may be asked again."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
 
 
 def note(environment: Environment, row: Row, ms: float) -> None:

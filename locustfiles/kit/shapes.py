@@ -6,6 +6,7 @@ Invariant: a shape ends by itself, and what is judged is all that it has sent.
 from __future__ import annotations
 
 from abc import abstractmethod
+from argparse import Namespace
 from typing import Any, ClassVar, NamedTuple
 
 from locust import LoadTestShape, events, runners
@@ -20,6 +21,10 @@ def remember(environment: Environment, **_: Any) -> None:
     if isinstance(shape, Staged) and given is not None:
         shape.users_given = given.num_users or 0
         shape.length_given_s = given.run_time or 0
+        if not given.headless:
+            # Locust's page shows what is there, and writes what is asked for in its place.
+            given.num_users = shape.peak
+            shape.form = given
 
 
 class Stage(NamedTuple):
@@ -40,6 +45,14 @@ class Staged(LoadTestShape):
     length_s: ClassVar[float] = 0.0
     users_given: int = 0
     length_given_s: int = 0
+    form: Namespace | None = None
+
+    def reset_time(self) -> None:
+        """Called as a run begins."""
+        super().reset_time()  # type: ignore[no-untyped-call]
+        if self.form is not None:
+            self.users_given = self.form.num_users or 0
+            self.length_given_s = self.form.run_time or 0
 
     @property
     def peak(self) -> int:

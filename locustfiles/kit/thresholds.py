@@ -79,6 +79,10 @@ def judge(environment: Environment, exceptions: int) -> list[Judged]:
         found.append(
             Judged("asked again, of 1,000", round(again, 1), AGAIN_MOST, "", again > AGAIN_MOST)
         )
+    options = environment.parsed_options
+    if options is not None and options.expect_limits:
+        met = rows.found(environment, rows.LIMITED).num_requests
+        found.append(Judged("told to wait by a limit", met, 1, "", met < 1, most=False))
     told = [rows.found(environment, row) for row in rows.ANSWERS]
     answers = sum(entry.num_requests - entry.num_failures for entry in told)
     least = int(getattr(environment.shape_class, "answers_least", 1))
@@ -87,9 +91,7 @@ def judge(environment: Environment, exceptions: int) -> list[Judged]:
     for user in environment.user_classes:
         expected.update(getattr(user, "measures", rows.MEASURED))
     if name in SHAPES:
-        stamped = (
-            environment.parsed_options is None or environment.parsed_options.agent == "load"
-        )
+        stamped = options is None or options.agent == "load"
         found += [
             _limited(environment, limit, bound, stamped)
             for limit in LIMITS

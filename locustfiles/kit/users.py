@@ -20,8 +20,8 @@ from locustfiles.kit.asking import Asker
 from locustfiles.kit.reading import Asked, Manner
 from locustfiles.kit.rows import Fault
 
-# As a conversation remembers: MAX_MESSAGES, and MAX_CONTENT_LENGTH of the latest.
-MESSAGES_MOST, CONTENT_MOST = 10, 200
+# As a conversation remembers, each of them whole: MAX_MESSAGES.
+MESSAGES_MOST = 10
 
 
 def sometimes(share: float) -> Callable[[], bool]:
@@ -40,17 +40,22 @@ class StreamUser(Asker):
 
     @task
     def stream(self) -> None:
+        manner = Manner(
+            drops=sometimes(self.drop_share), away_s=lambda: random.uniform(*self.away_s)
+        )
+        pause_ms = random.randint(*self.pause_ms)
+        if self.spoken is not None:
+            question = self.question(count=self.pieces, pause_ms=pause_ms, width=self.width)
+            self.read_in(self.spoken, question, manner)
+            return
         asked = self.ask(
             rows.ANSWER,
             count=self.pieces,
-            pause_ms=random.randint(*self.pause_ms),
+            pause_ms=pause_ms,
             width=self.width,
             streamed=True,
         )
         if asked is not None:
-            manner = Manner(
-                drops=sometimes(self.drop_share), away_s=lambda: random.uniform(*self.away_s)
-            )
             self.read(asked, manner)
 
 
@@ -127,7 +132,7 @@ class ConversationUser(Asker):
             if roles != expected:
                 answer.failure(Fault("a conversation: not what was said in it"))
                 return False
-            if messages[-1]["content"] != said[-1][:CONTENT_MOST]:
+            if messages[-1]["content"] != said[-1]:
                 answer.failure(Fault("a conversation: another answer than was read"))
                 return False
         return True
@@ -163,7 +168,7 @@ class Rooms:
 
 
 class FanoutUser(Asker):
-    """One of many readers of one run. Few break off; who comes late begins with a snapshot."""
+    """One of many readers of one run. Few break off; who comes late catches up first."""
 
     weight = 75
     wait_time = between(0.5, 5)
@@ -179,16 +184,20 @@ class FanoutUser(Asker):
                 rows.SHARED, count=self.pieces, pause_ms=self.pause_ms, width=self.width
             )
         )
-        if asked is not None:
-            self.read(
-                asked,
-                Manner(
-                    row=rows.SHARED,
-                    drops=sometimes(self.drop_share),
-                    away_s=lambda: random.uniform(0.5, 3),
-                    alone=False,
-                ),
-            )
+        if asked is None:
+            return
+        manner = Manner(
+            row=rows.SHARED,
+            drops=sometimes(self.drop_share),
+            away_s=lambda: random.uniform(0.5, 3),
+            alone=False,
+        )
+        if self.spoken is not None and asked.question is not None:
+            question = asked.question._replace(chat=uuid.uuid4().hex)
+            self.read_in(self.spoken, question, manner)
+            asked.ended = True
+        else:
+            self.read(asked, manner)
 
 
 class SlowUser(Asker):

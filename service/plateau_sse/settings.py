@@ -6,17 +6,21 @@ is complete, typed and within range, so nothing behind it checks a setting again
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from plateau_sse import keysfile
 from plateau_sse.errors import SettingsError
 from plateau_sse.origins import origins_of
+from plateau_sse.redis_urls import redis_url_of
 
 UNITS = {
     "": 1,
@@ -39,6 +43,27 @@ def parse_size(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
+BODY_BYTES_LEAST, BODY_BYTES_MOST = 16 * 1024, 16 * 1024**2
+
+
+def _body_size(text: str) -> int:
+    size = parse_size(text)
+    if not BODY_BYTES_LEAST <= size <= BODY_BYTES_MOST:
+        raise ValueError("a size from 16kb to 16mb")
+    return size
+
+
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
+
+
+def _key_prefix(text: str) -> str:
+    """Without braces, which would put all of it into one slot of a cluster."""
+    prefix = text.strip()
+    if not _KEY_PREFIX.fullmatch(prefix):
+        raise ValueError("letters, digits and _.:-, at most 64, such as plateau:")
+    return prefix
+
+
 def _flag(text: str) -> bool:
     values = {
         "1": True,
@@ -58,29 +83,18 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _redis_url(text: str) -> str:
-    """A URL that redis-py takes. The error quotes nothing of it: a password may be anywhere in
-    one that is wrong."""
-    # Whoever has such a URL has the library, too; nobody else needs it.
-    from redis.asyncio import ConnectionPool
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
-    url = text.strip()
-    try:
-        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
-        parts = urlsplit(url)
-        # A `/` or `#` that is not encoded ends the password, and the rest is shown as a path.
-        if parts.scheme == "unix" or re.fullmatch(r"/?[0-9]*", parts.path + parts.fragment):
-            return url
-    except (ValueError, TypeError):
-        pass
-    raise ValueError(
-        "redis://[user:password@]host[:port][/db], rediss://… or unix://…, its password "
-        "percent-encoded"
-    )
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = _list(text)
+    if not all(name == "*" or _HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError("names such as ai.example, without scheme or port, or * for any")
+    return tuple(name.lower() for name in names)
 
 
 def _endpoint(text: str) -> str:
-    """An address that can be asked. The error quotes nothing of it, as above."""
+    """An address that can be asked. The error quotes nothing of it: a key may be in it."""
     url = text.strip()
     try:
         parts = urlsplit(url)
@@ -91,17 +105,45 @@ def _endpoint(text: str) -> str:
     raise ValueError("http://host[:port]/… or https://…")
 
 
+def _header(text: str) -> str:
+    name = text.strip()
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,100}", name):
+        raise ValueError("the name of a header: api-key, Authorization")
+    return name
+
+
+SECRET_LEAST, SECRET_MOST = 24, 64
+
+
+def _signing_secret(text: str) -> bytes:
+    """As Standard Webhooks has it: base64 behind `whsec_`."""
+    try:
+        secret = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
+    except ValueError:
+        secret = b""
+    if not SECRET_LEAST <= len(secret) <= SECRET_MOST:
+        raise ValueError(
+            f"whsec_ and then {SECRET_LEAST} to {SECRET_MOST} random bytes in base64, such as "
+            'echo "whsec_$(openssl rand -base64 32)" makes'
+        )
+    return secret
+
+
 def _agents(text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for part in _list(text):
+        if part.startswith("-") and part[1:].strip():
+            pairs.append((part[1:].strip(), ""))
+            continue
         name, equals, target = part.partition("=")
         module, colon, attribute = target.partition(":")
         if not (name.strip() and equals and module.strip() and colon and attribute.strip()):
-            raise ValueError("name=module:callable, separated by commas")
+            raise ValueError("name=module:callable, or -name for one less, by commas")
         pairs.append((name.strip(), target.strip()))
     return tuple(pairs)
 
 
+JWT_SECRET_BYTES = 32
 PREFIX_CHARS = 200
 # A dot segment would lead somewhere else once a client has resolved it.
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~@:+-]+)*")
@@ -143,9 +185,21 @@ def _whole(least: int, most: int = 2**31) -> Any:
     return parse
 
 
-def _setting(default: Any, parse: Any, text: str, *, secret: bool = False) -> Any:
-    """A `secret` is shown neither in an error nor in a repr."""
-    described = {"parse": parse, "text": text, "secret": secret}
+# The commands that run a part of the service; `serve` runs all of it.
+WEB, RUNNER = "web", "runner"
+
+
+def _setting(
+    default: Any,
+    parse: Any,
+    text: str,
+    *,
+    of: tuple[str, ...] = (WEB, RUNNER),
+    secret: bool = False,
+) -> Any:
+    """A `secret` is shown neither in an error nor in a repr; `of` is where it has an effect
+    beside `serve`."""
+    described = {"parse": parse, "text": text, "secret": secret, "of": of}
     return field(default=default, repr=not secret, metadata=described)
 
 
@@ -153,34 +207,42 @@ def _setting(default: Any, parse: Any, text: str, *, secret: bool = False) -> An
 class Settings:
     """One value an environment variable, under the same name in lower case."""
 
-    host: str = _setting("127.0.0.1", str.strip, "address to listen on")
-    port: int = _setting(8000, _whole(1, 65535), "port to listen on")
-    web_concurrency: int = _setting(2, _whole(1, 64), "web workers")
+    host: str = _setting("127.0.0.1", str.strip, "address to listen on", of=(WEB,))
+    port: int = _setting(8000, _whole(1, 65535), "port to listen on", of=(WEB,))
+    web_concurrency: int = _setting(2, _whole(1, 64), "web workers", of=(WEB,))
     data_dir: Path = _setting(
-        Path("data"), Path, "where the Redis servers that we start keep their files"
+        Path("data"), Path, "where the Redis servers that we start keep their files", of=()
     )
     redis_url: str = _setting(
-        "", _redis_url, "streams, runs, conversations; unset: serve starts one", secret=True
+        "", redis_url_of, "streams, runs, conversations; unset: serve starts one", secret=True
     )
     cache_redis_url: str = _setting(
-        "", _redis_url, "the answer cache; unset: serve starts one", secret=True
+        "", redis_url_of, "the answer cache; unset: serve starts one", secret=True
+    )
+    key_prefix: str = _setting(
+        "", _key_prefix, "what the names of all keys begin with, for who shares a server"
+    )
+    wait_replicas: int = _setting(
+        0, _whole(0, 9), "replicas that must have a new run, and an end, before it counts"
     )
     redis_server_bin: str = _setting(
-        "", str.strip, "server to start instead of the bundled one"
+        "", str.strip, "server to start instead of the bundled one", of=()
     )
     cache_max_memory: int = _setting(
-        10 * 1024**2, parse_size, "bound of the cache that we start (10mb)"
+        10 * 1024**2, parse_size, "bound of the cache that we start (10mb)", of=(RUNNER,)
     )
-    cache_ttl_s: int = _setting(3600, _whole(1), "life of a cached answer")
+    cache_ttl_s: int = _setting(3600, _whole(1), "life of a cached answer", of=(RUNNER,))
     stream_max_memory: int = _setting(
         64 * 1024**2, parse_size, "bound of the streams instance (64mb)"
     )
     stream_ttl_s: int = _setting(600, _whole(61), "life of a finished run's record")
     max_requests: int = _setting(
-        1000, _whole(0), "responses after which a worker is replaced; 0: never"
+        1000, _whole(0), "responses after which a worker is replaced; 0: never", of=(WEB,)
     )
-    max_requests_jitter: int = _setting(50, _whole(0), "spread of that number")
-    worker_timeout_s: int = _setting(120, _whole(5), "silence after which a worker is replaced")
+    max_requests_jitter: int = _setting(50, _whole(0), "spread of that number", of=(WEB,))
+    worker_timeout_s: int = _setting(
+        120, _whole(5), "silence after which a worker is replaced", of=(WEB,)
+    )
     graceful_timeout_s: int = _setting(20, _whole(3), "time to finish in when stopping")
     run_timeout_s: int = _setting(120, _whole(1), "longest attempt at a run, from its claim")
     queue_timeout_s: int = _setting(60, _whole(1), "longest wait of a run in the queue")
@@ -188,38 +250,123 @@ class Settings:
         60, _whole(1), "silence after which an external producer is lost"
     )
     max_attempts: int = _setting(2, _whole(1, 100), "attempts at a run whose runner dies")
-    runner_concurrency: int = _setting(32, _whole(1, 1000), "runs at once in a runner")
-    queue_limit: int = _setting(1000, _whole(1), "runs that may wait")
+    runner_concurrency: int = _setting(
+        32, _whole(1, 1000), "runs at once in a runner", of=(RUNNER,)
+    )
+    queue_limit: int = _setting(1000, _whole(1), "runs that may wait", of=(WEB,))
+    rate_limit: int = _setting(
+        0, _whole(0, 1_000_000), "runs an owner may begin in a minute; 0: any", of=(WEB,)
+    )
+    readers_limit: int = _setting(
+        0, _whole(0, 1_000_000), "streams an owner may have open; 0: any", of=(WEB,)
+    )
     max_messages: int = _setting(10, _whole(1, 1000), "messages kept of a conversation")
     max_content_messages: int = _setting(
         5, _whole(0, 1000), "of which the latest keep their text"
     )
     max_content_length: int = _setting(200, _whole(1), "characters kept of such a text")
-    memory_warn_mb: int = _setting(400, _whole(1), "total memory over which health degrades")
+    max_body_bytes: int = _setting(
+        1024**2, _body_size, "largest body of a request, 16kb to 16mb (1mb)", of=(WEB,)
+    )
+    memory_warn_mb: int = _setting(
+        400, _whole(1), "total memory over which health degrades", of=(WEB,)
+    )
     api_keys: tuple[str, ...] = _setting(
-        (), _list, "comma-separated keys; each is an owner", secret=True
+        (), _list, "comma-separated keys; each is an owner", secret=True, of=(WEB,)
     )
-    admin_token: str = _setting("", str.strip, "opens /api/admin; unset: closed", secret=True)
+    api_keys_file: str = _setting(
+        "", str.strip, "file of digests of keys, read again when it changes", of=(WEB,)
+    )
+    jwt_secret: str = _setting(
+        "", str.strip, "what tokens of users are signed with (HS256)", secret=True, of=(WEB,)
+    )
+    jwt_jwks_url: str = _setting(
+        "", _endpoint, "keys of such tokens, instead; takes plateau-sse[jwks]", of=(WEB,)
+    )
+    jwt_audience: str = _setting("", str.strip, "what their `aud` must be", of=(WEB,))
+    jwt_issuer: str = _setting("", str.strip, "what their `iss` must be", of=(WEB,))
+    jwt_owner_claim: str = _setting(
+        "", str.strip, "claim that names the owner; unset: one for all", of=(WEB,)
+    )
+    jwt_user_claim: str = _setting("sub", str.strip, "claim that names the user", of=(WEB,))
+    admin_token: str = _setting(
+        "", str.strip, "opens /api/admin; unset: closed", secret=True, of=(WEB,)
+    )
     allowed_origins: tuple[str, ...] = _setting(
-        (), origins_of, "comma-separated origins for CORS"
+        (), origins_of, "comma-separated origins for CORS", of=(WEB,)
     )
-    allow_anonymous: bool = _setting(False, _flag, "1: serve other addresses without keys")
+    allowed_hosts: tuple[str, ...] = _setting(
+        (),
+        _hosts,
+        "names it may be asked as, by commas; without keys: this machine's",
+        of=(WEB,),
+    )
+    allow_anonymous: bool = _setting(
+        False, _flag, "1: serve other addresses without keys", of=(WEB,)
+    )
     root_path: str = _setting(
-        "", path_prefix, "path that a proxy serves this under: /ai; see docs/deploy.md"
+        "",
+        path_prefix,
+        "path that a proxy serves this under: /ai; see docs/deploy.md",
+        of=(WEB,),
     )
     forwarded_allow_ips: tuple[Network, ...] = _setting(
         _networks("127.0.0.1,::1"),
         _networks,
         "proxies whose X-Forwarded-Prefix counts: addresses, networks, *; this machine's",
+        of=(WEB,),
     )
     agents: tuple[tuple[str, str], ...] = _setting(
-        (), _agents, "your agents: name=module:callable,…"
+        (),
+        _agents,
+        "your agents: name=module:object,…; -study: without it",
+        of=(RUNNER,),
+    )
+    agent_version: str = _setting(
+        "",
+        str.strip,
+        "a part of the version of hosted agents: for prompts from elsewhere",
+        of=(RUNNER,),
     )
     openai_base_url: str = _setting(
-        "", _endpoint, "an OpenAI-compatible endpoint, with its /v1", secret=True
+        "", _endpoint, "an OpenAI-compatible endpoint, with its /v1", secret=True, of=(RUNNER,)
     )
-    openai_api_key: str = _setting("", str.strip, "its key", secret=True)
+    openai_api_key: str = _setting("", str.strip, "its key", secret=True, of=(RUNNER,))
+    openai_auth_header: str = _setting(
+        "Authorization",
+        _header,
+        "header that the key goes in: api-key for Azure",
+        of=(RUNNER,),
+    )
     openai_model: str = _setting("", str.strip, "its model where a request names none")
+    openai_models: tuple[str, ...] = _setting(
+        (), _list, "its other models that a request may name, by commas"
+    )
+    openai_fallback_models: tuple[str, ...] = _setting(
+        (), _list, "its models that are asked where the first fails, in turn", of=(RUNNER,)
+    )
+    openai_silence_s: int = _setting(
+        60, _whole(1), "longest silence of it between two pieces of an answer", of=(RUNNER,)
+    )
+    openai_options_deny: tuple[str, ...] = _setting(
+        (), _list, "options that it is not given, by commas: service_tier", of=(RUNNER,)
+    )
+    webhook_url: str = _setting(
+        "", _endpoint, "where the end of each run is posted; see docs/deploy.md", secret=True
+    )
+    webhook_secret: bytes = _setting(
+        b"",
+        _signing_secret,
+        "what that is signed with: whsec_ and base64",
+        secret=True,
+        of=(RUNNER,),
+    )
+    otel_exporter_otlp_endpoint: str = _setting(
+        "",
+        _endpoint,
+        "where traces go, by OTLP over HTTP; needs plateau-sse[otel]",
+        secret=True,
+    )
     log_format: str = _setting("text", str.strip, "text or json")
 
     @classmethod
@@ -241,27 +388,101 @@ class Settings:
         return settings
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether users may come with tokens of their own."""
+        return bool(self.jwt_secret or self.jwt_jwks_url)
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether nobody is asked who they are."""
+        return not (self.api_keys or self.api_keys_file or self.takes_tokens)
+
+    @property
     def silence_s(self) -> int:
         """The longest that a run may be silent before somebody ends it."""
         return max(self.run_timeout_s, self.queue_timeout_s, self.external_idle_s)
 
     @property
     def run_life_s(self) -> int:
-        """By when a run has ended, whatever became of it."""
+        """By when a run that is asked for has ended, whatever became of it."""
+        return self.queue_timeout_s + self.begun_life_s
+
+    @property
+    def begun_life_s(self) -> int:
+        """By when one has ended that is begun: however often it is handed back, it has the time
+        of all its attempts, and may wait as long as one that is new."""
         return self.queue_timeout_s + self.max_attempts * self.run_timeout_s
+
+    @property
+    def job_bytes(self) -> int:
+        """What is kept of a request while it is answered, at most: its body, what its
+        conversation remembers (six bytes are the longest escape in JSON), and what stands
+        around both."""
+        remembered = self.max_content_messages * (6 * self.max_content_length + 64)
+        return self.max_body_bytes + remembered + 4096
 
     def _check(self) -> None:
         if self.log_format not in ("text", "json"):
             raise SettingsError(f"LOG_FORMAT must be text or json, not {self.log_format!r}.")
-        if not (self.api_keys or self.allow_anonymous or is_loopback(self.host)):
+        if bool(self.webhook_url) != bool(self.webhook_secret):
+            raise SettingsError(
+                "WEBHOOK_URL and WEBHOOK_SECRET belong together: whoever is posted to knows "
+                "by the signature that it is us. Set both, or neither."
+            )
+        if self.is_keyless and not (self.allow_anonymous or is_loopback(self.host)):
             raise SettingsError(
                 f"HOST={self.host} would let anyone who reaches this machine use it: set "
                 "API_KEYS, or ALLOW_ANONYMOUS=1 if that is meant, or bind to 127.0.0.1."
+            )
+        if self.otel_exporter_otlp_endpoint and not _has_exporter():
+            raise SettingsError(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is set, which needs another package: "
+                "pip install 'plateau-sse[otel]'"
             )
         if any(len(key) < 8 or not key.isascii() for key in self.api_keys):
             raise SettingsError(
                 "Each of API_KEYS must have at least 8 characters, all of them ASCII."
             )
+        if self.api_keys_file:
+            keysfile.read(Path(self.api_keys_file))
+        self._check_tokens()
+        if self.admin_token and (len(self.admin_token) < 8 or not self.admin_token.isascii()):
+            raise SettingsError(
+                "ADMIN_TOKEN must have at least 8 characters, all of them ASCII, as of: "
+                "openssl rand -hex 16"
+            )
+        if self.admin_token and self.admin_token in self.api_keys:
+            raise SettingsError(
+                "ADMIN_TOKEN must not be one of API_KEYS: whoever asks could administer."
+            )
+
+    def _check_tokens(self) -> None:
+        if self.jwt_secret and self.jwt_jwks_url:
+            raise SettingsError("Set JWT_SECRET or JWT_JWKS_URL, not both.")
+        if self.jwt_secret.startswith("-----BEGIN"):
+            raise SettingsError(
+                "JWT_SECRET is a secret that both sides know; the keys of those who sign with "
+                "one of two halves are fetched from JWT_JWKS_URL."
+            )
+        if self.jwt_secret and len(self.jwt_secret.encode()) < JWT_SECRET_BYTES:
+            # RFC 7518, 3.2; whoever has a token can try secrets as fast as a machine goes.
+            raise SettingsError(
+                f"JWT_SECRET must have at least {JWT_SECRET_BYTES} bytes, as of: "
+                "openssl rand -hex 32"
+            )
+        if self.jwt_jwks_url and find_spec("cryptography") is None:
+            raise SettingsError(
+                "JWT_JWKS_URL takes a package that is not there: "
+                "pip install 'plateau-sse[jwks]'"
+            )
+
+
+def _has_exporter() -> bool:
+    """Of traces: all of it, since an application may have brought a part."""
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
@@ -273,17 +494,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def help_text() -> str:
-    """The table of settings that `plateau serve --help` ends with."""
+def help_text(command: str = "serve") -> str:
+    """The table of settings that `plateau COMMAND --help` ends with: those that have an effect
+    there."""
     lines = ["settings (environment variables):"]
     for setting in fields(Settings):
+        if command != "serve" and command not in setting.metadata["of"]:
+            continue
         default = setting.default
         shown = (
             f" [{default}]"
             if isinstance(default, int | str | Path) and default not in ("", False)
             else ""
         )
-        if setting.metadata["parse"] is parse_size:
+        if setting.metadata["parse"] in (parse_size, _body_size):
             shown = ""
         lines.append(f"  {setting.name.upper():<22} {setting.metadata['text']}{shown}")
     return "\n".join(lines)

@@ -1,14 +1,19 @@
-"""Ending tasks for certain.
+"""Ending tasks for certain, and waiting for one that others wait for, too.
 
 Invariant: when `end` returns the task is done, whatever swallowed its cancellation: on Python
 3.11 `asyncio.wait_for` does where its inner future is done already, and redis-py sends with it.
+Who waits for a task that another ended is not taken for one that was ended itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+from plateau_sse.errors import StoreUnavailable
+
+T = TypeVar("T")
 
 AGAIN_S = 0.2
 
@@ -24,3 +29,12 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
         if not task.cancelled():
             # Retrieved, so that it is not reported as lost.
             task.exception()
+
+
+async def shared(task: asyncio.Task[T]) -> T:
+    """What a task gives that goes on where one of those who wait for it goes. Raises what it
+    raises, and StoreUnavailable where it was cancelled: by whoever closes what it asks."""
+    await asyncio.wait({task})
+    if task.cancelled():
+        raise StoreUnavailable("this process closes its connections")
+    return task.result()

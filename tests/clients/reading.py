@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from locustfiles.kit.ledger import DELTAS, STATES, Ledger
+
 from tests.clients.packages import HERE, NODE
 from tests.clients.said import BEFORE
 from tests.clients.wire import Wire
 from tests.processes import environment
 
 PROGRAMS = HERE / "programs"
-# Quick to start, and nothing else.
-JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+# Quick to start, and nothing else. What it runs is compiled once, to where the clients run.
+JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", ".")
 
 # As (id, data) stand in the stream.
 Events = list[tuple[str, dict[str, Any]]]
-
 
 # Cut here, a client has the id of an event and half of its data.
 IN_AN_EVENT = b'"tool.call"'
@@ -72,7 +73,7 @@ CLIENTS = (
     Client("httpx-sse", _python("with_httpx_sse"), asks_anew=True),
     Client("httpx", _python("with_httpx")),
     Client("requests", _python("with_requests")),
-    Client("jdk", (*JAVA, str(PROGRAMS / "JdkHttpClient.java")), needs="javac"),
+    Client("jdk", (*JAVA, "JdkHttpClient"), needs="javac"),
 )
 
 
@@ -85,8 +86,9 @@ class Reading:
     process: subprocess.Popen[bytes]
     errors: Path
     told: list[dict[str, str]] = field(default_factory=list)
-    # What it must read, once that is known.
+    # The tape that it must have read, once that is known, and what it said it had of it before.
     expected: Events = field(default_factory=list)
+    had: Events = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._listen)
@@ -109,6 +111,11 @@ class Reading:
     def read(self) -> Events:
         return [(told["id"], json.loads(told["data"])) for told in self.told]
 
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        """What it was told that stands at no place on the tape."""
+        return [event for _, event in self.read if is_state(event)]
+
     def end(self) -> None:
         self.process.kill()
         self.process.wait(10)
@@ -122,6 +129,12 @@ class Reading:
         assert all(told["data"] for told in self.told), f"empty data: {self.told}\n{said}"
         assert self.process.returncode == 0, f"{self.told}\n{said}"
         assert self.wire.was_cut == bool(self.wire.cut_after), "the wire was not cut"
+
+
+def compile_java(folder: Path) -> None:
+    if javac := shutil.which("javac"):
+        programs = map(str, PROGRAMS.glob("*.java"))
+        subprocess.run([javac, "-d", str(folder), *programs], check=True)
 
 
 def start(
@@ -150,3 +163,26 @@ def folded(events: Sequence[tuple[str, dict[str, Any]]]) -> str:
         elif event["type"] == "message.delta":
             text += event["text"]
     return text
+
+
+def is_state(event: dict[str, Any]) -> bool:
+    return event["type"] in STATES
+
+
+def tape_of(read: Events, before: Events) -> Events:
+    """What was read, behind `before`, as a tape whose deltas are not cut: each part in one,
+    with the id of its last piece. Fails where an event does not begin where the last ended."""
+    books, tape = Ledger(), Events()
+    for event_id, event in [*before, *read]:
+        # To many libraries what has no id has the one before.
+        own = "" if is_state(event) and event_id in ("", books.last_id) else event_id
+        assert books.take(own, event), (dict(books.faults), books.at, event_id, event)
+        assert not books.holes, (books.holes, event_id, event)
+        if is_state(event):
+            continue
+        last = tape[-1][1] if tape else {}
+        if event["type"] in DELTAS and last.get("part") == event["part"]:
+            tape[-1] = (event_id, {**last, "text": last["text"] + event["text"]})
+        else:
+            tape.append((event_id, event))
+    return tape

@@ -1,7 +1,7 @@
 """A service, and all stock clients side by side at what it says.
 
-Invariant: what a client must have read is what stands in the run's stream, not what another
-client has read.
+Invariant: what a client must have read is the tape as it stands in the run's stream, not what
+another client has read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from redis import Redis
 
 from plateau_sse.eventsource import EventReader
 from plateau_sse.store.redis import keys
+from plateau_sse.store.runs import ids
 from tests.clients.reading import Client, Events, Reading, start
 from tests.clients.wire import Wires
 from tests.processes import Serving, wait_until
@@ -32,6 +33,8 @@ ENV = {
     "AGENTS": "said=tests.clients.said:said",
     "RUNNER_CONCURRENCY": str(CONCURRENCY),
     "WEB_CONCURRENCY": "1",
+    # Longer than all clients may take to hear of one that waits.
+    "QUEUE_TIMEOUT_S": "300",
 }
 
 STARTED = re.compile(r'\{"type":"run.started","run":"([^"]+)"')
@@ -107,12 +110,13 @@ class Stage:
         return [client for client in self.clients if client.posts]
 
     def recorded(self, run_id: str) -> Events:
-        """What stands in a run's stream, once it has ended."""
+        """The tape, as it stands in a run's stream once it has ended."""
 
         def entries() -> Events:
             with Redis.from_url(self.plateau.streams_url, protocol=2) as redis:
                 found = redis.xrange(keys.run(run_id).events)
-            return [(number.decode(), json.loads(entry[b"e"])) for number, entry in found]
+            tag = ids.tag_of(run_id)
+            return [(f"{tag}-{at.decode()}", json.loads(entry[b"e"])) for at, entry in found]
 
         wait_until(lambda: entries()[-1:] and _is_end(entries()[-1][1]), "the run has ended")
         return entries()

@@ -1,8 +1,9 @@
 """Stock clients, unchanged and as their users run them, at the real service.
 
 One table: each scenario is played once, with all clients side by side, and each cell says
-whether this client has read in it what the service has recorded: nothing lost, nothing twice,
-the data of every event JSON, and the end known by its terminal event.
+whether this client has read in it the tape that the service has recorded, however it was cut:
+nothing lost, nothing twice, the data of every event JSON, and the end known by its terminal
+event.
 """
 
 from __future__ import annotations
@@ -13,21 +14,32 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from plateau_sse.store.runs import ids
 from tests.clients.packages import install
-from tests.clients.reading import CLIENTS, Client, Events, Reading, folded
+from tests.clients.reading import CLIENTS, Client, Reading, compile_java, folded, tape_of
 from tests.clients.said import TEXT
 from tests.clients.stage import CONCURRENCY, ENV, Stage, await_all, body_of, run_of
 from tests.clients.wire import Wires
 from tests.processes import serving
 
 PING = b": ping"
+PROGRESS = b'"type":"run.progress"'
 RUNS = "/v1/runs"
-# What is said first to whoever comes before a runner does; it stands at no place in the stream.
-SNAPSHOT = {"type": "run.snapshot", "status": "queued", "text": "", "missed": 0}
-QUEUED = ("", {**SNAPSHOT, "progress": None, "tools": []})
+# The states that there are to tell of, in their order.
+QUEUED = {"type": "run.queued"}
+TOLD = [
+    QUEUED,
+    {"type": "run.progress", "step": 1, "total_steps": 2, "current_agent": "said"}
+    | {"message": "Größe\u2028\n", "percentage": 50.0},
+    {"type": "run.progress", "step": 2, "total_steps": 2, "current_agent": ""}
+    | {"message": "🌊", "percentage": 100.0},
+]
+# Somewhere in the first piece, and not where any delta ends that was ever sent.
+HAD = "Größe, Å"
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +47,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     if cause := install():
         pytest.skip(cause)
     folder = tmp_path_factory.mktemp("clients")
+    compile_java(folder)
     clients = [client for client in CLIENTS if not client.lacks]
     with serving(folder / "data", env=ENV) as plateau, Wires(plateau.port) as wires:
         yield Stage(plateau, wires, folder, clients)
@@ -48,7 +61,7 @@ def asked(stage: Stage) -> None:
             return [RUNS, json.dumps(body_of(gate))]
 
         with stage.reads("asked", "post", asking, who=stage.posters()) as readings:
-            await_all(readings, lambda reading: reading.heard("tool.call"))
+            await_all(readings, stands_still)
             gate.touch()
     expect_own_runs(stage, readings)
 
@@ -78,14 +91,17 @@ def hit(stage: Stage) -> None:
 
 
 def resumed(stage: Stage) -> None:
-    """Each says in its own way what it has seen before."""
+    """Each says in its own way what it has seen before, which ends within a delta."""
     run = stage.finish(body_of())
     recorded = stage.recorded(run["id"])
-    last = recorded[2][0]
+    (_, started), (_, delta), *_ = recorded
+    tag, at = ids.tag_of(run["id"]), 2 + len(HAD.encode())
+    had = [(f"{tag}-1-1", started), (f"{tag}-1-{at}", {**delta, "text": HAD})]
+    last = had[-1][0]
     with stage.reads("resumed", "resume", lambda _: [run["events_url"], last]) as readings:
         pass
     for reading in readings:
-        reading.expected = recorded[3:]
+        reading.expected, reading.had = recorded, had
 
 
 def cut(stage: Stage) -> None:
@@ -95,7 +111,7 @@ def cut(stage: Stage) -> None:
         with stage.reads(
             "cut", "follow", lambda _: [run["events_url"]], cutting=True
         ) as readings:
-            await_all(readings, lambda reading: reading.heard("tool.call"))
+            await_all(readings, stands_still)
             gate.touch()
         expected = stage.recorded(run["id"])
     for reading in readings:
@@ -103,14 +119,16 @@ def cut(stage: Stage) -> None:
 
 
 def left(stage: Stage) -> None:
-    """The response ends in good order and the answer has not: its worker is replaced."""
+    """The response ends in good order and the answer has not: its worker is replaced, twice. In
+    between there is nothing new to tell but a state, which has no id."""
     with stage.gate() as gate:
         run = stage.ask(body_of(gate))
         with stage.reads("left", "follow", lambda _: [run["events_url"]]) as readings:
-            await_all(readings, lambda reading: reading.heard("tool.call"))
-            (worker,) = stage.plateau.pids("gunicorn: worker")
-            os.kill(worker, signal.SIGTERM)
-            await_all(readings, lambda reading: reading.wire.requests > 1)
+            await_all(readings, stands_still)
+            for requests in (2, 3):
+                (worker,) = stage.plateau.pids("gunicorn: worker")
+                os.kill(worker, signal.SIGTERM)
+                await_all(readings, came_back(requests))
             gate.touch()
         expected = stage.recorded(run["id"])
     for reading in readings:
@@ -128,7 +146,7 @@ def asked_cut(stage: Stage) -> None:
         with stage.reads(
             "asked cut", "post", asking, who=stage.posters(), cutting=True
         ) as readings:
-            await_all(readings, lambda reading: reading.heard("tool.call"))
+            await_all(readings, stands_still)
             gate.touch()
     expect_own_runs(stage, readings)
 
@@ -143,15 +161,29 @@ def pings(stage: Stage) -> None:
             stage.reads("live", "follow", lambda _: [live["events_url"]]) as here,
             stage.reads("queued", "follow", lambda _: [waiting["events_url"]]) as there,
         ):
-            await_all(here, lambda reading: reading.heard("tool.call"))
-            await_all(there, lambda reading: reading.heard("run.snapshot"))
+            await_all(here, stands_still)
+            await_all(there, lambda reading: reading.heard("run.queued"))
             await_all(here + there, was_pinged)
             gate.touch()
         told, recorded = stage.recorded(live["id"]), stage.recorded(waiting["id"])
     for reading in here:
         reading.expected = told
     for reading in there:
-        reading.expected = [QUEUED, *recorded]
+        reading.expected = recorded
+
+
+def stands_still(reading: Reading) -> bool:
+    """Whether it has come to the gate; behind a tape, how far the answer is comes last."""
+    return reading.heard("tool.call") and reading.heard("run.progress")
+
+
+def came_back(requests: int) -> Callable[[Reading], bool]:
+    """Whether it has asked so often, and was told each time how far the answer is."""
+
+    def has(reading: Reading) -> bool:
+        return min(reading.wire.requests, reading.wire.count(PROGRESS)) >= requests
+
+    return has
 
 
 def was_pinged(reading: Reading) -> bool:
@@ -190,18 +222,25 @@ def test_a_stock_client_reads_what_is_recorded(
         play(stage)
     reading = stage.readings[scenario, client.name]
     reading.check()
-    read = reading.read if scenario == "queued" else since_begun(reading)
-    assert read == reading.expected
+    tape = tape_of(reading.read, reading.had)
+    assert tape == tape_of(reading.expected, [])
+    assert folded(tape) == TEXT
+    check_states(scenario, reading.states)
     if scenario in ("live", "queued"):
         assert was_pinged(reading)
-    if scenario != "resumed":
-        assert folded(read) == TEXT
 
 
-def since_begun(reading: Reading) -> Events:
-    """Without what it was told where it came before a runner did."""
-    read = reading.read
-    return read[1:] if read[:1] == [QUEUED] else read
+def check_states(scenario: str, states: list[dict[str, Any]]) -> None:
+    """Told in their order, none that is over, and of one that lasted everybody."""
+    places = [TOLD.index(state) for state in states]
+    assert places == sorted(places), states
+    if scenario in ("hit", "asked hit", "resumed"):
+        assert not states
+    elif scenario == "queued":
+        assert states[0] == QUEUED
+    else:
+        # The answer stood still behind it.
+        assert TOLD[1] in states
 
 
 def client_called(name: str) -> Client:
@@ -229,7 +268,7 @@ def test_fetch_event_source_asks_again_when_its_page_is_shown_again(
     assert folded(reading.read) == TEXT
     if key:
         reading.check()
-        assert since_begun(reading) == expected
+        assert tape_of(reading.read, []) == tape_of(expected, [])
 
 
 @pytest.mark.parametrize("name", ["fetch-event-source", "eventsource-client"])
@@ -243,7 +282,7 @@ def test_who_posts_again_without_a_key_ends_with_the_answer(stage: Stage, name: 
             who=[client_called(name)],
             cutting=True,
         ) as (reading,):
-            await_all([reading], lambda reading: reading.heard("tool.call"))
+            await_all([reading], stands_still)
             gate.touch()
     assert reading.wire.was_cut and reading.wire.requests == 2
     assert folded(reading.read) == TEXT
@@ -251,6 +290,7 @@ def test_who_posts_again_without_a_key_ends_with_the_answer(stage: Stage, name: 
 
 def test_the_programs_are_all_in_the_table() -> None:
     programs = Path(__file__).parent / "programs"
-    shared = {"__init__.py", "program.py", "program.mjs"}
+    # Of two of them the tests of dialects make use.
+    shared = {"__init__.py", "program.py", "program.mjs", "chat.mjs", "agui.mjs"}
     there = {path.name for path in programs.iterdir() if path.is_file()} - shared
     assert len(there) == len(CLIENTS), there

@@ -15,8 +15,12 @@ from plateau_sse.agents import (
     AgentError,
     Output,
     Progress,
+    Reasoning,
     Run,
+    Source,
+    Step,
     ToolCall,
+    ToolError,
     ToolResult,
     Usage,
     Yielded,
@@ -70,6 +74,19 @@ async def refusing(run: Run) -> AsyncIterator[Yielded]:
 def sync(run: Run) -> Iterator[Yielded]:
     yield "from "
     yield f"a thread: {run.input}"
+
+
+async def rich(run: Run) -> AsyncIterator[Yielded]:
+    """Thoughts and text in turns, with what happened between."""
+    yield Reasoning("Hm. ")
+    yield ToolCall("c1", "search", {"query": run.input})
+    yield ToolError("c1", "nothing there")
+    yield Reasoning("Then from memory: é雪🏔")
+    yield f"It is {run.input}. "
+    yield Source("s1", url="https://x.test/", title="X")
+    yield Step("second")
+    yield "né雪🏔 and that is all."
+    yield Usage(7, 3, 2, 1, model="m-1")
 
 
 async def tools(run: Run) -> AsyncIterator[Yielded]:

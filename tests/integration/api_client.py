@@ -5,21 +5,23 @@ Invariant: nothing here knows the service from within; what it reads came over a
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+from locustfiles.kit.ledger import Ledger
 from redis import Redis
 
 from tests.integration import api_agents
 from tests.processes import Serving, serving, wait_until
 
-NAMES = "echo slow failing refusing sync tools output big large".split()
+NAMES = "echo slow failing refusing sync tools output big large rich".split()
 TERMINAL = ("run.completed", "run.failed", "run.cancelled")
 SSE = {"Accept": "text/event-stream"}
 
@@ -41,12 +43,27 @@ class Event(NamedTuple):
 
 
 @contextmanager
-def api_serving(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[Serving]:
+def api_serving(
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = ("-m", "plateau_sse", "serve"),
+) -> Iterator[Serving]:
     """The service with its own Redis servers, run from `folder`, where the agents are."""
     shutil.copy(Path(api_agents.__file__), folder / "api_agents.py")
     agents = ",".join(f"{name}=api_agents:{name}" for name in NAMES)
-    with serving(folder / "data", env={"AGENTS": agents, **(env or {})}, cwd=folder) as plateau:
+    env = {"AGENTS": agents, **(env or {})}
+    with serving(folder / "data", arguments=arguments, env=env, cwd=folder) as plateau:
         yield plateau
+
+
+_HOSTS = itertools.count(1)
+
+
+def elsewhere() -> dict[str, str]:
+    """A header by which the next request comes from another host: who sends many wrong keys
+    from one waits for each answer."""
+    number = next(_HOSTS)
+    return {"X-Forwarded-For": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"}
 
 
 def unique() -> str:
@@ -108,13 +125,21 @@ def follow(client: httpx.Client, url: str, **headers: str) -> list[Event]:
         return list(messages(response.iter_lines()))
 
 
+def told(events: Iterable[Event]) -> Ledger:
+    """Someone who has been told these, over whatever responses: nothing was left out between
+    two of them, and nothing came twice."""
+    ledger = Ledger()
+    for event in events:
+        assert ledger.take(event.id, event.data), (ledger.faults, ledger.last_id, event)
+    assert not (faults := ledger.close()), faults
+    return ledger
+
+
 def text_of(events: Iterable[Event]) -> str:
     """The answer, as someone who folds the events sees it at the end."""
     text = ""
     for event in events:
-        if event.type == "run.snapshot":
-            text = event.data["text"]
-        elif event.type == "run.restarted":
+        if event.type == "run.restarted":
             text = ""
         elif event.type == "message.delta":
             text += event.data["text"]

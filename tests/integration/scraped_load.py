@@ -90,11 +90,8 @@ class Follower:
     def _hear(self, event_id: str | None, event: dict[str, Any]) -> None:
         self._last = event_id or self._last
         kind = event["type"]
-        self._books["snapshots"] += kind == "run.snapshot"
         if kind == "message.delta":
             self.text += event["text"]
-        elif kind == "run.snapshot":
-            self.text = event["text"]
         elif kind in TERMINAL:
             self.end = kind
 
@@ -131,7 +128,7 @@ class Load:
     async def hold(self) -> None:
         """Until each has all that was said so far, and has just asked what is cached."""
         self._going.clear()
-        await self._until(lambda: self._held == self._users, "each has arrived at its gate")
+        await self.until(lambda: self._held == self._users, "each has arrived at its gate")
 
     def go_on(self) -> None:
         self._going.set()
@@ -140,9 +137,9 @@ class Load:
         self._over = True
         await asyncio.gather(*self._tasks)
 
-    async def _until(self, condition: Any, what: str) -> None:
-        waiting = asyncio.create_task(until(condition, what))
-        # A user who has failed is not waited for.
+    async def until(self, condition: Any, what: str, *, timeout_s: float = 30) -> None:
+        """While there is load: a user who has failed is not waited for, and says why."""
+        waiting = asyncio.create_task(until(condition, what, timeout_s=timeout_s))
         done, _ = await asyncio.wait(
             [waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED
         )
@@ -199,7 +196,7 @@ class Load:
                 self.books["unanswered"] += 1
                 continue
             assert response.status_code in (200, 202), response.text
-            assert response.headers["x-cache"] == expected
+            assert response.headers["x-cache"] == expected, (response.headers, response.text)
             self.books["misses" if expected == "miss" else "hits"] += 1
             run: dict[str, Any] = response.json()
             return run

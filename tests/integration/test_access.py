@@ -15,6 +15,7 @@ from tests.integration.api_client import (
     api_serving,
     ask,
     assert_problem,
+    elsewhere,
     finish,
     follow,
     nothing_stays,
@@ -97,6 +98,7 @@ def test_no_key_and_wrong_keys(
     plateau: Serving, nobody: httpx.Client, run: dict[str, Any], authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
+    headers |= elsewhere()
     body = {"agent": "echo", "input": unique()}
     with nothing_stays(plateau):
         answers = [

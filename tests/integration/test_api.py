@@ -21,6 +21,7 @@ from tests.integration.api_client import (
     messages,
     record_of,
     text_of,
+    told,
     unique,
     wait_for_status,
 )
@@ -35,6 +36,11 @@ RECORD = {
     "attempt": int,
     "cached": bool,
     "created_at": float,
+}
+# What nobody knows before the run has begun, or has ended.
+LATER = {
+    *("output", "parts", "error", "finish_reason", "usage", "model"),
+    *("started_at", "ended_at", "duration_ms"),
 }
 
 
@@ -186,7 +192,7 @@ def test_the_record_of_a_queued_run(client: httpx.Client, tmp_path: Path) -> Non
         record = record_of(client, run)
         assert record["status"] == "queued"
         assert record["attempt"] == 0
-        for name in ("output", "error", "usage", "started_at", "ended_at", "duration_ms"):
+        for name in LATER:
             assert record[name] is None, name
     wait_for_status(client, run, "completed")
 
@@ -197,7 +203,9 @@ def test_the_record_of_a_running_run(client: httpx.Client, tmp_path: Path) -> No
     record = record_of(client, run)
     assert record["attempt"] == 1
     assert record["started_at"] >= record["created_at"]
-    assert (record["output"], record["ended_at"], record["duration_ms"]) == (None, None, None)
+    # Who wants what has been said so far follows it.
+    for name in LATER - {"started_at"}:
+        assert record[name] is None, name
     (tmp_path / "gate").touch()
     wait_for_status(client, run, "completed")
 
@@ -208,6 +216,12 @@ def test_the_record_of_a_completed_run(client: httpx.Client) -> None:
         assert type(record[name]) is kind, name
     assert (record["status"], record["error"], record["attempt"]) == ("completed", None, 1)
     assert record["output"] == "It is there."
+    assert record["finish_reason"] == "stop"
+    assert record["parts"] == [
+        {"type": "tool.call", "id": "c1", "name": "search", "arguments": {"query": "a word"}},
+        {"type": "tool.result", "id": "c1", "output": ["found"]},
+        {"type": "text", "part": 0, "text": "It is there."},
+    ]
     assert record["usage"] == {"input_tokens": 7, "output_tokens": 3}
     assert record["created_at"] <= record["started_at"] <= record["ended_at"]
     between_ms = 1000 * (record["ended_at"] - record["started_at"])
@@ -230,7 +244,10 @@ def test_the_record_of_a_failed_run(client: httpx.Client, agent: str) -> None:
     assert record["ended_at"] >= record["started_at"]
     # What an exception says is for the log, not for whoever asked.
     assert text not in str(record["error"])
-    last = follow(client, record["events_url"])[-1]
+    # What it has said stays said.
+    events = follow(client, record["events_url"])
+    assert told(events).parts == record["parts"] != []
+    last = events[-1]
     assert last.type == "run.failed"
     assert {key: last.data[key] for key in record["error"]} == record["error"]
 
@@ -256,7 +273,8 @@ def test_a_token_opens_its_own_run_and_no_other(client: httpx.Client) -> None:
 def test_cancelling_reaches_the_agent(client: httpx.Client, tmp_path: Path) -> None:
     left = tmp_path / "left"
     options = {"gate": str(tmp_path / "never"), "left": str(left)}
-    run = ask(client, "slow", options=options)
+    run_input = unique()
+    run = ask(client, "slow", run_input, options=options)
     wait_for_status(client, run, "running")
     with client.stream("GET", run["events_url"]) as reader:
         response = client.post(run["cancel_url"])
@@ -270,6 +288,7 @@ def test_cancelling_reaches_the_agent(client: httpx.Client, tmp_path: Path) -> N
     record = record_of(client, run)
     assert (record["status"], record["output"]) == ("cancelled", None)
     assert record["error"]["code"] == "cancelled"
+    assert [part["text"] for part in record["parts"]] == [f"before {run_input}"]
     response = client.post(run["cancel_url"])
     assert (response.status_code, response.json()["status"]) == (200, "cancelled")
     assert follow(client, run["events_url"])[-1] == last
@@ -284,7 +303,8 @@ def test_a_queued_run_is_cancelled_at_once(client: httpx.Client, tmp_path: Path)
         record = record_of(client, run)
         assert (record["status"], record["started_at"]) == ("cancelled", None)
         events = follow(client, run["events_url"])
-        assert [(event.id, event.type) for event in events] == [("1-1", "run.cancelled")]
+        tag = run["id"][12:18]
+        assert [(event.id, event.type) for event in events] == [(f"{tag}-1-1", "run.cancelled")]
     # The runner comes by its place in the queue and lets it be.
     assert finish(client, "echo")["status"] == "completed"
     assert record_of(client, run) == record

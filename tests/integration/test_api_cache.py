@@ -15,6 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from plateau_sse.store.runs import ids
 from tests.integration.api_client import (
     SSE,
     api_serving,
@@ -25,6 +26,7 @@ from tests.integration.api_client import (
     keys_in,
     messages,
     text_of,
+    told,
     unique,
     wait_for_status,
 )
@@ -146,21 +148,47 @@ def test_the_record_of_a_hit(client: httpx.Client) -> None:
     assert set(response.json()) == set(finish(client, "tools")) - {"events_url", "cancel_url"}
 
 
-@pytest.mark.parametrize("agent", ["echo", "tools", "output", "sync"])
+@pytest.mark.parametrize("agent", ["echo", "tools", "output", "sync", "rich"])
 def test_the_events_of_a_hit_are_those_of_the_run(client: httpx.Client, agent: str) -> None:
     text = unique()
     run = finish(client, agent, text)
     found = ask(client, agent, text)
     original, replayed = follow(client, run["events_url"]), follow(client, found["events_url"])
-    assert [event.id for event in replayed] == [f"1-{n + 1}" for n in range(len(replayed))]
-    assert text_of(replayed) == text_of(original)
-    assert [event.data for event in replayed if event.type.startswith("tool.")] == [
-        event.data for event in original if event.type.startswith("tool.")
-    ]
+    one, other = told(original), told(replayed)
+    assert (one.parts, one.last_id) == (other.parts, other.last_id)
+    assert found["parts"] == run["parts"] and found["output"] == run["output"]
+    assert (found["model"], found["usage"]) == (run["model"], run["usage"])
     assert replayed[0].data | {"run": run["id"]} == original[0].data
     ignored = {"cached": None, "duration_ms": None}
     assert replayed[-1].data | ignored == original[-1].data | ignored
     assert replayed[-1].data["cached"] is True
+
+
+def test_who_left_the_run_goes_on_in_the_hit(client: httpx.Client) -> None:
+    """From each event of the one to the end of the other."""
+    text = unique()
+    run = finish(client, "rich", text)
+    found = ask(client, "rich", text)
+    original = follow(client, run["events_url"])
+    whole = told(original)
+    assert [part["type"] for part in whole.parts] == [
+        *("reasoning", "tool.call", "tool.result", "reasoning", "text"),
+        *("source", "step", "text"),
+    ]
+    for seen, event in enumerate(original[:-1], 1):
+        rest = follow(client, found["events_url"], **{"Last-Event-ID": event.id})
+        assert told([*original[:seen], *rest]).parts == whole.parts
+        assert rest[0].type != "run.restarted"
+    end = {"Last-Event-ID": original[-1].id}
+    assert client.get(found["events_url"], headers=end).status_code == 204
+    # As stock clients do that send their POST again, to which the run is a cached answer now.
+    again = {**SSE, "Last-Event-ID": original[3].id}
+    body = {"agent": "rich", "input": text}
+    with client.stream("POST", "/v1/runs", json=body, headers=again) as response:
+        assert response.headers["x-cache"] == "hit"
+        rest = list(messages(response.iter_lines()))
+    assert told([*original[:4], *rest]).parts == whole.parts
+    assert rest[0].type != "run.restarted"
 
 
 def test_a_hit_is_streamed_in_one_write(client: httpx.Client) -> None:
@@ -188,6 +216,24 @@ def test_the_stream_of_a_post_that_hits(client: httpx.Client) -> None:
     assert response.headers["location"].startswith(f"/v1/runs/{events[0].data['run']}/events?")
 
 
+def test_a_position_without_a_tag_is_none_of_an_answer_that_nobody_has_seen(
+    client: httpx.Client,
+) -> None:
+    """As of a new run: it may be one of any other's."""
+    body = {"agent": "echo", "input": unique()}
+    output = finish(client, **body)["output"]
+    there = {**SSE, "Last-Event-ID": "1-3"}
+    with client.stream("POST", "/v1/runs", json=body, headers=there) as response:
+        assert response.headers["x-cache"] == "hit"
+        events = list(messages(response.iter_lines()))
+    assert events[0].data == {"type": "run.restarted", "attempt": 1, "reason": "other"}
+    assert text_of(events) == output
+    # By its URL it is the one that was meant.
+    url, seen = response.headers["location"], ids.parse(events[1].id)
+    rest = follow(client, url, **{"Last-Event-ID": ids.show(seen.number)})
+    assert [event.data for event in rest] == [event.data for event in events[2:]]
+
+
 def test_resuming_a_hit(client: httpx.Client) -> None:
     url = hit(client, "tools")["events_url"]
     whole = follow(client, url)
@@ -201,15 +247,24 @@ def test_resuming_a_hit(client: httpx.Client) -> None:
     assert all(event.event == event.type for event in follow(client, url + "&event_names=1"))
 
 
-def test_a_position_ahead_of_a_hit_gets_a_snapshot(client: httpx.Client) -> None:
-    # It belongs to an answer that was longer and has been replaced meanwhile.
-    found = hit(client, "tools")
-    events = follow(client, found["events_url"], **{"Last-Event-ID": "1-90"})
-    snapshot, end = events
-    assert (snapshot.type, end.type) == ("run.snapshot", "run.completed")
-    assert snapshot.data["missed"] == snapshot.seq == end.seq - 1
-    assert len(snapshot.data["tools"]) == 2
-    assert text_of(events) == found["output"]
+def test_what_was_seen_of_another_tape_is_void(client: httpx.Client) -> None:
+    found = hit(client, "rich")
+    url = found["events_url"]
+    whole = follow(client, url)
+    tag = whole[0].id.partition("-")[0]
+    # Of an answer that was replaced, of one that was longer, of a later attempt; and from
+    # within the last character of a thought.
+    inside = int(whole[-6].id.rpartition("-")[2]) - 1
+    for seen, reason in (
+        ("000000-1-5", "other"),
+        (f"{tag}-1-9000", "rewound"),
+        (f"{tag}-2-5", "rewound"),
+        (f"{tag}-1-{inside}", "rewound"),
+    ):
+        first, *rest = follow(client, url, **{"Last-Event-ID": seen})
+        assert first.data == {"type": "run.restarted", "attempt": 1, "reason": reason}, seen
+        assert first.id == f"{tag}-1-0"
+        assert rest == whole
 
 
 def test_a_hit_is_opened_by_its_own_token(client: httpx.Client) -> None:

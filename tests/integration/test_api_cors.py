@@ -25,6 +25,9 @@ ASKED = {
 }
 EXPOSED = {
     "X-Cache",
+    "X-Plateau-Run",
+    "X-Vercel-AI-UI-Message-Stream",
+    "Link",
     "Cache-Status",
     "Location",
     "Content-Location",

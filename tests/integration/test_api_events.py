@@ -1,10 +1,9 @@
-"""The event stream of a run over real sockets: framing, resuming, snapshots, the end."""
+"""The event stream of a run over real sockets: framing, resuming, late readers, the end."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ from tests.integration.api_client import (
     follow,
     messages,
     record_of,
-    text_of,
+    told,
     unique,
     wait_for_status,
 )
 from tests.processes import Serving, wait_until
 
 STREAM_CAP = 100
-FRAME = re.compile(rb"id: \d+-\d+\ndata: \{[^\n]*\}")
-NAMED_FRAME = re.compile(rb"id: \d+-\d+\nevent: [a-z.]+\ndata: \{[^\n]*\}")
+FRAME_BYTES = 8 * 1024
+FRAME = re.compile(rb"id: [0-9a-f]{6}-1-\d+\ndata: \{[^\n]*\}")
+NAMED_FRAME = re.compile(rb"id: [0-9a-f]{6}-1-\d+\nevent: [a-z.]+\ndata: \{[^\n]*\}")
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +57,26 @@ def gated(client: httpx.Client, folder: Path, agent: str = "slow") -> dict[str, 
     return ask(client, agent, options={"gate": str(folder / "gate")})
 
 
-def accounted(events: list[Event]) -> int:
-    """How many events these deliver or stand for."""
-    snapshots = [event for event in events if event.type == "run.snapshot"]
-    return len(events) - len(snapshots) + sum(int(event.data["missed"]) for event in snapshots)
+def tag_of(run: dict[str, Any]) -> str:
+    """What the ids of its events begin with, as docs/events.md has it."""
+    return str(run["id"])[12:18]
+
+
+def read_until(events: Iterator[Event], kind: str) -> list[Event]:
+    """Those up to the first of this type."""
+    seen = []
+    for event in events:
+        seen.append(event)
+        if event.type == kind:
+            return seen
+    raise AssertionError(f"the response ended before {kind}")
 
 
 def test_the_whole_run_from_its_start(client: httpx.Client) -> None:
     run = finish(client, "tools", unique())
     events = follow(client, run["events_url"])
-    assert [event.id for event in events] == [f"1-{n}" for n in range(1, len(events) + 1)]
+    # Two marks behind the first, then the opening of a part and its 12 bytes, then the end.
+    assert [event.id for event in events] == [f"{tag_of(run)}-1-{n}" for n in (1, 2, 3, 16, 17)]
     started, call, result, delta, completed = (event.data for event in events)
     assert started == {
         "type": "run.started",
@@ -76,16 +86,18 @@ def test_the_whole_run_from_its_start(client: httpx.Client) -> None:
     }
     assert (call["type"], call["id"], call["name"]) == ("tool.call", "c1", "search")
     assert result == {"type": "tool.result", "id": "c1", "output": ["found"]}
-    assert delta == {"type": "message.delta", "text": "It is there."}
+    assert delta == {"type": "message.delta", "part": 0, "text": "It is there."}
     assert (completed["type"], completed["cached"]) == ("run.completed", False)
+    assert completed["finish_reason"] == run["finish_reason"] == "stop"
     assert completed["usage"] == run["usage"]
     assert "output" not in completed
+    assert told(events).parts == run["parts"]
 
 
 def test_output_that_is_not_the_text_comes_with_the_end(client: httpx.Client) -> None:
     run = finish(client, "output", "life")
     events = follow(client, run["events_url"])
-    assert text_of(events) == "thinking"
+    assert told(events).text == "thinking"
     assert events[-1].data["output"] == run["output"] == "The answer to life."
 
 
@@ -116,15 +128,11 @@ def test_events_arrive_while_the_run_is_under_way(client: httpx.Client, tmp_path
     run = gated(client, tmp_path)
     with client.stream("GET", run["events_url"]) as response:
         events = messages(response.iter_lines())
-        seen = []
-        for event in events:
-            seen.append(event)
-            if event.type == "message.delta":
-                break
+        seen = read_until(events, "message.delta")
         assert record_of(client, run)["status"] == "running"
         (tmp_path / "gate").touch()
         seen += events
-    assert text_of(seen) == record_of(client, run)["output"]
+    assert told(seen).text == record_of(client, run)["output"]
     assert seen[-1].type == "run.completed"
 
 
@@ -140,11 +148,40 @@ def test_resuming_goes_on_after_the_event(client: httpx.Client) -> None:
         assert follow(client, f"{url}&last_event_id={after}") == whole[position:]
 
 
+def test_any_position_gets_the_rest(client: httpx.Client) -> None:
+    """By its number alone, also where no event ended: within a delta, and without the tag."""
+    run = finish(client, "echo", "Grüße, 雪 🏔!")
+    url, tag = run["events_url"], tag_of(run)
+    whole = follow(client, url)
+    started, delta, completed = whole
+    text = delta.data["text"].encode()
+    assert delta.id == f"{tag}-1-{2 + len(text)}"
+    # At 0 there is nothing, at 1 the start, at 2 the part is open.
+    assert follow(client, url, **{"Last-Event-ID": f"{tag}-1-0"}) == whole
+    assert follow(client, url, **{"Last-Event-ID": f"{tag}-1-1"}) == [delta, completed]
+    for at in range(2, 2 + len(text)):
+        rest = text[at - 2 :]
+        for position in (f"{tag}-1-{at}", f"1-{at}"):
+            events = follow(client, url, **{"Last-Event-ID": position})
+            if rest[0] & 0xC0 == 0x80:
+                # Within a character nobody ever stood.
+                again, *events = events
+                assert again.id == f"{tag}-1-0"
+                assert (again.type, again.data["reason"]) == ("run.restarted", "rewound")
+                assert events == whole
+            else:
+                said = {"type": "message.delta", "part": 0, "text": rest.decode()}
+                assert events == [delta._replace(data=said), completed]
+    assert follow(client, url, **{"Last-Event-ID": delta.id}) == [completed]
+    assert started.id == f"{tag}-1-1"
+
+
 @pytest.mark.parametrize("query", ["1-1", "nonsense", "9-9"])
 def test_the_header_beats_the_query(client: httpx.Client, query: str) -> None:
     url = finish(client, "echo")["events_url"]
-    events = follow(client, f"{url}&last_event_id={query}", **{"Last-Event-ID": "1-2"})
-    assert events[0].id == "1-3"
+    whole = follow(client, url)
+    events = follow(client, f"{url}&last_event_id={query}", **{"Last-Event-ID": whole[1].id})
+    assert events == whole[2:]
 
 
 def test_an_empty_position_is_the_start(client: httpx.Client) -> None:
@@ -181,19 +218,15 @@ def test_dropping_and_resuming_loses_and_repeats_nothing(
 ) -> None:
     run = gated(client, tmp_path)
     with client.stream("GET", run["events_url"]) as response:
-        seen = []
-        for event in messages(response.iter_lines()):
-            seen.append(event)
-            if event.type == "message.delta":
-                break
+        seen = read_until(messages(response.iter_lines()), "message.delta")
     (tmp_path / "gate").touch()
     seen += follow(client, run["events_url"], **{"Last-Event-ID": seen[-1].id})
-    known = [event for event in seen if event.id]
-    assert [event.seq for event in known] == list(range(1, len(known) + 1))
-    assert text_of(seen) == record_of(client, run)["output"]
+    reader, record = told(seen), record_of(client, run)
+    assert (reader.text, reader.parts) == (record["output"], record["parts"])
+    assert reader.restarts == 0
 
 
-# Snapshots
+# Whoever comes late, or from elsewhere
 
 
 def test_a_queued_run_says_so_at_once(client: httpx.Client, tmp_path: Path) -> None:
@@ -204,88 +237,140 @@ def test_a_queued_run_says_so_at_once(client: httpx.Client, tmp_path: Path) -> N
     with client.stream("GET", waiting["events_url"]) as response:
         events = messages(response.iter_lines())
         first = next(events)
-        assert (first.type, first.data["status"]) == ("run.snapshot", "queued")
-        assert (first.data["text"], first.data["missed"], first.id) == ("", 0, "")
+        assert (first.id, first.data) == ("", {"type": "run.queued"})
         (tmp_path / "gate").touch()
         rest = list(events)
-    assert [event.seq for event in rest] == list(range(1, len(rest) + 1))
-    assert text_of(rest) == record_of(client, waiting)["output"]
+    assert rest[0].id == f"{tag_of(waiting)}-1-1"
+    assert told([first, *rest]).text == record_of(client, waiting)["output"]
 
 
-def test_a_late_reader_of_a_long_run_gets_one_snapshot(
-    client: httpx.Client, redis: Redis
+def test_a_late_reader_of_a_long_run_gets_all_of_it(
+    client: httpx.Client, redis: Redis, tmp_path: Path
 ) -> None:
-    run = finish(client, "big")
+    """More of it than the live log keeps."""
+    run = gated(client, tmp_path, "big")
+    events = follow_through(client, run, tmp_path)
+    assert told(events).text == record_of(client, run)["output"]
     assert redis.xlen(keys.run(run["id"]).events) == STREAM_CAP
-    snapshot, *rest = follow(client, run["events_url"])
-    assert snapshot.type == "run.snapshot"
-    assert [event.type for event in rest] == ["run.completed"]
-    assert snapshot.data["progress"]["step"] == 180
-    assert snapshot.data["missed"] == snapshot.seq == rest[-1].seq - 1
-    assert text_of([snapshot]) == run["output"]
+    late = follow(client, run["events_url"])
+    # Nothing says how far a run is that has ended, and the text comes at once.
+    assert [event.type for event in late] == ["run.started", "message.delta", "run.completed"]
+    assert told(late).parts == told(events).parts == record_of(client, run)["parts"]
+    assert late[-1] == events[-1]
+
+
+def follow_through(client: httpx.Client, run: dict[str, Any], folder: Path) -> list[Event]:
+    """All of a gated run, by someone who was there from its start."""
+    with client.stream("GET", run["events_url"]) as response:
+        events = messages(response.iter_lines())
+        seen = read_until(events, "message.delta")
+        (folder / "gate").touch()
+        return [*seen, *events]
 
 
 def test_a_reader_that_was_away_for_too_long_gets_what_it_missed(
-    client: httpx.Client, tmp_path: Path
+    client: httpx.Client, redis: Redis, tmp_path: Path
 ) -> None:
     run = gated(client, tmp_path, "big")
     with client.stream("GET", run["events_url"]) as response:
-        # The queued run's own snapshot, which has no id, stands for nothing.
-        told = (event for event in messages(response.iter_lines()) if event.id)
-        seen = list(islice(told, 5))
+        seen = read_until(messages(response.iter_lines()), "message.delta")
     (tmp_path / "gate").touch()
     wait_for_status(client, run, "completed")
+    # The live log begins behind what this reader has.
+    assert oldest(redis, run) > told(seen).at.at
     resumed = follow(client, run["events_url"], **{"Last-Event-ID": seen[-1].id})
-    assert [event.type for event in resumed].count("run.snapshot") == 1
-    assert accounted(seen + resumed) == resumed[-1].seq
-    assert text_of(resumed) == record_of(client, run)["output"]
+    reader, record = told(seen + resumed), record_of(client, run)
+    assert (reader.text, reader.parts) == (record["output"], record["parts"])
+    assert reader.restarts == 0
 
 
-def test_a_late_reader_goes_on_live_from_its_snapshot(
-    client: httpx.Client, tmp_path: Path
-) -> None:
+def oldest(redis: Redis, run: dict[str, Any]) -> int:
+    """The position of what is first in the live log of a run."""
+    first: Any = redis.xrange(keys.run(run["id"]).events, count=1)
+    ((entry_id, _),) = first
+    return int(entry_id.partition(b"-")[2])
+
+
+def test_a_late_reader_goes_on_live(client: httpx.Client, tmp_path: Path) -> None:
     run = gated(client, tmp_path, "big")
 
     def half_done() -> bool:
-        with client.stream("GET", run["events_url"], headers={"Last-Event-ID": "9-1"}) as there:
-            event = next(messages(there.iter_lines()))
-        return str(event.data.get("text")).endswith("word90 ")
+        with client.stream("GET", run["events_url"]) as there:
+            return told(read_until(messages(there.iter_lines()), "run.progress")).text.endswith(
+                "word90 "
+            )
 
     wait_until(half_done, "the first half is there")
     with client.stream("GET", run["events_url"]) as response:
         events = messages(response.iter_lines())
-        snapshot = next(events)
-        assert (snapshot.type, snapshot.data["status"]) == ("run.snapshot", "running")
-        assert snapshot.data["missed"] == snapshot.seq > STREAM_CAP
+        seen = read_until(events, "run.progress")
+        # How far it is comes behind the tape, has no place on it, and is told once.
+        assert [event.type for event in seen] == [
+            "run.started",
+            "message.delta",
+            "run.progress",
+        ]
+        assert (seen[-1].id, seen[-1].data["step"]) == ("", 90)
         (tmp_path / "gate").touch()
-        seen = [snapshot, *events]
-    assert accounted(seen) == seen[-1].seq
-    assert text_of(seen) == record_of(client, run)["output"]
+        seen += events
+    steps = [event.data["step"] for event in seen if event.type == "run.progress"]
+    assert steps == sorted(set(steps))
+    reader, record = told(seen), record_of(client, run)
+    assert (reader.text, reader.parts) == (record["output"], record["parts"])
 
 
+@pytest.mark.parametrize("tag", ["", "own"])
 @pytest.mark.parametrize("position", ["1-5000", "7-1", "999999999-999999999"])
-def test_a_position_of_the_future_gets_a_snapshot(client: httpx.Client, position: str) -> None:
+def test_a_position_of_the_future_begins_anew(
+    client: httpx.Client, position: str, tag: str
+) -> None:
+    # Nobody can have seen it but of a store that has lost what came after.
     run = finish(client, "tools")
-    events = follow(client, run["events_url"], **{"Last-Event-ID": position})
-    assert [event.type for event in events] == ["run.snapshot", "run.completed"]
-    assert accounted(events) == events[-1].seq
-    assert text_of(events) == run["output"]
-    tools = events[0].data["tools"]
-    assert [tool["type"] for tool in tools] == ["tool.call", "tool.result"]
+    whole, own = follow(client, run["events_url"]), tag_of(run)
+    last = f"{own}-{position}" if tag else position
+    again, *events = follow(client, run["events_url"], **{"Last-Event-ID": last})
+    assert (again.id, again.event) == (f"{own}-1-0", "")
+    assert again.data == {"type": "run.restarted", "attempt": 1, "reason": "rewound"}
+    assert events == whole
+    assert told(events).parts == run["parts"]
 
 
-def test_a_reader_that_comes_when_the_events_are_gone(
+def test_who_comes_from_another_answer_gets_this_one(
+    client: httpx.Client, tmp_path: Path
+) -> None:
+    """Whether it has ended or not, and wherever in the other one the reader was."""
+    other, ended = finish(client, "tools"), finish(client, "tools")
+    running = gated(client, tmp_path)
+    wait_for_status(client, running, "running")
+    whole, last = (
+        follow(client, ended["events_url"]),
+        follow(client, other["events_url"])[-1].id,
+    )
+    for position in (last, f"{tag_of(other)}-1-2", f"{tag_of(other)}-9-9000"):
+        there = {"Last-Event-ID": position}
+        again, *events = follow(client, ended["events_url"], **there)
+        assert again.id == f"{tag_of(ended)}-1-0"
+        assert again.data == {"type": "run.restarted", "attempt": 1, "reason": "other"}
+        assert events == whole
+        with client.stream("GET", running["events_url"], headers=there) as response:
+            first, second = read_until(messages(response.iter_lines()), "run.started")
+            assert (first.data["reason"], first.id) == ("other", f"{tag_of(running)}-1-0")
+            assert second.id == f"{tag_of(running)}-1-1"
+    (tmp_path / "gate").touch()
+    wait_for_status(client, running, "completed")
+
+
+def test_a_reader_that_comes_when_the_live_log_is_gone(
     client: httpx.Client, redis: Redis
 ) -> None:
-    # They live for a minute after the end; the record lives longer.
-    run = finish(client, "echo")
+    # It lives for a minute after the end; the tape lives longer.
+    run = finish(client, "tools")
     whole = follow(client, run["events_url"])
     redis.delete(keys.run(run["id"]).events)
-    events = follow(client, run["events_url"])
-    assert [event.type for event in events] == ["run.snapshot", "run.completed"]
-    assert (events[-1], text_of(events)) == (whole[-1], run["output"])
-    before_last = follow(client, run["events_url"], **{"Last-Event-ID": whole[-2].id})
-    assert before_last == whole[-1:]
+    assert follow(client, run["events_url"]) == whole
+    for position in range(1, len(whole)):
+        after = {"Last-Event-ID": whole[position - 1].id}
+        assert follow(client, run["events_url"], **after) == whole[position:]
     final = client.get(run["events_url"], headers={"Last-Event-ID": whole[-1].id})
     assert final.status_code == 204
 
@@ -304,6 +389,17 @@ def test_runs_that_are_no_more_and_runs_that_never_were(client: httpx.Client) ->
 
 def test_every_run_ends_once(client: httpx.Client) -> None:
     for agent in ("echo", "failing", "sync", "large"):
-        events = follow(client, finish(client, agent)["events_url"])
+        run = finish(client, agent)
+        events = follow(client, run["events_url"])
         assert [event.type in TERMINAL for event in events].count(True) == 1
         assert events[-1].type in TERMINAL
+        assert told(events).parts == run["parts"]
+
+
+def test_what_is_long_comes_in_frames_of_a_few_kib(client: httpx.Client) -> None:
+    run = finish(client, "large")
+    content = client.get(run["events_url"]).content
+    frames = content.partition(b"\n")[2].split(b"\n\n")
+    assert len(content) > 20 * FRAME_BYTES
+    assert max(map(len, frames)) <= FRAME_BYTES
+    assert told(follow(client, run["events_url"])).parts == run["parts"]

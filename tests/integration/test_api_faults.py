@@ -51,13 +51,16 @@ def client_of(running: Serving) -> Iterator[httpx.Client]:
 def without_a_runner(running: Serving, redis: Redis) -> Iterator[None]:
     """As it looks once the last runner has been gone for a while."""
     (runner,) = running.pids("plateau: runner")
-    os.kill(runner, signal.SIGSTOP)
+    # With its master, which would start another.
+    frozen = (running.process.pid, runner)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
     try:
-        for consumer in redis.xinfo_consumers(keys.QUEUE, keys.GROUP):
-            redis.xgroup_delconsumer(keys.QUEUE, keys.GROUP, consumer["name"])
+        redis.delete(keys.QUEUE.runners)
         yield
     finally:
-        os.kill(runner, signal.SIGCONT)
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_while_the_streams_are_away(tmp_path: Path) -> None:

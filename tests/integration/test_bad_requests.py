@@ -157,7 +157,7 @@ REQUESTS = {
     "a Host that is none": (post().replace(b"Host: x", b"Host: ["), "bad_request"),
     "no Host": (post().replace(b"Host: x\r\n", b""), "bad_request"),
     "HTTP/1.0": (post().replace(b"/1.1", b"/1.0"), "bad_json"),
-    "an absolute target": (get(b"http://x/v1/runs"), "method_not_allowed"),
+    "an absolute target": (get(b"http://x/v1/runs", method=b"DELETE"), "method_not_allowed"),
     "a wish to upgrade": (
         post(b'{"agent":"echo"}', b"Connection: Upgrade", b"Upgrade: h2c"),
         "invalid_request",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -58,7 +60,7 @@ def report(
 
 
 def runner_of(streams_url: str, run: dict[str, str]) -> str:
-    """The runner that executes it, without what it calls its claim."""
+    """The runner that executes it now, without what it calls its claim."""
     with Redis.from_url(streams_url, protocol=2) as redis:
         name = redis.hget(keys.run(run["id"]).record, "runner")
     assert isinstance(name, bytes)
@@ -104,6 +106,57 @@ def test_cancelling_reaches_the_agent_from_whatever_worker(
     asyncio.run(scenario())
 
 
+def test_a_run_that_its_runner_handed_back_is_cancelled_though_no_other_comes(
+    tmp_path: Path, streams_url: str
+) -> None:
+    env = AGENTS | {"GRACEFUL_TIMEOUT_S": "4"}
+    with deployed(tmp_path, streams_url=streams_url, webs=1, runners=1, env=env) as deployment:
+        (url,), (runner,) = deployment.urls, deployment.runners
+        run = start_run(url, "words", hold_at=3, gate=str(tmp_path / "never"))
+        wait_until(lambda: record_of(url, run)["status"] == "running", "it is on")
+        runner.terminate()
+        assert runner.wait(15) == 0
+        with Redis.from_url(streams_url, protocol=2) as redis:
+            assert redis.zrange(keys.QUEUE.since, 0, -1) == [run["id"].encode()]
+            answer = httpx.post(url + run["cancel_url"])
+            assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+            assert record_of(url, run)["status"] == "cancelled"
+            assert redis.zrange(keys.QUEUE.since, 0, -1) == []
+        reader = Watched([url], run["events_url"])
+        asyncio.run(reader.follow())
+        assert reader.end is not None and reader.end["type"] == "run.cancelled"
+
+
+def test_a_run_that_many_cancel_at_once_counts_once(tmp_path: Path, streams_url: str) -> None:
+    with deployed(tmp_path, streams_url=streams_url, webs=2, runners=1, env=AGENTS) as two:
+        for runner in two.runners:
+            # So that it takes none.
+            runner.send_signal(signal.SIGSTOP)
+        try:
+            runs = [start_run(two.urls[0], "words") for _ in range(10)]
+
+            async def cancel() -> list[httpx.Response]:
+                async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+                    return await asyncio.gather(
+                        *(
+                            client.post(two.urls[n % 2] + run["cancel_url"])
+                            for run in runs
+                            for n in range(6)
+                        )
+                    )
+
+            assert {answer.json()["status"] for answer in asyncio.run(cancel())} == {
+                "cancelled"
+            }
+        finally:
+            for runner in two.runners:
+                runner.send_signal(signal.SIGCONT)
+    # By now all have added theirs.
+    with Redis.from_url(streams_url, protocol=2) as redis:
+        counted = redis.hget(keys.stats(socket.gethostname()), "runs_cancelled")
+    assert isinstance(counted, bytes) and int(counted) == len(runs)
+
+
 def test_cancelling_closes_the_models_connection_and_leaving_does_not(
     tmp_path: Path, streams_url: str, cache_url: str
 ) -> None:
@@ -115,7 +168,7 @@ def test_cancelling_closes_the_models_connection_and_leaving_does_not(
             cache_url=cache_url,
             webs=1,
             runners=1,
-            env={"OPENAI_BASE_URL": model.base_url},
+            env={"OPENAI_BASE_URL": model.base_url, "OPENAI_MODELS": "slow,silent"},
         ) as deployment,
     ):
         (url,) = deployment.urls
@@ -205,6 +258,21 @@ def test_an_agent_that_holds_the_loop_is_ended_and_named(tmp_path: Path) -> None
         assert "Traceback" not in running.stderr
 
 
+def test_who_holds_the_loop_and_cannot_be_named_has_its_tries_and_no_more(
+    tmp_path: Path,
+) -> None:
+    env = {"AGENTS": "beside=tests.fault_agents:blocking_beside", "RUN_TIMEOUT_S": "6"}
+    with serving(tmp_path, env=env | {"MAX_ATTEMPTS": "2"}) as running:
+        run = start_run(running.url, "beside", sleep_s=60)
+
+        def ended() -> bool:
+            return str(record_of(running.url, run)["status"]) == "failed"
+
+        wait_until(ended, "it is given up", timeout_s=45)
+        record = record_of(running.url, run)
+        assert (record["error"]["code"], record["attempt"]) == ("runner_lost", 2)
+
+
 def test_a_plain_agent_that_sleeps_keeps_its_lease_and_starves_nobody(
     two_and_two: Deployment, streams_url: str
 ) -> None:
@@ -214,13 +282,17 @@ def test_a_plain_agent_that_sleeps_keeps_its_lease_and_starves_nobody(
         awake = [start_run(url, "words", f"{n}", count=260, pause_ms=50) for n in range(6)]
         sleepers = [Watched([other], run["events_url"]) for run in asleep]
         others = [Watched([url], run["events_url"]) for run in awake]
-        await asyncio.gather(*(reader.follow() for reader in sleepers + others))
+        everyone = sleepers + others
+        following = [asyncio.create_task(reader.follow()) for reader in everyone]
+        await until(lambda: all(len(r.delivered) > 1 for r in everyone), "all are under way")
+        # The record has it for as long as the run is on.
         runners = [runner_of(streams_url, run) for run in asleep]
         beside = [
             reader
             for run, reader in zip(awake, others, strict=True)
             if runner_of(streams_url, run) in runners
         ]
+        await asyncio.gather(*following)
         assert beside, "the sleepers were alone on their runners"
         for reader in beside:
             gaps = [

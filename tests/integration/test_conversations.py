@@ -1,54 +1,65 @@
-"""Conversations over HTTP: what is remembered is what the agent gets and what is shown."""
+"""Conversations over HTTP: people see what was said, and agents are given the beginnings."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from redis import Redis
 
+from tests.conftest import Server, assert_all_have_a_life, end_server, start_server
 from tests.deployment import Deployment, deployed
 from tests.integration.api_client import assert_problem, unique
 from tests.processes import wait_until
 
-ANN, BOB = "key-of-ann-12345", "key-of-bob-67890"
-NAMES = ("counted", "context", "parrot")
+# The tests share a service: each caller of each test is another owner.
+KEYS = [f"key-of-a-caller-{number}" for number in range(200)]
+unused = iter(KEYS)
+NAMES = ("counted", "context", "parrot", "silent")
 ENV = {
     "AGENTS": ",".join(f"{name}=tests.flight_agents:{name}" for name in NAMES),
-    "API_KEYS": f"{ANN},{BOB}",
+    "API_KEYS": ",".join(KEYS),
 }
 
 
-@pytest.fixture
-def deployment(tmp_path: Path, streams_url: str, cache_url: str) -> Iterator[Deployment]:
-    with deployed(
-        tmp_path, streams_url=streams_url, cache_url=cache_url, webs=2, env=ENV
-    ) as running:
-        yield running
+@pytest.fixture(scope="module")
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory, streams_server: Server, cache_server: Server
+) -> Iterator[Deployment]:
+    """No test here may ask for `streams_url` or `cache_url`, which empty the servers."""
+    folder = tmp_path_factory.mktemp("conversations")
+    streams_url, cache_url = streams_server.url, cache_server.url
+    with streams_server.client() as streams, cache_server.client() as cache:
+        for client in (streams, cache):
+            client.flushall()
+        with deployed(folder, streams_url=streams_url, cache_url=cache_url, env=ENV) as running:
+            yield running
+            for client in (streams, cache):
+                assert_all_have_a_life(client)
 
 
 @pytest.fixture
 def ann(deployment: Deployment) -> Iterator[Caller]:
-    with Caller(deployment, ANN) as caller:
+    with Caller(deployment) as caller:
         yield caller
 
 
 @pytest.fixture
 def bob(deployment: Deployment) -> Iterator[Caller]:
-    with Caller(deployment, BOB) as caller:
+    with Caller(deployment) as caller:
         yield caller
 
 
 class Caller:
     """Asks one worker, looks at the other."""
 
-    def __init__(self, deployment: Deployment, key: str) -> None:
-        headers = {"Authorization": f"Bearer {key}"}
+    def __init__(self, deployment: Deployment) -> None:
+        self.headers = headers = {"Authorization": f"Bearer {next(unused)}"}
         self.asking, self.looking = (
             httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
             for url in deployment.urls
@@ -80,6 +91,12 @@ class Caller:
         messages = self.seen(conversation, **query)["messages"]
         return [(message["role"], message["content"]) for message in messages]
 
+    def given(self, conversation: str) -> list[Any]:
+        """What an agent is given of it now; this is one more question in it."""
+        said = self.say(conversation, unique(), agent="context").json()["output"]
+        messages: list[Any] = json.loads(said)["messages"]
+        return messages[:-1]
+
 
 def test_question_and_answer_are_remembered(ann: Caller) -> None:
     run = ann.say("c1", "Hello").json()
@@ -94,17 +111,97 @@ def test_question_and_answer_are_remembered(ann: Caller) -> None:
     assert question["created_at"] == pytest.approx(run["created_at"], abs=5)
 
 
-def test_what_the_agent_gets_is_what_is_shown(ann: Caller) -> None:
-    for number in range(7):
-        ann.say("c1", f"{number} " + "long 雪" * 100)
-    shown = [list(pair) for pair in ann.contents("c1") if pair[1] is not None]
-    assert len(ann.contents("c1")) == 10 and len(shown) == 5
-    assert all(len(content) == 200 for _, content in shown)
-    said = ann.say("c1", "now " * 100, agent="context").json()["output"]
-    got = json.loads(said)
-    assert got == {"conversation": "c1", "messages": [*shown, ["user", "now " * 100]]}
-    # What is remembered of the long one, then, is its beginning.
-    assert ann.contents("c1")[-2] == ("user", ("now " * 100)[:200])
+def test_people_see_all_of_it_and_an_agent_the_beginnings(ann: Caller) -> None:
+    texts = [f"{number} " + "long 雪" * 100 for number in range(7)]
+    for text in texts:
+        ann.say("c1", text)
+    said = [(role, text) for text in texts for role in ("user", "assistant")]
+    assert ann.contents("c1") == said[-10:]
+    for message in ann.seen("c1")["messages"]:
+        assert message["length"] == len(message["content"]) and not message["truncated"]
+    got = json.loads(ann.say("c1", "now", agent="context").json()["output"])
+    short = [[role, text[:198] + " …"] for role, text in said[-5:]]
+    assert got == {"conversation": "c1", "messages": [*short, ["user", "now"]]}
+
+
+def test_parts_are_shown_and_a_model_is_told_of_them(ann: Caller) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    parts = [{"type": "text", "text": "What is this?"}, image]
+    ann.say("c1", "", messages=[{"role": "user", "content": parts}])
+    question, answer = ann.seen("c1")["messages"]
+    assert (question["content"], question["parts"]) == ("What is this?", parts)
+    assert question["status"] is None
+    # The parrot says what it was asked in words.
+    assert (answer["content"], answer["status"]) == ("What is this?", "completed")
+    assert answer["parts"] == [{"type": "text", "part": 0, "text": "What is this?"}]
+    given = ann.given("c1")
+    assert given == [["user", "What is this? [image]"], ["assistant", "What is this?"]]
+
+
+def test_results_of_tools_go_on_with_it(ann: Caller) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    round_of_tools = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "Rain.", "tool_call_id": "c1"},
+    ]
+    ann.say("c1", "How is the weather?")
+    said = ann.say("c1", "", agent="context", messages=round_of_tools).json()["output"]
+    assert [role for role, _ in json.loads(said)["messages"]] == [
+        *("user", "assistant"),
+        *("assistant", "tool"),
+    ]
+    result = ann.seen("c1")["messages"][2]
+    assert (result["role"], result["parts"]) == (
+        "tool",
+        [{"type": "tool.result", "id": "c1", "output": "Rain."}],
+    )
+    # A model that was given a result without its call would refuse all that follows.
+    assert [role for role, _ in ann.given("c1")] == ["user", "assistant", "assistant"]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_what_was_said_before_it_was_broken_off_stays(
+    ann: Caller, tmp_path: Path, how: str
+) -> None:
+    gate = tmp_path / "gate"
+    options = {"gate": str(gate), "note": str(tmp_path / "note"), "fail": how == "failed"}
+    body = {"agent": "counted", "input": "q", "conversation_id": "c1", "options": options}
+    run = ann.asking.post("/v1/runs", json=body).json()
+    with httpx.stream(
+        "GET", ann.looking.base_url.join(run["events_url"]), timeout=30, trust_env=False
+    ) as response:
+        for line in response.iter_lines():
+            if "message.delta" in line:
+                break
+    if how == "cancelled":
+        assert ann.looking.post(run["cancel_url"]).status_code in (200, 202)
+    else:
+        gate.touch()
+
+    def ended() -> bool:
+        return bool(ann.looking.get(f"/v1/runs/{run['id']}").json()["status"] == how)
+
+    wait_until(ended, "the run has ended")
+    _, answer = ann.seen("c1")["messages"]
+    assert (answer["content"], answer["status"]) == ("An answer ", how)
+    assert ann.seen("c1")["active_run"] is None
+    assert ann.given("c1") == [["user", "q"], ["assistant", f"An answer  … [{how}]"]]
+
+
+def test_one_may_be_called_as_a_route_is(ann: Caller) -> None:
+    for name in ("events", "runs", "cancel"):
+        ann.say(name, "Hello")
+        assert ann.contents(name) == [("user", "Hello"), ("assistant", "Hello")]
+
+
+def test_one_that_has_not_begun_is_an_empty_one(ann: Caller) -> None:
+    empty: dict[str, Any] = {"id": "new", "messages": [], "active_run": None}
+    for _ in range(2):
+        found = ann.seen("new")
+        # Whoever waits for its first question can follow it.
+        assert found.pop("events_url").startswith("/v1/conversations/new/events?token=")
+        assert found == empty
+        assert ann.asking.delete("/v1/conversations/new").status_code == 204
 
 
 def test_instructions_come_first_and_are_not_remembered(ann: Caller) -> None:
@@ -190,9 +287,9 @@ def test_two_runs_at_once_lose_no_message(ann: Caller, tmp_path: Path) -> None:
     assert replies == {run["id"]: f"{run['id']}-user" for run in runs}
 
 
-def test_a_failed_run_leaves_its_question_alone(ann: Caller, tmp_path: Path) -> None:
-    options = {"note": str(tmp_path / "note"), "fail": True}
-    assert ann.say("c1", "q", agent="counted", options=options).json()["status"] == "failed"
+def test_a_run_that_has_said_nothing_leaves_its_question_alone(ann: Caller) -> None:
+    failed = ann.say("c1", "q", agent="silent").json()
+    assert failed["status"] == "failed"
     assert ann.contents("c1") == [("user", "q")]
     assert ann.seen("c1")["active_run"] is None
 
@@ -217,7 +314,7 @@ def test_a_page_can_rejoin_after_a_reload(ann: Caller, tmp_path: Path) -> None:
 def test_another_owner_or_user_has_a_conversation_of_its_own(ann: Caller, bob: Caller) -> None:
     ann.say("c1", "of ann")
     ann.say("c1", "of u", user="u")
-    assert_problem(bob.looking.get("/v1/conversations/c1"), 404, "conversation_not_found")
+    assert bob.contents("c1") == []
     bob.say("c1", "of bob")
     assert ann.contents("c1")[0] == ("user", "of ann")
     assert ann.contents("c1", user="u")[0] == ("user", "of u")
@@ -229,8 +326,15 @@ def test_another_owner_or_user_has_a_conversation_of_its_own(ann: Caller, bob: C
 
 
 def test_deleting_removes_it_all_also_what_is_on_its_way(
-    ann: Caller, streams_url: str, tmp_path: Path
+    ann: Caller, streams_server: Server, tmp_path: Path
 ) -> None:
+    def conversations() -> set[bytes]:
+        with streams_server.client() as redis:
+            found = set(redis.scan_iter("conversation:*"))
+            # What opens its events is made anew for whoever looks at it.
+            return {it for it in found if not it.endswith((b":deleted", b":opener"))}
+
+    of_others = conversations()
     gate = tmp_path / "gate"
     options = {"gate": str(gate), "note": str(tmp_path / "note")}
     ann.say("c1", "q")
@@ -238,20 +342,19 @@ def test_deleting_removes_it_all_also_what_is_on_its_way(
     run = ann.asking.post("/v1/runs", json=body).json()
     assert ann.looking.delete("/v1/conversations/c1").status_code == 204
     assert ann.looking.delete("/v1/conversations/c1").status_code == 204
-    assert_problem(ann.asking.get("/v1/conversations/c1"), 404, "conversation_not_found")
+    assert ann.contents("c1") == []
     gate.touch()
 
     def ended() -> bool:
         return bool(ann.looking.get(f"/v1/runs/{run['id']}").json()["status"] == "completed")
 
     wait_until(ended, "the run has ended")
-    assert_problem(ann.asking.get("/v1/conversations/c1"), 404, "conversation_not_found")
-    with Redis.from_url(streams_url, protocol=2) as redis:
-        left = [key for key in redis.scan_iter("conversation:*") if b"deleted" not in key]
-        assert left == []
+    assert ann.contents("c1") == []
+    assert conversations() == of_others
     # It begins anew.
     ann.say("c1", "again")
     assert len(ann.contents("c1")) == 2
+    assert len(conversations() - of_others) > 0
 
 
 def test_a_key_that_comes_again_is_the_same_run_although_the_answer_is_cached(
@@ -263,7 +366,14 @@ def test_a_key_that_comes_again_is_the_same_run_although_the_answer_is_cached(
     headers = {"Idempotency-Key": unique(), "Prefer": "wait=20"}
     first, second = [ann.asking.post("/v1/runs", json=body, headers=headers) for _ in "ab"]
     assert first.json()["id"] == second.json()["id"]
+    # As it would be without a key: clients give one with each question.
+    assert (first.headers["x-cache"], second.headers["x-cache"]) == ("hit", "hit")
     assert len(ann.contents("c1")) == 2
+    # Late, too: what has been said since is no part of what was asked then.
+    ann.say("c1", unique())
+    said = ann.contents("c1")
+    third = ann.asking.post("/v1/runs", json=body, headers=headers)
+    assert (third.json()["id"], ann.contents("c1")) == (first.json()["id"], said)
 
 
 def test_a_key_that_comes_again_says_nothing_twice(ann: Caller) -> None:
@@ -297,24 +407,34 @@ def test_what_cannot_go_with_a_conversation_is_refused(ann: Caller) -> None:
     assert assert_problem(response, 422, "invalid_request")["field"] == "conversation_id"
 
 
-def test_a_refused_run_says_nothing(ann: Caller, deployment: Deployment) -> None:
-    ann.say("c1", "heard")
-    runner = deployment.runners[0]
-    runner.terminate()
-    runner.wait(15)
+def test_a_refused_run_says_nothing(tmp_path: Path) -> None:
+    """On servers of its own: its runner ends."""
+    with ExitStack() as stack:
+        streams = start_server("streams", tmp_path / "streams")
+        stack.callback(end_server, streams)
+        cache = start_server("cache", tmp_path / "cache")
+        stack.callback(end_server, cache)
+        deployment = stack.enter_context(
+            deployed(tmp_path, streams_url=streams.url, cache_url=cache.url, env=ENV)
+        )
+        ann = stack.enter_context(Caller(deployment))
+        ann.say("c1", "heard")
+        runner = deployment.runners[0]
+        runner.terminate()
+        runner.wait(15)
 
-    def refused() -> bool:
-        body = {"agent": "parrot", "input": unique(), "conversation_id": "c1"}
-        return ann.asking.post("/v1/runs", json=body).status_code == 503
+        def refused() -> bool:
+            body = {"agent": "parrot", "input": unique(), "conversation_id": "c1"}
+            return ann.asking.post("/v1/runs", json=body).status_code == 503
 
-    wait_until(refused, "nobody is there to answer", timeout_s=20)
-    before = len(ann.contents("c1"))
-    assert refused()
-    assert len(ann.contents("c1")) == before
+        wait_until(refused, "nobody is there to answer", timeout_s=20)
+        before = len(ann.contents("c1"))
+        assert refused()
+        assert len(ann.contents("c1")) == before
 
 
-async def _talk(urls: list[str], number: int) -> None:
-    headers = {"Authorization": f"Bearer {ANN}", "Prefer": "wait=20"}
+async def _talk(urls: list[str], number: int, headers: dict[str, str]) -> None:
+    headers = {**headers, "Prefer": "wait=20"}
     async with httpx.AsyncClient(timeout=30, trust_env=False, headers=headers) as client:
         body = {"agent": "parrot", "input": f"q{number}", "conversation_id": "c1"}
         response = await client.post(f"{urls[number % 2]}/v1/runs", json=body)
@@ -325,7 +445,9 @@ def test_many_at_once_over_two_workers_lose_no_message(
     ann: Caller, deployment: Deployment
 ) -> None:
     async def scenario() -> None:
-        await asyncio.gather(*(_talk(deployment.urls, number) for number in range(5)))
+        await asyncio.gather(
+            *(_talk(deployment.urls, number, ann.headers) for number in range(5))
+        )
 
     asyncio.run(scenario())
     messages = ann.seen("c1")["messages"]

@@ -21,12 +21,22 @@ from redis import Redis
 from plateau_sse.serve.redis_server import server_binary
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis.connections import COMMAND_CONNECTIONS
-from tests.deploy_files import SECRET, DeployFiles, options_of
+from tests.deploy_files import DeployFiles, options_of, resolved
 from tests.deployment import AGENTS
-from tests.processes import Serving, environment, free_ports, launch, serving, wait_until
+from tests.processes import (
+    REPOSITORY,
+    Serving,
+    environment,
+    free_ports,
+    launch,
+    serving,
+    wait_until,
+)
 
-# So many a hosted Redis may well allow; a deploy has them twice for a moment.
-CONNECTIONS_MOST = 20
+# What render.yaml and docs/deploy.md say of two web workers and a runner of 8 runs. A hosted
+# store allows so many, and a deploy has them twice for a moment; the cache is this service's.
+STREAMS_CONNECTIONS_MOST = 2 * 9 + (8 // 4 + 4)
+CACHE_CONNECTIONS_MOST = 2 * 3 + 2
 UNSHARE = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child=SIGTERM"]
 if os.geteuid():
     UNSHARE.append("--map-root-user")
@@ -97,7 +107,8 @@ def test_it_is_a_good_process_1(tmp_path: Path) -> None:
 def test_servers_take_what_compose_tells_them(tmp_path: Path, name: str, binary: str) -> None:
     if binary and shutil.which(binary) is None:
         pytest.skip(f"{binary} is not installed")
-    command = DeployFiles.shipped().services()[name]["command"]
+    # Compose puts the variables' values in; the server never sees a `${…}`.
+    command = [resolved(word) for word in DeployFiles.shipped().services()[name]["command"]]
     port = free_ports(1)
     place = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
     process = subprocess.Popen(
@@ -167,10 +178,10 @@ def test_the_health_check_tells_a_living_runner_from_none(
 
 
 class Count:
-    """The most connections that were open at once, and whose they were."""
+    """The most connections to one server that were open at once, and whose they were."""
 
-    def __init__(self, *urls: str) -> None:
-        self._clients = [Redis.from_url(url, client_name="counts") for url in urls]
+    def __init__(self, url: str) -> None:
+        self._client = Redis.from_url(url, client_name="counts")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._count)
         self.most = 0
@@ -178,7 +189,7 @@ class Count:
 
     def _count(self) -> None:
         while not self._stop.wait(0.01):
-            rows = [row for client in self._clients for row in client.client_list()]
+            rows = self._client.client_list()
             names = [row["name"] for row in rows if row["name"] != "counts"]
             self.most = max(self.most, len(names))
             # One that was just opened has not said its name.
@@ -191,28 +202,35 @@ class Count:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        for client in self._clients:
-            client.close()
+        self._client.close()
 
 
-def test_the_one_service_of_render_opens_at_most_20_connections(
+def test_the_one_service_of_render_opens_no_more_connections_than_is_said(
     tmp_path: Path, streams_url: str
 ) -> None:
-    (part,) = [it for it in DeployFiles.shipped().parts() if it.where.startswith("render.yaml")]
+    most = STREAMS_CONNECTIONS_MOST
+    files = DeployFiles.shipped()
+    assert f"At most {most} connections to that store" in files.text["render.yaml"]
+    guide = (REPOSITORY / "docs" / "deploy.md").read_text()
+    assert f"one service has at most {most}, so a store needs room for {2 * most}" in guide
+    (part,) = [it for it in files.parts() if it.where.startswith("render.yaml")]
     assert part.command == "serve"
     env = part.environment | {"REDIS_URL": streams_url, "AGENTS": AGENTS}
     del env["PORT"], env["DATA_DIR"]
     with serving(tmp_path, env=env) as running:
-        with Count(streams_url, running.cache_url) as count:
-            asyncio.run(busy(running))
-    assert count.names == {"plateau-web", "plateau-hub", "plateau-runner", "plateau-leases"}
+        with Count(streams_url) as streams, Count(running.cache_url) as cache:
+            asyncio.run(busy(running, part.environment["API_KEYS"]))
+    assert streams.names == {"plateau-web", "plateau-hub", "plateau-runner", "plateau-leases"}
+    assert cache.names == {"plateau-web", "plateau-runner"}
     # What it needs at once shows that there was something to count.
-    assert COMMAND_CONNECTIONS < count.most <= CONNECTIONS_MOST, count.most
+    assert COMMAND_CONNECTIONS < streams.most <= most, streams.most
+    # Each web worker looks answers up, and the runner keeps them.
+    assert 3 <= cache.most <= CACHE_CONNECTIONS_MOST, cache.most
 
 
-async def busy(running: Serving) -> None:
+async def busy(running: Serving, key: str) -> None:
     """Runs, readers, hits, records and health, all at once."""
-    headers = {"Authorization": f"Bearer {SECRET}"}
+    headers = {"Authorization": f"Bearer {key}"}
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
         base_url=running.url, headers=headers, limits=limits, timeout=30

@@ -124,7 +124,7 @@ def test_every_operation_can_be_read(plateau: Serving, chrome: Chrome) -> None:
     assert docs.one(".info .title").text.startswith("Plateau")
     docs.open("followRun")
     docs.press(".models-control, section.models button")
-    docs.until(lambda: "RunSnapshot" in docs.one("section.models").text, "schemas are listed")
+    docs.until(lambda: "RunRestarted" in docs.one("section.models").text, "schemas are listed")
     docs.assert_nothing_was_stopped()
 
 

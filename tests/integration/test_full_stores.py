@@ -177,8 +177,7 @@ def test_at_its_bound_a_conversation_is_forgotten(tmp_path: Path) -> None:
         with full(running.streams_url):
             for conversation in ("c", "never-heard-of"):
                 assert client.delete(f"/v1/conversations/{conversation}").status_code == 204
-        gone = client.get("/v1/conversations/c")
-        assert_problem(gone, 404, "conversation_not_found")
+        assert client.get("/v1/conversations/c").json()["messages"] == []
         check_log(running.stderr)
 
 

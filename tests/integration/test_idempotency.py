@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,9 +105,11 @@ def test_a_bad_key(client: httpx.Client, key: str) -> None:
 
 
 def test_derived_ids_belong_to_owner_key_and_window() -> None:
-    now, before = ids.derived_run_ids("owner", "key", 600)
-    assert ids.derived_run_ids("owner", "key", 600)[0] in (now, before) or now != before
-    assert len({now, before, *ids.derived_run_ids("other", "key", 600)}) == 4
+    at = time.time()
+    now, before, after = ids.derived_run_ids("owner", "key", 600, at)
+    assert ids.derived_run_ids("owner", "key", 600, at + 600)[:2] == (after, now)
+    assert ids.derived_run_ids("owner", "key", 600, at - 600)[0] == before
+    assert len({now, before, after, *ids.derived_run_ids("other", "key", 600, at)}) == 6
     assert all(ids.RUN_ID.fullmatch(run_id) for run_id in (now, before))
     # They age like other ids, at most a window early.
     assert 0 <= ids.age_s(now) <= 600

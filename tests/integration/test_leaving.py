@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -22,11 +23,12 @@ import pytest
 from tests.faults import append, check_log, output_of, record_of, start_run
 from tests.processes import Serving, await_banner, free_ports, launch, serving, wait_until
 from tests.sample_agents import words_of
-from tests.watched import Watched, until
+from tests.watched import Pace, Watched, until
 
 WORKER, RUNNER = "gunicorn: worker", "plateau: runner"
 AGENTS = {"AGENTS": "words=tests.sample_agents:words"}
 READERS = 300
+WORDS_LEFT = 40
 # A worker ends its responses within 2 s; the rest is what a busy machine may add.
 WITHIN_S, MARGIN_S = 2.0, 2.0
 
@@ -41,18 +43,24 @@ raise SystemExit(main(["serve"]))
 
 @dataclass
 class Crowd:
-    """`READERS` readers of a few runs of `words` words."""
+    """`READERS` readers of a few runs of `words` words, which say `WORDS_LEFT` of them once
+    `gate` is there: whatever the machine is busy with, they are on until then."""
 
     url: str
     words: int
+    gate: Path
     texts: Sequence[str] = ("one", "two", "three", "four", "five", "six")
     runs: list[dict[str, str]] = field(default_factory=list)
     readers: list[Watched] = field(default_factory=list)
     following: list[asyncio.Task[None]] = field(default_factory=list)
 
+    def options(self, count: int) -> dict[str, object]:
+        gate = {"gate": str(self.gate), "hold_at": self.words - WORDS_LEFT}
+        return {"count": count, "pause_ms": 100, **gate}
+
     async def gather(self) -> None:
         for text in self.texts:
-            options = {"count": self.words, "pause_ms": 50}
+            options = self.options(self.words)
             self.runs.append(
                 await asyncio.to_thread(lambda: start_run(self.url, "words", text, **options))  # noqa: B023
             )
@@ -87,7 +95,8 @@ class Crowd:
 
 @contextmanager
 def knocking(url: str) -> Iterator[Callable[[], int]]:
-    """New connections, one after the other; a failed one fails the test. Gives how many."""
+    """New connections, one after the other; a failed one fails the test. Gives how many. By
+    hand: what a library does for each would hold up the readers, who live in this process."""
     stop = threading.Event()
     answered = 0
     failed: list[str] = []
@@ -96,10 +105,12 @@ def knocking(url: str) -> Iterator[Callable[[], int]]:
         nonlocal answered
         while not stop.is_set():
             try:
-                answer = httpx.get(f"{url}/health/live", timeout=15, trust_env=False)
-                assert answer.status_code == 200, answer.text
+                with closing(HTTPConnection(urlsplit(url).netloc, timeout=15)) as connection:
+                    connection.request("GET", "/v1/models")
+                    answer = connection.getresponse()
+                    assert answer.status == 200, answer.read()
                 answered += 1
-            except (httpx.HTTPError, AssertionError) as error:
+            except (HTTPException, OSError, AssertionError) as error:
                 failed.append(f"{error!r} after {answered}")
 
     threads = [threading.Thread(target=knock) for _ in range(2)]
@@ -118,7 +129,7 @@ def test_recycling_under_hundreds_of_streams(tmp_path: Path) -> None:
     env = {**AGENTS, "MAX_REQUESTS": "40", "MAX_REQUESTS_JITTER": "5"}
 
     async def scenario(running: Serving) -> None:
-        crowd = Crowd(running.url, words=400)
+        crowd = Crowd(running.url, words=300, gate=tmp_path / "gate")
         first = set(running.pids(WORKER))
         await crowd.gather()
         with knocking(running.url):
@@ -128,6 +139,7 @@ def test_recycling_under_hundreds_of_streams(tmp_path: Path) -> None:
                 "both are replaced",
                 timeout_s=40,
             )
+        crowd.gate.touch()
         await crowd.to_the_end()
         crowd.check()
         assert not sum(reader.refused for reader in crowd.readers)
@@ -145,12 +157,13 @@ def test_recycling_under_hundreds_of_streams(tmp_path: Path) -> None:
 
 def test_sighup_under_hundreds_of_streams(tmp_path: Path) -> None:
     async def scenario(running: Serving) -> None:
-        crowd = Crowd(running.url, words=120)
+        crowd = Crowd(running.url, words=60, gate=tmp_path / "gate")
         old = {*running.pids(WORKER), *running.pids(RUNNER)}
         await crowd.gather()
         with knocking(running.url):
             began = time.monotonic()
             running.send(signal.SIGHUP)
+            crowd.gate.touch()
             await crowd.to_the_end()
             await asyncio.to_thread(
                 wait_until, lambda: not old & running.tree().keys(), "the old ones have gone"
@@ -167,22 +180,50 @@ def test_sighup_under_hundreds_of_streams(tmp_path: Path) -> None:
         check_log(running.stderr)
 
 
+def test_a_host_that_leaves_refuses_no_run_while_the_store_stays(
+    tmp_path: Path, streams_url: str, cache_url: str
+) -> None:
+    """What it takes on then has a place in the queue, and is another's."""
+    gate = tmp_path / "gate"
+    env = {**AGENTS, "REDIS_URL": streams_url, "CACHE_REDIS_URL": cache_url}
+    with serving(tmp_path / "one", env=env) as running:
+        held = start_run(running.url, "words", count=9, hold_at=3, gate=str(gate))
+        wait_until(lambda: record_of(running.url, held)["status"] == "running", "it is on")
+        running.send(signal.SIGTERM)
+        wait_until(lambda: not running.is_ready(), "it is stopping")
+        late = start_run(running.url, "words", "late", count=3)
+        gate.touch()
+        assert running.stop() == 0
+        check_log(running.stderr)
+    with serving(tmp_path / "two", env=env) as running:
+        for run, text, count in ((held, "anything", 9), (late, "late", 3)):
+            wait_until(lambda: record_of(running.url, run)["ended_at"], "it has ended")  # noqa: B023
+            assert output_of(running.url, run) == "".join(words_of(text, count))
+            assert record_of(running.url, run)["attempt"] == 1
+
+
 def test_sigterm_and_a_new_start_under_hundreds_of_streams(tmp_path: Path) -> None:
-    """What the runner cannot finish in its grace is handed back: the next one begins anew."""
-    env = {**AGENTS, "GRACEFUL_TIMEOUT_S": "9", "PORT": str(free_ports())}
+    """What the runner can finish in its grace is read to its end; the rest is handed back, and
+    the next one begins anew."""
+    env = {**AGENTS, "GRACEFUL_TIMEOUT_S": "17", "PORT": str(free_ports())}
     longer = "a long one"
 
     async def scenario(first: Serving, second: list[Serving]) -> None:
-        crowd = Crowd(first.url, words=60)
-        long_run = start_run(first.url, "words", longer, count=200, pause_ms=50)
+        crowd = Crowd(first.url, words=60, gate=tmp_path / "gate")
+        long_run = start_run(first.url, "words", longer, **crowd.options(200))
         reader = Watched([first.url], long_run["events_url"])
         following = asyncio.create_task(reader.follow())
         await crowd.gather()
-        began = time.monotonic()
+        crowd.gate.touch()
+        first.send(signal.SIGTERM)
+        with pytest.raises(AssertionError, match="503"):
+            start_run(first.url, "words", "too late")
+        assert not first.is_ready()
+        assert record_of(first.url, long_run)["status"] == "running"
         assert await asyncio.to_thread(first.stop) == 0
         check_log(first.stderr)
         assert "cut" not in first.stderr
-        crowd.first_ends_within(began)
+        assert all(reader.connections == 1 for reader in crowd.readers)
         second.append(launch(tmp_path / "data", env=env))
         await asyncio.to_thread(await_banner, second[0])
         await crowd.to_the_end()
@@ -190,7 +231,8 @@ def test_sigterm_and_a_new_start_under_hundreds_of_streams(tmp_path: Path) -> No
         crowd.check()
         assert {record_of(first.url, run)["attempt"] for run in crowd.runs} == {1}
         reader.check_whole("".join(words_of(longer, 200)))
-        assert (reader.restarts, record_of(first.url, long_run)["attempt"]) == (1, 2)
+        # The store is another one, which may have lost the second attempt.
+        assert reader.restarts == 1 and record_of(first.url, long_run)["attempt"] > 2
 
     second: list[Serving] = []
     try:
@@ -230,58 +272,49 @@ def test_whoever_waits_for_an_end_is_answered_before_the_worker_goes(
         assert not asking.is_alive()
         assert [answer.status_code for answer in answers] == [202]
         assert answers[0].json()["status"] == "running"
-        assert time.monotonic() - began < WITHIN_S + MARGIN_S
+        # Where the runner may finish there is something to wait for, but not for ever.
+        grace_s = 5 if number == signal.SIGTERM else 0
+        assert time.monotonic() - began < grace_s + WITHIN_S + MARGIN_S
         if number == signal.SIGHUP:
             wait_until(running.is_ready, "another worker is there")
             assert record_of(running.url, answers[0].json())["status"] == "running"
 
 
 PIECES, PIECE = 240, "x" * 1000
-BITE, PAUSE_S = 4096, 0.15
 
 
-def test_who_is_in_the_middle_of_a_long_snapshot_is_waited_for(tmp_path: Path) -> None:
-    """Sent elsewhere it would begin it anew, and where workers are replaced often never end."""
+def test_who_is_in_the_middle_of_a_long_answer_goes_on_at_the_next_worker(
+    tmp_path: Path,
+) -> None:
+    """A worker that is due waits for readers up to four times as many requests, and for nobody
+    then: the rest of 240 KB is read from its position."""
     # Fewer are asked while it starts.
     env = {"MAX_REQUESTS": "300", "MAX_REQUESTS_JITTER": "0", "WEB_CONCURRENCY": "1"}
+    slow = Pace(size=4096, pause_s=lambda: 0.2, buffer=8192)
+
+    async def scenario(running: Serving, client: httpx.Client, run: dict[str, str]) -> None:
+        reader = Watched([running.url], run["events_url"], pace=slow)
+        following = asyncio.create_task(reader.follow())
+        await until(lambda: reader.delivered, "it has begun")
+        workers = running.pids(WORKER)
+        await asyncio.to_thread(
+            lambda: [client.get("/v1/models").raise_for_status() for _ in range(1300)]
+        )
+        await until(lambda: running.pids(WORKER) != workers, "another has come")
+        assert not following.done() and len(reader.text) < PIECES * len(PIECE)
+        await asyncio.to_thread(
+            append, client, run, [{"type": "run.completed", "finish_reason": "stop"}]
+        )
+        await following
+        reader.check_whole(PIECES * PIECE)
+        assert reader.connections > 1 and reader.restarts == 0
+
     with (
         serving(tmp_path, arguments=["-c", YOUNG_WORKERS], env=env) as running,
         httpx.Client(base_url=running.url, timeout=30, trust_env=False) as client,
     ):
         run = start_run(running.url, "external")
-        append(client, run, [{"type": "message.delta", "text": PIECE}] * PIECES)
-        with socket.socket() as slow:
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-            slow.connect(("127.0.0.1", running.port))
-            slow.settimeout(15)
-            slow.sendall(f"GET {run['events_url']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            read = slow.recv(BITE)
-            (worker,) = running.pids(WORKER)
-            for _ in range(400):
-                assert client.get("/health/live").status_code == 200
-            # 240 KB of it, of which the kernel takes 90 at once: some 6 s are left, where a
-            # worker leaves within 4 s of its being due.
-            while PIECE * PIECES not in (text := unchunked(read)):
-                time.sleep(PAUSE_S)
-                more = slow.recv(BITE)
-                assert more, f"broken off after {len(text)} characters"
-                read += more
-                if len(text) < len(PIECE) * PIECES / 2:
-                    assert running.pids(WORKER) == [worker]
-            # Then it is ended in good order, and the worker goes.
-            while more := slow.recv(65536):
-                read += more
-        assert read.endswith(b"0\r\n\r\n") and "retry:" in unchunked(read)[-40:]
-        wait_until(lambda: running.pids(WORKER) != [worker], "it is replaced")
+        delta = {"type": "message.delta", "part": 0, "text": PIECE}
+        append(client, run, [delta] * PIECES)
+        asyncio.run(scenario(running, client, run))
         assert "recycled after" in running.stderr
-
-
-def unchunked(read: bytes) -> str:
-    """The body so far, of a chunked response (RFC 9112, 7.1)."""
-    rest, body = read.partition(b"\r\n\r\n")[2], b""
-    while b"\r\n" in rest:
-        size, _, rest = rest.partition(b"\r\n")
-        length = int(size, 16)
-        body += rest[:length]
-        rest = rest[length + 2 :]
-    return body.decode(errors="ignore")

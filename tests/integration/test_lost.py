@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.deployment import Deployment, deployed
-from tests.integration.api_client import Event, messages
+from tests.integration.api_client import Event, messages, told
 from tests.processes import serving, wait_until
+from tests.sample_agents import words_of
 
 # What the design promises; the machine may be slow, so the margin is what a look may be late.
 PROMISED_S = 15
@@ -49,8 +51,10 @@ class Watching:
         return found()[0]
 
     def join(self) -> None:
+        """To the end of the response, in which nothing was missing and nothing came twice."""
         self._thread.join(60)
         assert not self._thread.is_alive()
+        told(event for _, event in self.seen)
 
 
 def start(url: str, text: str, **options: int) -> dict[str, str]:
@@ -59,6 +63,13 @@ def start(url: str, text: str, **options: int) -> dict[str, str]:
     assert answer.status_code == 202, answer.text
     run: dict[str, str] = answer.json()
     return run
+
+
+def record_of(url: str, run: dict[str, str]) -> dict[str, Any]:
+    query = run["events_url"].partition("?")[2]
+    answer = httpx.get(f"{url}/v1/runs/{run['id']}?{query}", timeout=30, trust_env=False)
+    record: dict[str, Any] = answer.json()
+    return record
 
 
 @pytest.fixture
@@ -96,8 +107,10 @@ def test_where_no_runner_comes_back_a_web_worker_ends_the_runs(
         assert event.data["code"] == "runner_lost"
         reader.join()
         assert reader.types().count("run.failed") == 1
-        query = run["events_url"].partition("?")[2]
-        record = httpx.get(f"{url}/v1/runs/{run['id']}?{query}", trust_env=False).json()
+        record = record_of(url, run)
+        # What was heard of it stays, and nobody begins anew because of its end.
+        assert told(event for _, event in reader.seen).parts == record["parts"] != []
+        assert "run.restarted" not in reader.types()
         assert (record["status"], record["error"]["code"]) == ("failed", "runner_lost")
     report(capsys, "from kill -9 of the only runner to the end", waits)
     assert max(waits) < PROMISED_S + MARGIN_S, waits
@@ -106,8 +119,10 @@ def test_where_no_runner_comes_back_a_web_worker_ends_the_runs(
 def test_another_runner_takes_over_as_attempt_2(
     tmp_path: Path, streams_url: str, cache_url: str
 ) -> None:
+    # Neither can have all of them.
+    env = {"RUNNER_CONCURRENCY": "3"}
     with deployed(
-        tmp_path, streams_url=streams_url, cache_url=cache_url, webs=1, runners=2
+        tmp_path, streams_url=streams_url, cache_url=cache_url, webs=1, runners=2, env=env
     ) as deployment:
         url = deployment.urls[0]
         runs = [start(url, f"taken over {i}", count=60, pause_ms=50) for i in range(6)]
@@ -119,14 +134,28 @@ def test_another_runner_takes_over_as_attempt_2(
         for reader in readers:
             reader.until("run.completed", timeout_s=40)
             reader.join()
-        restarted = [reader for reader in readers if "run.restarted" in reader.types()]
-        # Those of the runner that was killed, and only those.
+        restarted = 0
+        for number, (run, reader) in enumerate(zip(runs, readers, strict=True)):
+            record = record_of(url, run)
+            heard = told(event for _, event in reader.seen)
+            assert heard.parts == record["parts"]
+            assert record["output"] == "".join(words_of(f"taken over {number}", 60))
+            # Those of the runner that was killed, and only those.
+            assert heard.restarts == record["attempt"] - 1
+            if heard.restarts:
+                restarted += 1
+                index = reader.types().index("run.restarted")
+                event, first = reader.seen[index][1], reader.seen[index + 1][1]
+                tag = run["id"][12:18]
+                assert event.id == f"{tag}-2-0"
+                assert event.data == {
+                    "type": "run.restarted",
+                    "attempt": 2,
+                    "reason": "attempt",
+                }
+                assert (first.id, first.type) == (f"{tag}-2-1", "run.started")
+                assert first.data["attempt"] == 2
         assert restarted
-        for reader in restarted:
-            index = reader.types().index("run.restarted")
-            event = reader.seen[index][1]
-            assert (event.id, event.data["attempt"]) == ("2-1", 2)
-            assert event.data["reason"] == "runner_lost"
 
 
 def test_a_restarted_runner_takes_its_predecessors_runs_at_once(

@@ -4,6 +4,7 @@ reading it costs next to nothing."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,7 +90,8 @@ def test_the_picture_is_of_all_workers(
             "running": 1,
             "hits": HITS,
             "misses": RUNS + 1,
-            "items": RUNS,
+            # Beside each answer stands where its run left it.
+            "items": 2 * RUNS,
         }
         # Whoever answers: what the other has counted is in the store within seconds.
         for _ in range(4):
@@ -136,6 +138,22 @@ def _check_processes(running: Serving, found: dict[str, Any]) -> None:
     shown = {row["pid"]: row["role"] for row in found["workers"]["processes"]}
     assert shown == {pid: role for pid, role in roles.items() if role in ("web", "runner")}
     assert not any(row["silent"] for row in found["workers"]["processes"])
+
+
+def test_a_feed_begins_with_what_was_before(client: httpx.Client) -> None:
+    def first_two() -> tuple[dict[str, Any], dict[str, Any]]:
+        with client.stream("GET", METRICS, headers=SSE) as response:
+            pictures = messages(response.iter_lines())
+            return next(pictures).data, next(pictures).data
+
+    # Whoever answers: each worker remembers what it has seen.
+    wait_until(lambda: len(first_two()[0]["history"]) >= 3, "there is a history", timeout_s=60)
+    first, second = first_two()
+    assert "history" not in second and "history" not in picture(client)
+    times = [at for at, *_ in first["history"]]
+    assert times == sorted(times) and abs(time.time() - times[-1]) < 15
+    _, memory, readers, _ = first["history"][-1]
+    assert memory > 20 * 1024**2 and readers >= 0
 
 
 def test_scraping_is_cheap(running: Serving, client: httpx.Client) -> None:

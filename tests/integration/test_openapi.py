@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from plateau_sse.dialects.native import VARIANTS
 from plateau_sse.store.runs import events
 from tests.integration.api_client import (
     SSE,
@@ -24,6 +24,7 @@ from tests.integration.api_client import (
     assert_problem,
     finish,
     follow,
+    messages,
     unique,
     wait_for_status,
 )
@@ -101,9 +102,10 @@ def test_every_parameter_is_there(document: dict[str, Any]) -> None:
         (operation,) = (one for one in operations(document) if one["operationId"] == name)
         return {parameter["name"] for parameter in operation["parameters"]}
 
-    position = {"Last-Event-ID", "last_event_id", "lastEventId", "event_names"}
+    position = {"Last-Event-ID", "last_event_id", "lastEventId", "event_names", "heartbeat"}
     assert given("createRun") == {
-        *("Accept", "Prefer", "Idempotency-Key", "Cache-Control", "X-Request-ID")
+        *("Accept", "Prefer", "Idempotency-Key", "Cache-Control", "X-Request-ID"),
+        "Last-Event-ID",
     }
     assert given("followRun") == position | {"run_id", "token"}
     assert given("appendEvents") == {"run_id", "token", "first_seq"}
@@ -141,53 +143,78 @@ def test_no_worker_has_it_in_memory_until_it_is_asked_for() -> None:
 # Events
 
 
-def made_by(module: Any) -> dict[str, ast.FunctionDef]:
-    """The function that makes each type of event."""
-    found = {}
-    for function in ast.parse(inspect.getsource(module)).body:
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for node in ast.walk(function):
-            if isinstance(node, ast.Dict) and node.keys:
-                first = node.keys[0]
-                if isinstance(first, ast.Constant) and first.value == "type":
-                    kind = ast.literal_eval(node.values[0])
-                    found[kind] = function
-    return found
+def a_delta(kind: events.Kind, part: str) -> bytes:
+    """Whole, as the script makes it."""
+    number, _, _ = part.partition(" ")
+    return events.delta_head(kind, int(number)) + events.delta("text", kind, part).data
 
 
-# At least one of each.
-SAMPLES = [
-    events.started("f" * 32, "study", 1).data,
-    events.started("hit-" + "a" * 24, "study", 1).data,
-    events.progress(1, 2, "me", "half", 50.0).data,
-    events.delta("text").data,
-    events.tool_call("c1", "search", {"q": [1, None]}).data,
-    events.tool_call("c1", "search", "cut …").data,
-    events.tool_result("c1", None).data,
-    events.restarted(2, "runner_lost").data,
-    events.snapshot("queued", "", b"", b"", missed=0),
-    events.snapshot(
-        "running",
-        "text",
-        events.progress(1, 2, "", "", 50.0).data,
-        events.tool_call("c", "n", 1).data + b"," + events.tool_result("c", "x").data,
-        missed=7,
-    ),
-    events.completed(None, cached=True, duration_ms=0).data,
-    events.completed(
-        {"input_tokens": 1, "output_tokens": 2}, cached=False, duration_ms=5, output="x"
-    ).data,
-    events.failed("agent_error", "It broke.", retryable=False).data,
-    events.cancelled("requested").data,
-]
+# At least one of each, by the function that makes it.
+SAMPLES = {
+    "queued": [events.queued()],
+    "started": [
+        events.started("f" * 32, "study", 1).data,
+        events.started("hit-" + "a" * 24, "study", 1).data,
+    ],
+    "progress": [events.progress(1, 2, "me", "half", 50.0).data],
+    "delta": [a_delta("t", "0"), a_delta("t", "2 0"), a_delta("r", "1")],
+    "tool_call": [
+        events.tool_call("c1", "search", {"q": [1, None]}).data,
+        events.tool_call("c1", "search", "text", client=True).data,
+    ],
+    "tool_delta": [events.tool_delta("c1", "search", '{"q').data],
+    "tool_result": [
+        events.tool_result("c1", None).data,
+        events.tool_result("c1", "so far", preliminary=True).data,
+    ],
+    "tool_error": [events.tool_error("c1", "It broke.").data],
+    "source": [
+        events.source("s1", url="https://example.org/", title="A page").data,
+        events.source("s2", media_type="text/plain", filename="a.txt").data,
+    ],
+    "file": [events.file("image/png", "https://example.org/a.png").data],
+    "data": [
+        events.data("chart", [1, 2], "c").data,
+        events.data("cursor", None, transient=True).data,
+    ],
+    "step": [events.step("again").data],
+    "input_request": [
+        events.input_request("i1", "approval", "May it?", tool_call_id="c1").data,
+        events.input_request("i2", "question", "Which?", schema={"type": "string"}).data,
+    ],
+    "restarted": [events.restarted(2, "attempt"), events.restarted(1, "other")],
+    "completed": [
+        events.completed(None, cached=True, duration_ms=0).data,
+        events.with_output(
+            events.completed(
+                {"input_tokens": 1, "output_tokens": 2, "reasoning_tokens": 1},
+                cached=False,
+                duration_ms=5,
+                model="m",
+            ).data,
+            b"x",
+        ),
+    ],
+    "failed": [events.failed("agent_error", "It broke.", retryable=False).data],
+    "cancelled": [events.cancelled("requested").data],
+    "heartbeat": [VARIANTS[False, True].ping.removeprefix(b"data: ")],
+}
+KINDS = {json.loads(data)["type"] for made in SAMPLES.values() for data in made}
+
+
+def test_there_is_a_sample_of_whatever_makes_an_event() -> None:
+    made = {
+        name
+        for name, function in inspect.getmembers(events, inspect.isfunction)
+        if function.__module__ == events.__name__
+        and function.__annotations__["return"] == "Event"
+    }
+    assert made | {"queued", "restarted", "heartbeat"} == set(SAMPLES)
 
 
 def test_every_type_of_event_is_described(document: dict[str, Any]) -> None:
-    made = set(made_by(events))
-    assert len(made) == 10
     event = document["components"]["schemas"]["Event"]
-    assert set(event["discriminator"]["mapping"]) == made
+    assert set(event["discriminator"]["mapping"]) == KINDS
     assert {one["$ref"] for one in event["oneOf"]} == set(
         event["discriminator"]["mapping"].values()
     )
@@ -199,10 +226,8 @@ def test_every_type_of_event_is_described(document: dict[str, Any]) -> None:
 
 
 def test_each_function_of_events_makes_what_is_described(document: dict[str, Any]) -> None:
-    seen = set()
-    for data in SAMPLES:
+    for data in (data for made in SAMPLES.values() for data in made):
         event = json.loads(data)
-        seen.add(event["type"])
         assert_described(document, "Event", event)
         # No other one fits, and none fits without each of its members that are required.
         name = document["components"]["schemas"]["Event"]["discriminator"]["mapping"][
@@ -213,7 +238,6 @@ def test_each_function_of_events_makes_what_is_described(document: dict[str, Any
             assert not validator(document, "Event").is_valid(less), (event, member)
         # Events are only ever added to.
         assert_described(document, "Event", event | {"later": 1})
-    assert seen == set(made_by(events))
 
 
 def test_events_of_real_runs_are_as_described(
@@ -231,17 +255,25 @@ def test_events_of_real_runs_are_as_described(
         check(ask(client, agent, text)["events_url"])
         # From the cache, or by another run of it.
         check(ask(client, agent, text)["events_url"])
-    gate = tmp_path / "gate"
-    big = ask(client, "big", options={"gate": str(gate)})
-    wait_for_status(client, big, "running")
-    gate.touch()
-    wait_for_status(client, big, "completed")
-    check(big["events_url"])
+    # States are told to who is there.
+    slow = ask(client, "slow", options={"gate": str(tmp_path / "gate")})
+    with client.stream("GET", slow["events_url"]) as response:
+        for event in messages(response.iter_lines()):
+            assert_described(document, "Event", event.data)
+            seen.add(event.type)
+            if event.type == "message.delta":
+                (tmp_path / "gate").touch()
     run = client.post("/v1/runs", json={"agent": "external"}).json()
-    client.post(f"/v1/runs/{run['id']}/events", json=POSTED)
-    client.post(run["cancel_url"])
-    check(run["events_url"])
-    assert seen == set(made_by(events)) - {"run.restarted"}
+    with client.stream("GET", run["events_url"]) as response:
+        assert client.post(f"/v1/runs/{run['id']}/events", json=POSTED).status_code == 200
+        client.post(run["cancel_url"])
+        for event in messages(response.iter_lines()):
+            assert_described(document, "Event", event.data)
+            seen.add(event.type)
+    # Who comes from another answer.
+    check(slow["events_url"], **{"Last-Event-ID": f"{run['id'][12:18]}-1-1"})
+    # A runner may have taken each before its reader came, and none was silent for long.
+    assert KINDS - seen <= {"run.queued", "heartbeat"}
 
 
 def test_a_stream_is_described_by_its_events(document: dict[str, Any]) -> None:
@@ -256,32 +288,70 @@ def test_a_stream_is_described_by_its_events(document: dict[str, Any]) -> None:
 
 POSTED = [
     {"type": "message.delta", "text": "Hello"},
+    {"type": "message.delta", "text": "Hello", "part": 0},
+    {"type": "reasoning.delta", "text": "Why?", "part": None, "continues": None},
     {"type": "run.progress"},
     {"type": "run.progress", "step": 1, "total_steps": 2, "message": "m", "percentage": 50},
     {"type": "tool.call", "id": "c", "name": "n"},
+    {"type": "tool.call", "id": "c", "name": "n", "arguments": {"a": 1}, "client": True},
+    {"type": "tool.delta", "id": "c", "name": "n", "arguments": '{"a'},
     {"type": "tool.result", "id": "c", "output": [1]},
+    {"type": "tool.result", "id": "c", "output": None, "preliminary": True},
+    {"type": "tool.result", "id": "c", "error": "It broke."},
+    {"type": "source", "id": "s", "url": "https://example.org/"},
+    {"type": "source", "id": "s", "url": None, "media_type": "text/plain", "title": "T"},
+    {"type": "file", "media_type": "image/png", "url": "data:,"},
+    {"type": "data", "name": "n", "value": None},
+    {"type": "data", "name": "n", "value": {"a": 1}, "id": "d", "transient": True},
+    {"type": "step", "name": "again"},
+    {"type": "input.request", "id": "i", "message": "Which?"},
+    {
+        **{"type": "input.request", "id": "i", "message": "May it?", "kind": "approval"},
+        **{"tool_call_id": "c", "schema": {"type": "boolean"}},
+    },
 ]
 NOT_POSTED: list[Any] = [
     {},
     {"type": "run.started"},
     {"type": "run.snapshot"},
+    {"type": "run.queued"},
+    {"type": "run.restarted", "attempt": 1, "reason": "rewound"},
     {"type": "message.delta"},
+    {"type": "message.delta", "text": "x", "part": -1},
+    {"type": "message.delta", "text": "x", "part": "0"},
+    {"type": "reasoning.delta", "text": "x", "continues": -1},
     {"type": "message.delta", "text": 1},
     {"type": "message.delta", "text": "x", "more": 1},
     {"type": "run.progress", "percentage": 101},
     {"type": "run.progress", "step": -1},
     {"type": "tool.call", "id": "c"},
+    {"type": "tool.delta", "id": "c", "name": "n"},
     {"type": "tool.result", "id": "c"},
+    {"type": "tool.result", "id": "c", "output": 1, "error": "It broke."},
+    {"type": "tool.result", "id": "c", "error": None},
+    {"type": "source", "id": "s"},
+    {"type": "source", "id": "s", "url": None, "title": "T"},
+    {"type": "file", "media_type": "image/png"},
+    {"type": "data", "name": "n"},
+    {"type": "step"},
+    {"type": "input.request", "id": "i"},
+    {"type": "input.request", "id": "i", "message": "x", "kind": "order"},
     {"type": "run.failed", "code": "Not a code"},
     {"type": "run.failed"},
     {"type": "run.completed", "usage": {"input_tokens": -1}},
     {"type": "run.completed", "usage": {"tokens": 1}},
+    {"type": "run.completed", "finish_reason": "done"},
     "message.delta",
     None,
 ]
 ENDS = [
     {"type": "run.completed"},
     {"type": "run.completed", "usage": {"output_tokens": 3}, "output": "x"},
+    {"type": "run.completed", "usage": {}},
+    {
+        **{"type": "run.completed", "finish_reason": "length", "model": "m"},
+        "usage": {"input_tokens": 1, "output_tokens": 3, "reasoning_tokens": 2},
+    },
     {"type": "run.failed", "code": "my_code", "message": "m", "retryable": True},
     {"type": "run.cancelled"},
     {"type": "run.cancelled", "reason": "r"},
@@ -297,22 +367,37 @@ def test_what_may_be_appended_is_what_is_described(
         answer = client.post(f"/v1/runs/{run['id']}/events", json=event)
         assert answer.status_code == 200, (event, answer.text)
         assert_described(document, "Appended", answer.json())
+        # Also where its producer counted half of what it used.
+        assert_described(document, "Run", client.get(f"/v1/runs/{run['id']}").json())
     for event in NOT_POSTED:
         assert not validator(document, "PostedEvent").is_valid(event), event
         answer = client.post(f"/v1/runs/{'f' * 32}/events", content=json.dumps(event))
         assert_problem(answer, 422, "invalid_request")
 
 
-MESSAGE = {"role": "user", "content": "x"}
+MESSAGE: dict[str, Any] = {"role": "user", "content": "x"}
+CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+CALLING: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT: dict[str, Any] = {"role": "tool", "content": "x", "tool_call_id": "c"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 ASKED: list[dict[str, Any]] = [
     {"input": "x"},
     {"input": "x", "messages": None},
     {"messages": [MESSAGE]},
     {"messages": [{"role": "system", "content": ""}, MESSAGE], "conversation_id": "c-1"},
+    {"messages": [MESSAGE | {"name": "n", "tool_calls": None, "tool_call_id": None}]},
+    {"messages": [MESSAGE | {"content": [{"type": "text", "text": "x"}, {"type": "new"}]}]},
+    {"messages": [{"role": "developer", "content": "x"}, MESSAGE]},
+    {"messages": [CALLING, RESULT]},
+    {"messages": [CALLING | {"content": "x"}, RESULT | {"content": [IMAGE]}, MESSAGE]},
     {"input": " x\n", "user": "u" * 200, "options": {"a": 1}},
     {"input": "x", "cache": {"mode": "refresh", "ttl_s": 30 * 86_400}},
     {"input": "x", "cache": {"mode": "off", "ttl_s": None}},
     {"input": "x", "conversation_id": "a" * 128},
+    {"resume": [{"id": "i1", "payload": {"approved": True}}]},
+    {"resume": [{"id": "i1", "status": "cancelled"}], "input": None, "messages": None},
+    {"input": "x", "resume": [{"id": "i1", "status": "resolved", "payload": None}]},
+    {"messages": [MESSAGE], "resume": []},
     {"agent": "external"},
     {"agent": "external", "input": "x"},
 ]
@@ -326,7 +411,15 @@ NOT_ASKED: list[dict[str, Any]] = [
     {"messages": []},
     {"messages": [{"role": "tool", "content": "x"}]},
     {"messages": [{"role": "user"}]},
-    {"messages": [MESSAGE | {"name": "n"}]},
+    {"messages": [{"role": "user", "content": None}]},
+    {"messages": [{"role": "user", "content": []}]},
+    {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+    {"messages": [{"role": "assistant", "content": None, "tool_calls": []}, MESSAGE]},
+    {"messages": [MESSAGE | {"tool_calls": [CALL]}]},
+    {"messages": [MESSAGE | {"tool_call_id": "c"}]},
+    {"messages": [CALLING, RESULT | {"tool_call_id": ""}]},
+    {"messages": [CALLING | {"tool_calls": [{"function": {}}]}, RESULT]},
+    {"messages": [MESSAGE | {"nom": "n"}]},
     {"messages": [MESSAGE] * 1001},
     {"agent": "", "input": "x"},
     {"agent": "a" * 101, "input": "x"},
@@ -341,6 +434,14 @@ NOT_ASKED: list[dict[str, Any]] = [
     {"input": "x", "cache": {"life": 1}},
     {"input": "x", "options": []},
     {"input": "x", "model": "m"},
+    {"resume": []},
+    {"resume": [{"payload": True}]},
+    {"resume": [{"id": ""}]},
+    {"resume": [{"id": "i" * 501}]},
+    {"resume": [{"id": "i1"}] * 101},
+    {"input": "x", "resume": [{"id": "i1", "status": "perhaps"}]},
+    {"input": "x", "resume": [{"id": "i1", "answer": True}]},
+    {"input": "x", "resume": {"id": "i1"}},
     {"agent": "external", "conversation_id": "c"},
     {"agent": "external", "input": ""},
 ]
@@ -378,6 +479,9 @@ def test_every_kind_of_answer_is_as_described(
         assert_described(document, "Conversation", conversation)
         assert_described(document, "Cancellation", client.post(run["cancel_url"]).json())
         wait_for_status(client, run, "cancelled")
+    agents = client.get("/v1/agents").json()
+    assert_described(document, "Agents", agents)
+    assert {"echo", "study"} <= {agent["name"] for agent in agents["agents"]}
     assert_described(document, "Health", client.get("/health").json())
     for path in ("/health/live", "/health/ready"):
         assert_described(document, "Probe", client.get(path).json())

@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from redis import Redis
 
+from plateau_sse.store.redis.connections import masked
 from tests.examined import examine, mended, needs_redis_cli
 from tests.processes import free_ports, plateau, serving, wait_until
 
@@ -19,10 +21,11 @@ def test_info_finds_the_servers_of_a_serve_wherever_they_are(tmp_path: Path) -> 
         with serving(tmp_path / "data", env={"PORT": str(port)}) as running:
             env = {"DATA_DIR": "data"}
             shown = plateau("info", env=env, cwd=tmp_path)
-            assert running.streams_url != f"redis://127.0.0.1:{port + 1}/0"
+            assert urlsplit(running.streams_url).port != port + 1
             for url in (running.streams_url, running.cache_url):
-                address = url.removeprefix("redis://127.0.0.1:").removesuffix("/0")
-                assert f"$ redis-cli -p {address} INFO memory\n" in shown.stdout
+                parts = urlsplit(url)
+                assert f" redis-cli -p {parts.port} INFO memory\n" in shown.stdout
+                assert parts.password and parts.password not in shown.stdout
             assert (shown.returncode, shown.stderr) == (0, "")
         ended = plateau("info", env=env, cwd=tmp_path)
     assert ended.returncode == 1
@@ -61,7 +64,7 @@ def test_doctor_finds_nothing_wrong_with_a_serve_as_it_comes(tmp_path: Path) -> 
         found = examine(env, tmp_path)
         assert (found.code, found.ill()) == (0, [])
         assert found.said("address") == f"Plateau is up at {running.url}/"
-        assert running.streams_url in found.said("streams")
+        assert masked(running.streams_url) in found.said("streams")
         assert f"plateau serve (pid {running.pid}) has it" in found.said("data_dir")
 
 
@@ -75,7 +78,7 @@ def test_doctor_mends_a_server_of_serve_that_somebody_changed(tmp_path: Path) ->
         # The service itself may have seen it, too.
         assert (found.code, found.ill()[0]) == (1, "cache.policy")
         mend = found.mend("cache.policy")
-        assert mend.startswith(f"redis-cli -p {running.cache_url.split(':')[2][:-2]} ")
+        assert f" redis-cli -p {urlsplit(running.cache_url).port} " in mend
         env = mended(env, mend)
         wait_until(lambda: examine(env, tmp_path).ill() == [], "it is well, and knows it")
 

@@ -6,6 +6,7 @@ is nowhere but in the tab's own storage.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ import httpx
 import pytest
 from selenium.webdriver import ActionChains, Chrome, Keys
 
+from plateau_sse.store.figures.workers import Figures, Workers
+from plateau_sse.store.redis.connections import connect
 from tests.browser import await_true, browser, by_id, console, fresh_tab
 from tests.looks import (
     contrasts,
@@ -143,6 +146,41 @@ def frozen(pids: list[int]) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+def test_hosts_are_shown_side_by_side(
+    chrome: Chrome, plateau: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one, as far as it says what a worker says."""
+
+    async def elsewhere(do: str) -> None:
+        redis = connect(plateau.streams_url, "test")
+        with monkeypatch.context() as patch:
+            patch.setattr("socket.gethostname", lambda: "elsewhere")
+            workers = Workers(redis, "web")
+        if do == "leave":
+            await workers.leave()
+        else:
+            figures: Figures = {
+                "open": 7,
+                "pss": 30 * 2**20,
+                "rss": 2**20,
+                "cpu": 0.5,
+                "leaving": 1,
+            }
+            await workers.report(figures | {"connected": 1})
+        await redis.aclose()
+
+    ops = Ops(chrome, plateau.url, TOKEN)
+    assert not by_id(chrome, "hosts-section").is_displayed()
+    asyncio.run(elsewhere("report"))
+    ops.until_said("hosts", "elsewhere")
+    ops.until_said("hosts", "leaving: its web workers finish what they have")
+    row = next(row for row in by_id(chrome, "hosts").text.split("elsewhere")[1:])
+    assert "7" in row and "30" in row and "50 %" in row, row
+    asyncio.run(elsewhere("leave"))
+    ops.until(lambda: not by_id(chrome, "hosts-section").is_displayed(), "one is left")
+    assert [line for line in console(chrome) if "401" not in line] == []
+
+
 def test_the_token_is_asked_for_once_and_kept_in_the_tab(
     plateau: Serving, chrome: Chrome
 ) -> None:
@@ -165,7 +203,10 @@ def test_the_token_is_asked_for_once_and_kept_in_the_tab(
     page.until_shown()
     assert not by_id(chrome, "token").is_displayed()
     asked = chrome.execute_script("return asked")
-    assert asked == [f"{plateau.url}/api/admin/metrics"]
+    assert {one.partition("?")[0] for one in asked} == {
+        f"{plateau.url}/api/admin/metrics",
+        f"{plateau.url}/api/admin/runs",
+    }
     entries = "return performance.getEntries().map((entry) => entry.name).join(' ')"
     assert TOKEN not in chrome.current_url + chrome.execute_script(entries)
     assert chrome.execute_script("return localStorage.length + document.cookie.length") == 0
@@ -241,6 +282,24 @@ def test_figures_appear_and_move(plateau: Serving, chrome: Chrome) -> None:
     assert refused == []
 
 
+def test_the_lines_survive_a_reload(plateau: Serving, chrome: Chrome) -> None:
+    page = Ops(chrome, plateau.url, TOKEN)
+    points = """
+    const [line] = document.querySelectorAll('.plot .line');
+    return (line?.getAttribute('d') ?? '').split('L').length;
+    """
+
+    def reloaded() -> int:
+        """Points of the line when the first picture has come."""
+        chrome.refresh()
+        page.until_shown()
+        return int(chrome.execute_script(points))
+
+    # More than can have come since: a worker sees one each 5 s.
+    page.until(lambda: reloaded() > 3, "what was before is there")
+    assert "min ago" in chrome.find_element("css selector", "#chart-memory .from").text
+
+
 def test_nothing_moves_but_the_figures(plateau: Serving, chrome: Chrome) -> None:
     page = Ops(chrome, plateau.url, TOKEN)
     page.until_said("verdict", "All is well.")
@@ -278,7 +337,8 @@ def test_what_is_wrong_is_said_with_what_to_change(troubled: Serving, chrome: Ch
     assert "One thing is wrong." in page.said() and "MEMORY_WARN_MB" in page.said()
     assert "One thing is wrong." in chrome.title
     assert "over" in (by_id(chrome, "memory-meter").get_attribute("class") or "")
-    with frozen(troubled.pids("plateau: runner")):
+    # With its master, which would start another.
+    with frozen([troubled.process.pid, *troubled.pids("plateau: runner")]):
         page.until_said("advice", "No runner is alive")
         page.until_said("advice", "has said nothing for")
         page.until_said("verdict", "3 things are wrong.")
@@ -492,7 +552,7 @@ def test_a_screen_reader_is_told_what_is_what(troubled: Serving, chrome: Chrome)
     live = (
         "return [...document.querySelectorAll('[aria-live], [role=status]')].map((n) => n.id)"
     )
-    assert chrome.execute_script(live) == ["said"]
+    assert chrome.execute_script(live) == ["said", "live-said"]
     empty = "return [...document.querySelectorAll('th')].filter((n) => !n.textContent).length"
     assert chrome.execute_script(empty) == 0
     ids = "return [...document.querySelectorAll('[id]')].map((node) => node.id)"

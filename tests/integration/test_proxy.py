@@ -75,7 +75,6 @@ def test_each_event_arrives_before_the_next_is_made(proxy: Proxy, tmp_path: Path
             await reader.follow(timeout_s=30)
         reader.check_whole("".join(f"{number} " for number in range(50)))
         assert reader.connections == 1
-        assert (reader.snapshots, reader.missed) == (0, 0)
 
     asyncio.run(scenario())
 

@@ -7,13 +7,14 @@ SCRAPED_S is how long; 20 s where it is not set.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,20 +58,23 @@ COUNTERS = {
     "opened": "plateau_responses_opened_total",
     "resumed": "plateau_responses_resumed_total",
     "delivered": "plateau_events_delivered_total",
-    "snapshots": "plateau_snapshots_total",
     "completed ": "plateau_run_duration_seconds_count",
     "completed  ": "plateau_time_to_first_token_seconds_count",
 }
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[str]:
-    """Its URL; it scrapes `target` each second, over one connection while that lasts."""
+def prometheus(
+    folder: Path, target: str, *, rules: Sequence[Path] = (), every: str = "1s"
+) -> Iterator[str]:
+    """Its URL; it scrapes `target` that often, over one connection while that lasts."""
     assert PROMETHEUS is not None
     folder.mkdir()
     config = folder / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        f"global: {{scrape_interval: {every}, scrape_timeout: {every}, "
+        f"evaluation_interval: {every}}}\n"
+        f"rule_files: {json.dumps([str(rule) for rule in rules])}\n"
         "scrape_configs:\n"
         f"- {{job_name: plateau, static_configs: [{{targets: ['{target}']}}]}}\n"
     )
@@ -190,7 +194,7 @@ async def loaded(running: Serving) -> tuple[Load, int]:
         )
         load.go_on()
         await asyncio.sleep(max(0.0, began + SECONDS - time.monotonic()))
-        await until(lambda: recycled(running, victim) >= 2, "two recycles", timeout_s=60)
+        await load.until(lambda: recycled(running, victim) >= 2, "two recycles", timeout_s=60)
         await load.finish()
     return load, victim
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,10 +17,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.processes import (
+    REPOSITORY,
     Serving,
     environment,
     free_ports,
     is_on_disk,
+    plateau,
     serving,
     wait_until,
 )
@@ -61,9 +65,14 @@ def test_ps_shows_who_is_who(running: Serving) -> None:
 
 def test_the_banner_names_the_page_and_both_servers(running: Serving) -> None:
     assert running.url == f"http://127.0.0.1:{running.port}"
-    assert running.stdout.splitlines()[2].strip() == (
-        f"redis-cli -p {running.port + 1} INFO memory"
-    )
+    shown = running.stdout.splitlines()[2].strip()
+    assert shown.endswith(f" redis-cli -p {running.port + 1} INFO memory")
+    assert str(urlsplit(running.streams_url).password) not in running.stdout
+    if shutil.which("redis-cli"):
+        pasted = subprocess.run(
+            ["bash", "-c", shown], capture_output=True, text=True, timeout=9
+        )
+        assert "maxmemory:67108864" in pasted.stdout, pasted
     with Redis.from_url(running.streams_url, decode_responses=True) as streams:
         assert streams.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
     with Redis.from_url(running.cache_url, decode_responses=True) as cache:
@@ -173,6 +182,31 @@ def test_a_restarted_redis_keeps_its_address_and_its_data(tmp_path: Path) -> Non
                 return False
 
         wait_until(kept, "its data")
+
+
+def test_the_script_finds_agents_beside_its_caller(tmp_path: Path) -> None:
+    """Wherever the checkout is; and leaves nothing there."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "beside.py").write_text("def hello(run):\n    yield f'Hello {run.input}'\n")
+    port = free_ports()
+    said = {"DATA_DIR": str(tmp_path / "data"), "PORT": str(port), "AGENTS": "hi=beside:hello"}
+    env = {**environment(said), "PYTHONPATH": ""}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [REPOSITORY / "scripts" / "serve"], env=env, cwd=here, stdout=log, stderr=log
+        )
+    try:
+        wait_until(
+            lambda: "INFO memory" in (tmp_path / "log").read_text(), "it is up", timeout_s=60
+        )
+        done = plateau("ask", "--agent", "hi", "you", env={"PORT": str(port)}, cwd=tmp_path)
+        assert (done.returncode, done.stdout.strip()) == (0, "Hello you"), done.stderr
+        assert "beside.py" in {it.name for it in here.iterdir()}
+        assert not (here / "data").exists()
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def test_streams_outlive_a_restart(tmp_path: Path) -> None:

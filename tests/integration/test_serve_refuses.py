@@ -53,6 +53,15 @@ def test_a_wrong_setting_is_said_in_one_line(
     assert next(iter(env), "REDIS_URL") in ended.stderr
 
 
+def test_a_locale_that_is_ascii_is_enough(tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with serving(tmp_path, env=ascii_only) as running:
+        assert running.is_ready()
+    assert "Traceback" not in running.stderr + running.stdout
+    told = plateau("serve", "--help", env=ascii_only, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+
+
 def test_agents_that_are_not_there_end_it(tmp_path: Path) -> None:
     started = launch(tmp_path, env={"AGENTS": "notes=nowhere:notes"})
     try:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from plateau_sse.store.redis import keys
 from tests.deployment import Deployment, deployed
 from tests.faults import check_log
 from tests.integration.api_client import unique
@@ -100,8 +101,9 @@ def test_100_at_once_are_one_execution(
 
     asyncio.run(scenario())
     with Redis.from_url(streams_url, protocol=2) as redis:
-        queue: Any = redis.xinfo_stream("runs:queue")
-        assert queue["entries-added"] == 1
+        # Each that is enqueued rings it.
+        bell: Any = redis.xinfo_stream(keys.QUEUE.bell)
+        assert bell["entries-added"] == 1
 
 
 def test_a_failure_is_everyones_and_the_next_runs_anew(
@@ -135,7 +137,7 @@ def test_streams_and_waiting_join_too(deployment: Deployment, folder: Path) -> N
         streams, waited = await asyncio.gather(streaming, waiting)
         (run_id,) = question.executions
         for answer in streams:
-            # In pieces, or as a snapshot, or both.
+            # Live, or from what had been said already, or both.
             assert f"of {run_id}." in answer.text and "run.completed" in answer.text
         for answer in waited:
             assert answer.status_code == 200

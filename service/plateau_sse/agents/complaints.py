@@ -42,6 +42,9 @@ def complaint(chunk: dict[str, Any], *, has_choice: bool) -> AgentError | None:
         or chunk.get("success") is False
     ):
         return reported(chunk)
+    groq = chunk.get("x_groq")
+    if isinstance(groq, dict) and any(_says(groq.get(name)) for name in ALWAYS):
+        return reported(groq)
     base = chunk.get("base_resp")
     if isinstance(base, dict) and _says(base.get("status_code")):
         return reported(base)

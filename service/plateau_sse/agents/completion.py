@@ -1,17 +1,26 @@
 """Builds a chat completion from the chunks of its stream (or from one whole document).
 
-Invariant: tool calls come out complete or not at all, text comes out as valid Unicode and once,
-and an answer counts as whole only once the upstream has said so (`finish_reason` or `[DONE]`).
-What holds content and is not understood is an error, and so is an answer without any.
+Invariant: tool calls come out complete or not at all, text and thoughts come out as valid
+Unicode and once, and an answer counts as whole only once the upstream has said so
+(`finish_reason` or `[DONE]`). What holds content and is not understood is an error, and so is
+an answer without any.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from plateau_sse.agents import Finish, Usage, Yielded
+from plateau_sse.agents import AgentError, Data, File, Finish, Reasoning, Source, Usage, Yielded
+from plateau_sse.agents.chunks import (
+    as_text,
+    choices_of,
+    chunk_of,
+    lines_of,
+    object_of,
+    usage_of,
+)
 from plateau_sse.agents.complaints import (
     broken,
     complaint,
@@ -19,7 +28,9 @@ from plateau_sse.agents.complaints import (
     misplaced,
     reported,
 )
-from plateau_sse.agents.toolcalls import Calls, index_of
+from plateau_sse.agents.heard import Heard, Once, heard_in, sources_in
+from plateau_sse.agents.toolcalls import Calls
+from plateau_sse.store.runs.events import MARK_BYTES, MARKS_BYTES
 
 _SPELLINGS = {
     "stop": "stop end_turn eos eos_token stop_sequence complete",
@@ -33,13 +44,19 @@ _SPELLINGS = {
 REASONS = {name: reason for reason, names in _SPELLINGS.items() for name in names.split()}
 # An endpoint that has not finished says so with these, too.
 NOT_YET = ("", "null", "none")
-FAILED = ("error", "engine_error", "network_error")
-# Parts of a content that are no text and not lost: what was thought, and where it was read.
-LEFT_OUT = ("thinking", "redacted_thinking", "reasoning", "reference")
-# Content that is not written: to leave it out would be silence.
-UNREAD = ("audio", "image", "images", "video")
-# Two pieces that are shorter may be alike by chance.
-SURELY_AGAIN = 6
+# It was cut by whoever runs the model: vLLM and SGLang that abort, DeepSeek that has no room.
+FAILED = (
+    "error engine_error network_error abort aborted cancelled canceled interrupted "
+    "insufficient_system_resource"
+).split()
+# Events that only keep the connection open.
+PINGS = ("ping", "heartbeat", "keepalive", "keep-alive")
+# More are none that anybody would look at, and an answer has a bound of its events.
+MAX_SOURCES = 100
+# Of the address of a file, which may be the file itself, with room for what stands around it;
+# and of all of them.
+MAX_FILE, MAX_FILES = MARK_BYTES - 1024, MARKS_BYTES // 2
+MAX_MODEL = 200
 
 
 class Answer:
@@ -54,52 +71,103 @@ class Answer:
         self._goes_on = False
         self._reason: str | None = None
         self._calls = Calls()
-        self._said: list[str] = []
-        # Whether text came in deltas: then what stands beside them repeats it.
-        self._in_deltas = False
-        self._half = ""
+        self._text, self._thoughts = Once(), Once()
+        # A text that is all of what was said before it: told once it is not the last.
+        self._again = ""
+        self._files: set[bytes] = set()
+        self._file_bytes = self._left_out = 0
+        self._sources: set[str] = set()
+        self._refuses = False
+        # What was told, to see whether there is more; who says it, and whether that was told.
+        self._told = 0
+        self._model: str | None = None
+        self._names_model = False
 
     def take(self, data: str, event: str = "message") -> Iterator[Yielded]:
         """What one chunk adds; raises AgentError(upstream_broken_stream)."""
-        if event.lower() in ("error", "exception", "failure"):
-            raise reported(data)
-        if event == "ping" or not data.strip():
-            return
-        if data.strip().startswith("[DONE]"):
-            if data.strip() != "[DONE]":
-                raise broken("the upstream says more beside its end")
-            self.has_ended = self.is_done = True
-            return
-        chunk = _parse(data)
-        choices = _choices(chunk)
+        for line in lines_of(data):
+            if (chunk := self._chunk(line, event)) is not None:
+                yield from self._take_chunk(chunk)
+
+    def _take_chunk(self, chunk: dict[str, Any]) -> Iterator[Yielded]:
+        choices = choices_of(chunk)
         if error := complaint(chunk, has_choice=bool(choices)):
             raise error
+        self._note_model(chunk.get("model"))
+        yield from self._take_choices(chunk, choices)
+        for usage in usage_of(chunk, choices, self._model):
+            self._names_model = self._model is not None
+            yield usage
+
+    def _chunk(self, data: str, event: str) -> dict[str, Any] | None:
+        """None where it adds nothing."""
+        if event.lower() in ("error", "exception", "failure"):
+            raise reported(data)
+        # Gateways wrap what they are sent once more: `data: data: {…}`, `data: : ping`.
+        data = data.strip().removeprefix("data:").strip()
+        if event.lower() in PINGS or not data or data.startswith(":"):
+            return None
+        if data.strip('"').startswith("[DONE]"):
+            if data.strip('"') != "[DONE]":
+                raise broken("the upstream says more beside its end")
+            self.has_ended = self.is_done = True
+            return None
+        return chunk_of(data)
+
+    def _take_choices(
+        self, chunk: dict[str, Any], choices: list[dict[str, Any]]
+    ) -> Iterator[Yielded]:
         had_ended = self.has_ended
-        fragments, pieces = self._calls.fragments, len(self._said)
+        fragments, told = self._calls.fragments, self._told
         for choice in choices:
             yield from self._take_choice(choice)
-        if self._calls.fragments != fragments or len(self._said) != pieces:
+        yield from self._new_sources(chunk)
+        if self._calls.fragments != fragments or self._told != told:
             self._goes_on = self._goes_on or had_ended
         elif not self.has_ended and (error := foreign(chunk)):
             raise error
         if self.has_ended and self._calls.fragments == fragments:
             yield from self._calls.complete(cut=self._is_cut)
-        yield from _usage(chunk, choices)
+        elif not self.has_ended:
+            yield from self._calls.drafts()
 
-    def finish(self) -> Iterator[Yielded]:
+    def finish(self, *, has_end: bool = True) -> Iterator[Yielded]:
         """The rest, once the upstream has closed; raises where the answer is not whole, or is
-        none."""
+        none. `has_end`: its body said that it ends there."""
         if not self.has_ended:
             raise broken("the upstream stopped without finishing it")
-        if self._half:
-            self._half = ""
-            yield "\ufffd"
-        yield from self._calls.complete(cut=self._is_cut)
+        if self._goes_on and not (self.is_done or has_end):
+            raise broken("the upstream calls every piece its last, and tells no end")
+        if rest := self._thoughts.rest():
+            yield Reasoning(rest)
+        if rest := self._text.rest():
+            yield rest
         reason = self._reason or "other"
-        if not (self._said or len(self._calls) or reason in ("length", "content_filter")):
-            raise broken("the upstream finished without saying anything")
+        if self._again and reason == "length":
+            # Cut in the midst of a repetition that is the model's own.
+            yield self._again
+        yield from self._calls.complete(cut=self._is_cut)
+        if self._refuses and reason in ("stop", "other"):
+            reason = "content_filter"
+        self._check_says_something(reason)
+        if self._model is not None and not self._names_model:
+            yield Usage(0, 0, model=self._model)
+        if self._left_out and reason == "stop":
+            reason = "other"
         if reason != "stop":
             yield Finish(reason)
+
+    def _check_says_something(self, reason: str) -> None:
+        says = self._text.said or self._file_bytes or len(self._calls)
+        if says or reason in ("length", "content_filter"):
+            return
+        if self._left_out:
+            said = (
+                f"Its answer is a file of {self._left_out:,} bytes; {MAX_FILE:,} are the most."
+            )
+            raise AgentError("agent_invalid_output", said)
+        after = "but its thoughts" if self._thoughts.said else "anything"
+        raise broken(f"the upstream finished without saying {after}")
 
     @property
     def is_whole(self) -> bool:
@@ -110,20 +178,88 @@ class Answer:
     def _is_cut(self) -> bool:
         return self._reason not in ("stop", "tool_calls")
 
-    def _take_choice(self, choice: dict[str, Any]) -> Iterator[str]:
-        delta, message = _object(choice, "delta"), _object(choice, "message")
+    def _take_choice(self, choice: dict[str, Any]) -> Iterator[Yielded]:
+        delta, message = object_of(choice, "delta"), object_of(choice, "message")
         if error := misplaced(choice, delta, message):
             raise error
         is_last = self._ends(choice.get("finish_reason"))
-        piece = _text_of(delta)
-        self._in_deltas = self._in_deltas or bool(piece)
         had_calls = len(self._calls) > 0
         if not self._calls.add(delta) and not (had_calls and is_last):
             self._calls.add(message)
-        piece = piece or self._beside(choice, message, is_last=is_last)
-        if piece:
-            self._said.append(piece)
-            yield from self._text(piece)
+        in_delta, beside = self._held_back(heard_in(delta)), heard_in(message)
+        self._refuses = self._refuses or in_delta.refuses or beside.refuses
+        yield from self._tell(in_delta)
+        text = as_text(choice.get("text")) or ""
+        if not isinstance(text, str):
+            raise broken("its text is no text")
+        yield from self._tell(self._new_beside(in_delta, beside, text, is_last=is_last))
+        for part in (delta, message):
+            yield from self._new_sources(part)
+
+    def _new_beside(self, delta: Heard, beside: Heard, text: str, *, is_last: bool) -> Heard:
+        """What a choice holds beside its delta and is new."""
+        new = {}
+        for kind, once, more in ((Reasoning, self._thoughts, ""), (str, self._text, text)):
+            if delta.all_of(kind):
+                once.in_deltas = True
+                new[kind] = ""
+            else:
+                new[kind] = once.new_in(beside.all_of(kind), more, is_last=is_last)
+        if all(new[kind] == beside.all_of(kind) for kind in new):
+            # In its own order.
+            return beside
+        files = [it for it in beside.said if isinstance(it, File)]
+        return Heard([Reasoning(new[Reasoning]), new[str], *files])
+
+    def _held_back(self, heard: Heard) -> Heard:
+        """There are endpoints whose last piece is all of them once more; a text may go on
+        after one that is, too."""
+        text, again = heard.all_of(str), self._again
+        if text and not again and self._text.is_all(text):
+            self._again = text
+            return Heard([it for it in heard.said if not isinstance(it, str)], heard.refuses)
+        if not (again and heard.said):
+            return heard
+        self._again = ""
+        return Heard([again, *heard.said], heard.refuses)
+
+    def _tell(self, heard: Heard) -> Iterator[Yielded]:
+        for item in heard.said:
+            if isinstance(item, File):
+                yield from self._tell_file(item)
+                continue
+            is_text = isinstance(item, str)
+            piece = item if isinstance(item, str) else item.text
+            if not piece:
+                continue
+            self._told += 1
+            if mended := (self._text if is_text else self._thoughts).mended(piece):
+                yield mended if is_text else Reasoning(mended)
+
+    def _tell_file(self, file: File) -> Iterator[Yielded]:
+        size = len(file.url)
+        digest = hashlib.blake2b(file.url.encode("utf-8", "replace"), digest_size=16).digest()
+        if digest in self._files:
+            return
+        self._files.add(digest)
+        self._told += 1
+        if size <= MAX_FILE and self._file_bytes + size <= MAX_FILES:
+            self._file_bytes += size
+            yield file
+            return
+        self._left_out = max(self._left_out, size)
+        about = {"type": "file", "media_type": file.media_type[:MAX_MODEL], "bytes": size}
+        yield Data("left_out", about)
+
+    def _new_sources(self, of: dict[str, Any]) -> Iterator[Source]:
+        for url, title in sources_in(of):
+            if url not in self._sources and len(self._sources) < MAX_SOURCES:
+                yield Source(f"source_{len(self._sources)}", url, title)
+                self._sources.add(url)
+
+    def _note_model(self, model: Any) -> None:
+        if isinstance(model, str) and model:
+            self._model = model[:MAX_MODEL]
 
     def _ends(self, given: Any) -> bool:
         """Note the reason, if one is given."""
@@ -140,111 +276,3 @@ class Answer:
             self._reason = reason
         self.has_ended = True
         return True
-
-    def _beside(self, choice: dict[str, Any], message: dict[str, Any], *, is_last: bool) -> str:
-        """The text of a choice whose delta has none: a piece, as legacy completions and some
-        servers send them, or the whole once more, of which only what is new is told."""
-        text = choice.get("text") or ""
-        if not isinstance(text, str):
-            raise broken("its text is no text")
-        whole = _text_of(message)
-        if not (whole or text):
-            return ""
-        if whole and self._said and not self._in_deltas:
-            said = "".join(self._said)
-            # A message is a whole one, of which more is there each time; or the whole at last.
-            if whole.startswith(said) and (whole != said or len(said) >= SURELY_AGAIN):
-                return whole[len(said) :]
-        if self._in_deltas or (is_last and whole):
-            said = "".join(self._said)
-            for again in (whole, text):
-                if again.startswith(said):
-                    return again[len(said) :]
-            if self._in_deltas:
-                return ""
-        return whole or text
-
-    def _text(self, text: str) -> Iterator[str]:
-        # JSON escapes allow one half of a character here and the other in the next chunk.
-        text = self._half + text
-        self._half = ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
-        if text:
-            yield text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _parse(data: str) -> dict[str, Any]:
-    try:
-        chunk = json.loads(data)
-    except (ValueError, RecursionError):
-        raise broken("the upstream sent something that is not JSON") from None
-    if not isinstance(chunk, dict):
-        raise broken("the upstream sent JSON that is no object")
-    return chunk
-
-
-def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the first candidate, the only one that is asked for."""
-    choices = chunk.get("choices") or []
-    if not isinstance(choices, list) or not all(isinstance(it, dict | None) for it in choices):
-        raise broken("its choices are no list of objects")
-    found = []
-    for position, choice in enumerate(choices):
-        index = index_of(choice.get("index")) if choice else None
-        if choice and (position if index is None else index) <= 0:
-            found.append(choice)
-    return found
-
-
-def _object(of: dict[str, Any], name: str) -> dict[str, Any]:
-    found = of.get(name) or {}
-    if not isinstance(found, dict):
-        raise broken(f"its {name} is no object")
-    return found
-
-
-def _text_of(message: dict[str, Any]) -> str:
-    """A refusal is the model's answer, too, in a field of its own."""
-    for name in UNREAD:
-        if message.get(name):
-            raise broken(f"it holds {name}, which is not understood")
-    return _content(message.get("content")) + _content(message.get("refusal"))
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(map(_part, content))
-    if content in (None, {}) or content is False:
-        return ""
-    raise broken(f"its content is a {type(content).__name__}, which is not understood")
-
-
-def _part(part: Any) -> str:
-    if isinstance(part, str) or not part:
-        return part or ""
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    if kind in LEFT_OUT:
-        return ""
-    text = None
-    if kind in ("text", "output_text", None):
-        text = part.get("text")
-    elif kind == "refusal":
-        text = part.get("refusal")
-    if isinstance(text, str):
-        return text
-    # What has no more than a type, and a text of nothing, has nothing to be lost.
-    if isinstance(part, dict) and not any(part[name] for name in part if name != "type"):
-        return ""
-    raise broken(f"its content holds {kind}, which is not understood")
-
-
-def _usage(chunk: dict[str, Any], choices: list[dict[str, Any]]) -> Iterator[Usage]:
-    # Some endpoints count in the choice.
-    for usage in (chunk.get("usage"), *(choice.get("usage") for choice in choices)):
-        if isinstance(usage, dict) and usage:
-            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-            yield Usage(*(index_of(count) or 0 for count in counts))
-            return

@@ -19,6 +19,8 @@ from typing import Any, cast
 
 import h11
 
+from plateau_sse.agents.proxies import Proxy
+
 # An address that does not answer at once is given company, as browsers do.
 NEXT_ADDRESS_S = 0.25
 # What may have been received and not been read; then the endpoint has to wait.
@@ -27,6 +29,12 @@ MOST_WAITING = 128 * 1024
 MAX_HEAD = 100 * 1024
 # Before an answer there may be others that are none (100, 102, 103).
 MAX_INFORMATIONAL = 100
+# What a proxy answers before it is a tunnel.
+MAX_TUNNEL_HEAD = 16 * 1024
+
+
+class Refusal(Exception):
+    """A proxy makes no tunnel; what it says is its status."""
 
 
 class Connection(asyncio.Protocol):
@@ -156,11 +164,16 @@ def _is_readable(transport: asyncio.Transport) -> bool:
     return bool(poll.poll(0))
 
 
-async def connect(host: str, port: int, secure: ssl.SSLContext | None) -> Connection:
-    """To the address of `host` that answers first. OSError where none does."""
+async def connect(
+    host: str, port: int, secure: ssl.SSLContext | None, proxy: Proxy | None = None
+) -> Connection:
+    """To the address of `host` that answers first, or by way of `proxy`. OSError where none
+    does; Refusal where the proxy does not let it through."""
     loop = asyncio.get_running_loop()
-    found = await _dial(host, port)
+    found = await _dial(*((proxy.host, proxy.port) if proxy else (host, port)))
     try:
+        if proxy and secure:
+            await _tunnel(found, host, port, proxy)
         _, connection = await loop.create_connection(
             Connection, sock=found, ssl=secure, server_hostname=host if secure else None
         )
@@ -168,6 +181,26 @@ async def connect(host: str, port: int, secure: ssl.SSLContext | None) -> Connec
         found.close()
         raise
     return connection
+
+
+async def _tunnel(found: socket.socket, host: str, port: int, proxy: Proxy) -> None:
+    """Have the proxy pass on all that follows. Whoever speaks behind it is not heard before the
+    first word of TLS is ours: more than the proxy's head would be somebody else's words."""
+    loop = asyncio.get_running_loop()
+    name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {name} HTTP/1.1", f"Host: {name}"]
+    lines += [f"{field}: {value}" for field, value in proxy.headers.items()]
+    await loop.sock_sendall(found, "\r\n".join([*lines, "", ""]).encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        piece = await loop.sock_recv(found, 4096)
+        head += piece
+        if not piece or len(head) > MAX_TUNNEL_HEAD:
+            raise Refusal("it gave no answer")
+    status = head.split(b" ", 2)[1:2]
+    if not (status and status[0][:1] == b"2" and head.endswith(b"\r\n\r\n")):
+        shown = status[0][:3].decode("ascii", "replace") if status else "no HTTP"
+        raise Refusal(f"it answered {shown}")
 
 
 async def _dial(host: str, port: int) -> socket.socket:

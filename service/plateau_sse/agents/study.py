@@ -23,12 +23,21 @@ from plateau_sse.agents.ranking import Reading, choose, rank, read
 from plateau_sse.agents.sentences import HEADING
 from plateau_sse.agents.terms import Term, find_terms
 
+# What is known of a text takes two hundred times its bytes. Who is to have it sees to that.
+INPUT_BYTES = 64 * 1024
 PACE_MS = 20
 WORDS_A_PIECE = 2
 PIECE_CHARACTERS = 24
 # About 3 ms of work.
 SHORT_TEXT = 8_000
 WORDS_A_MINUTE = 220
+
+# What clients of models send to whatever answers; there is no model here.
+OF_MODELS = frozenset(
+    "model temperature top_p max_tokens max_completion_tokens seed stop tools tool_choice "
+    "parallel_tool_calls response_format presence_penalty frequency_penalty logit_bias "
+    "reasoning_effort verbosity service_tier store metadata".split()
+)
 
 DEFAULT_LENGTH = {"summary": 5, "flashcards": 8, "quiz": 5}
 PIECE = re.compile(rf"(?:\s*\S{{1,{PIECE_CHARACTERS}}}){{1,{WORDS_A_PIECE}}}\s*|\s+")
@@ -95,7 +104,7 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def _plan(options: Any) -> Plan:
-    unknown = sorted(set(options) - {"task", "length", "pace_ms"})
+    unknown = sorted(set(options) - {"task", "length", "pace_ms"} - OF_MODELS)
     if unknown:
         raise AgentError(
             "invalid_options",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from plateau_sse.agents import sentences
@@ -57,13 +58,13 @@ class Term:
 def find_terms(reading: Reading, limit: int = 60) -> list[Term]:
     """Up to `limit` terms of the text, best first."""
     found: dict[tuple[str, ...], Term] = {}
-    for item in reading.items[:MAX_ITEMS]:
-        if item.kind == sentences.HEADING:
-            continue
-        if UNSPACED.search(item.text):
-            _collect_unspaced(item.text, found)
+    texts = [item.text for item in reading.items[:MAX_ITEMS] if item.kind != sentences.HEADING]
+    repeated = _repeated(texts, reading)
+    for text in texts:
+        if UNSPACED.search(text):
+            _collect_unspaced(text, found, repeated)
         else:
-            _collect(item.text, reading, found)
+            _collect(text, reading, found, repeated)
     kept = [term for term in found.values() if _is_term(term, reading.language)]
     kept.sort(key=lambda term: -term.score)
     return _without_parts(kept[: limit * 3])[:limit]
@@ -104,19 +105,47 @@ def _is_part(term: Term, phrase: Term) -> bool:
     return term.key != phrase.key and len(term.key) == 1 and term.key[0] in phrase.key[0]
 
 
-def _collect(text: str, reading: Reading, found: dict[tuple[str, ...], Term]) -> None:
-    """Counts every run of one to `MAX_WORDS` content words between pauses."""
-    words = list(WORD.finditer(text))
+def _repeated(texts: Sequence[str], reading: Reading) -> set[int]:
+    """The hashes of phrases that come more than once: no other is a term, and a text has twice
+    as many that come once as words."""
+    once, more = set[int](), set[int]()
+    for text in texts:
+        if UNSPACED.search(text):
+            keys = _grams(text)
+        else:
+            words = list(WORD.finditer(text))
+            keys = (key for key, _, _ in _phrases(text, words, reading) if len(key) > 1)
+        for key in keys:
+            (more if hash(key) in once else once).add(hash(key))
+    return more
+
+
+def _phrases(
+    text: str, words: list[re.Match[str]], reading: Reading
+) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """Every run of one to `MAX_WORDS` content words between pauses: what makes two the same,
+    and which words they are."""
     content = [_is_content(match[0], reading) for match in words]
+    stems = [stem(match[0].casefold()) for match in words]
     for start in range(len(words)):
         for end in range(start + 1, min(start + MAX_WORDS, len(words)) + 1):
             if not content[end - 1]:
                 break
             if end - start > 1 and text[words[end - 2].end() : words[end - 1].start()] != " ":
                 break
-            term = _count(text, words[start:end], found)
-            term.as_noun += _is_noun(text, words, start, end, reading)
-            term.as_verb += _word_after(text, words, end) in ARTICLES
+            yield tuple(stems[start:end]), start, end
+
+
+def _collect(
+    text: str, reading: Reading, found: dict[tuple[str, ...], Term], repeated: set[int]
+) -> None:
+    words = list(WORD.finditer(text))
+    for key, start, end in _phrases(text, words, reading):
+        if len(key) > 1 and hash(key) not in repeated:
+            continue
+        term = _count(key, text, words[start:end], found)
+        term.as_noun += _is_noun(text, words, start, end, reading)
+        term.as_verb += _word_after(text, words, end) in ARTICLES
 
 
 def _is_content(word: str, reading: Reading) -> bool:
@@ -145,8 +174,12 @@ def _is_noun(
     return not after or (after in reading.stopwords and after not in ARTICLES)
 
 
-def _count(text: str, run: list[re.Match[str]], found: dict[tuple[str, ...], Term]) -> Term:
-    key = tuple(stem(match[0].casefold()) for match in run)
+def _count(
+    key: tuple[str, ...],
+    text: str,
+    run: list[re.Match[str]],
+    found: dict[tuple[str, ...], Term],
+) -> Term:
     term = found.setdefault(key, Term(key))
     form = text[run[0].start() : run[-1].end()].replace("’", "'").removesuffix("'s")
     opens = run[0].start() <= 1
@@ -160,13 +193,20 @@ def _count(text: str, run: list[re.Match[str]], found: dict[tuple[str, ...], Ter
     return term
 
 
-def _collect_unspaced(text: str, found: dict[tuple[str, ...], Term]) -> None:
+def _grams(text: str) -> Iterator[tuple[str, ...]]:
     for run in UNSPACED.findall(text):
         for part in GLUE.split(run):
             for size in (2, 3, 4):
                 for at in range(len(part) - size + 1):
-                    key = (part[at : at + size],)
-                    term = found.setdefault(key, Term(key))
-                    term.forms[key[0]] += 1
-                    term.count += 1
-                    term.as_noun = size - 2
+                    yield (part[at : at + size],)
+
+
+def _collect_unspaced(
+    text: str, found: dict[tuple[str, ...], Term], repeated: set[int]
+) -> None:
+    for key in _grams(text):
+        if hash(key) in repeated:
+            term = found.setdefault(key, Term(key))
+            term.forms[key[0]] += 1
+            term.count += 1
+            term.as_noun = len(key[0]) - 2

@@ -1,6 +1,7 @@
 """Tool calls, put together from the fragments in which endpoints send them.
 
-Invariant: a call comes out once, complete, or not at all. What a fragment belongs to is told by
+Invariant: a call comes out once, complete, or not at all; before that it may be shown as far as
+it has come, under the id that it will have. What a fragment belongs to is told by
 its id, its index and its name, in this order: endpoints leave out, repeat and miscount each.
 """
 
@@ -11,13 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from plateau_sse.agents import ToolCall
+from plateau_sse.agents import ToolCall, ToolDelta
 from plateau_sse.agents.complaints import broken
 
 MAX_TOOL_CALLS = 128
 MAX_ARGUMENTS = 256 * 1024
 # What is longer the runner would cut, and a result could not name its call any more.
 MAX_NAME = 500
+# What is longer is not shown while it is written.
+MAX_DRAFT = 32 * 1024
 
 
 @dataclass(slots=True)
@@ -29,6 +32,7 @@ class _Call:
     arguments: str = ""
     index: int | None = None
     is_told: bool = False
+    has_grown: bool = False
 
     @property
     def is_json(self) -> bool:
@@ -74,7 +78,20 @@ class Calls:
             if call.arguments.strip() and not call.is_json:
                 raise broken("the arguments of a tool call are cut, or no JSON")
             call.is_told = True
-            yield ToolCall(self._id_of(number, call), call.name, call.arguments)
+            call_id = self._id_of(number, call)
+            # Nobody here executes it.
+            yield ToolCall(call_id, call.name, call.arguments, client=True)
+
+    def drafts(self) -> Iterator[ToolDelta]:
+        """Those that have grown, as far as they have come."""
+        for number, call in enumerate(self._calls):
+            if not call.has_grown:
+                continue
+            call.has_grown = False
+            # One whose id may still come, or will be another, is not known by any.
+            is_known = call.id and all(it.id != call.id for it in self._calls[:number])
+            if is_known and call.name and len(call.arguments) <= MAX_DRAFT:
+                yield ToolDelta(call.id, call.name, call.arguments)
 
     def _id_of(self, number: int, call: _Call) -> str:
         # Results name the call by it: it must be there, and be one call's alone.
@@ -100,6 +117,7 @@ class Calls:
             longer = fragment.name.startswith(call.name)
             call.name = fragment.name if longer else call.name + fragment.name
         call.arguments += fragment.arguments
+        call.has_grown = call.has_grown or bool(fragment.arguments)
         if (
             len(self._calls) > MAX_TOOL_CALLS
             or len(call.arguments) > MAX_ARGUMENTS

@@ -13,18 +13,18 @@ import os
 import socket
 import ssl
 import zlib
-from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import urljoin
 
 import certifi
 import h11
 
 from plateau_sse import __version__
-from plateau_sse.agents.connection import Connection, connect
+from plateau_sse.addresses import target_of
+from plateau_sse.agents.connection import Connection, Refusal, connect
+from plateau_sse.agents.proxies import Proxy, proxy_for
 
 CONNECT_S = 10.0
 # Endpoints keep an idle connection for a minute or so; whoever closes first does no harm.
@@ -33,51 +33,22 @@ KEPT_S, KEPT_MOST = 60.0, 20
 INFLATED_BYTES = 64 * 1024
 # Of all of a body: far more than the longest answer, a token a chunk.
 INFLATED_MOST = 64 * 1024 * 1024
+# From one address of the endpoint to the next; nobody sends one on more often.
+MAX_REDIRECTS = 3
 
 
 class Unreachable(Exception):
     """No connection could be made."""
 
 
-class Target(NamedTuple):
-    """A URL, as far as a request needs it."""
-
-    is_secure: bool
-    host: str
-    port: int
-    path: str
-    headers: dict[str, str]
-
-
-def target_of(url: str) -> Target:
-    """ValueError where it is no address; nothing of it is quoted: it may hold a password."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it must begin with http:// or https://, and name a host")
-    try:
-        host = (
-            parts.hostname
-            if parts.hostname.isascii()
-            else parts.hostname.encode("idna").decode()
-        )
-        usual = 443 if parts.scheme == "https" else 80
-        port = parts.port or usual
-    except ValueError:
-        raise ValueError("its host or port is none") from None
-    name = f"[{host}]" if ":" in host else host
-    headers = {"Host": name if port == usual else f"{name}:{port}"}
-    if parts.username or parts.password:
-        pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
-    query = quote(parts.query, safe="/%:@!$&'()*+,;=~?[]")
-    return Target(
-        parts.scheme == "https", host, port, f"{path}?{query}" if query else path, headers
-    )
+class Misconfigured(Exception):
+    """What the machine says of whom to trust cannot be read."""
 
 
 class Response:
-    """An answer whose body is still to be read; `headers` by their names in lower case."""
+    """An answer whose body is still to be read; `headers` by their names in lower case.
+    `silence_s`: for how long from now on it may send no byte. `has_end`: whether its body says
+    where it ends; where it does not, an end and a cut look alike."""
 
     def __init__(self, connection: Connection, head: h11.Response, silence_s: float) -> None:
         self.status = head.status_code
@@ -86,8 +57,9 @@ class Response:
             bytes(name).decode("latin-1"): bytes(value).decode("latin-1")
             for name, value in head.headers
         }
+        self.silence_s = silence_s
+        self.has_end = not {"content-length", "transfer-encoding"}.isdisjoint(self.headers)
         self._connection = connection
-        self._silence_s = silence_s
         self._inflating = _inflating(self.headers.get("content-encoding", ""))
         self._is_over = False
         self._inflated = 0
@@ -121,8 +93,8 @@ class Response:
 
     def _patience_s(self, by: float | None) -> float:
         if by is None:
-            return self._silence_s
-        return min(self._silence_s, by - asyncio.get_running_loop().time())
+            return self.silence_s
+        return min(self.silence_s, by - asyncio.get_running_loop().time())
 
 
 def _inflating(coding: str) -> zlib._Decompress | None:
@@ -137,30 +109,65 @@ def _inflating(coding: str) -> zlib._Decompress | None:
 
 
 class Upstream:
-    """The endpoint at `url`, which may be silent for `silence_s`. Its connections are closed
-    with the loop in which they were made. ValueError where the URL is no address."""
+    """The endpoint at `url`, which may be silent for `patience_s` before an answer. Its
+    connections are closed with the loop in which they were made. ValueError where the URL, or a
+    proxy's, is no address."""
 
-    def __init__(self, url: str, silence_s: float) -> None:
-        self._target = target_of(url)
-        self._silence_s = silence_s
+    def __init__(self, url: str, patience_s: float) -> None:
+        target = self._target = target_of(url)
+        self._url = url
+        self._patience_s = patience_s
+        self._proxy = proxy_for(target.host, target.port, is_secure=target.is_secure)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._holding: AsyncGenerator[None, None] | None = None
         self._kept: deque[tuple[Connection, float]] = deque()
         self._secure: ssl.SSLContext | None = None
+        self._moved: dict[str, Upstream] = {}
 
     @asynccontextmanager
-    async def post(self, body: bytes, headers: dict[str, str]) -> AsyncIterator[Response]:
+    async def post(
+        self, body: bytes, headers: dict[str, str], redirects: int = MAX_REDIRECTS
+    ) -> AsyncIterator[Response]:
         """The response, with its body to be read in the block; only one that was read to its
-        end leaves its connection to the next. Raises Unreachable, TimeoutError, OSError and
-        h11.ProtocolError."""
+        end leaves its connection to the next. Raises Unreachable, Misconfigured, TimeoutError,
+        OSError and h11.ProtocolError."""
         await self._enter_loop()
         connection, head = await self._send(body, headers)
         try:
-            yield Response(connection, head, self._silence_s)
+            response = Response(connection, head, self._patience_s)
+            moved = self._moved_to(response) if redirects else None
+            if moved is None:
+                yield response
         except BaseException:
             connection.close()
             raise
-        self._keep(connection)
+        if moved is None:
+            self._keep(connection)
+            return
+        connection.close()
+        async with moved.post(body, headers, redirects - 1) as response:
+            yield response
+
+    def _moved_to(self, response: Response) -> Upstream | None:
+        """Where a question is sent on to as it is: on the same host, for the key goes with it,
+        and not out of TLS."""
+        if response.status not in (307, 308):
+            return None
+        try:
+            url = urljoin(self._url, response.headers.get("location", ""))
+            target = target_of(url)
+        except ValueError:
+            return None
+        own = self._target
+        is_upgrade = target.is_secure and not own.is_secure
+        if target.host != own.host or not (
+            is_upgrade or (target.is_secure, target.port) == (own.is_secure, own.port)
+        ):
+            return None
+        if url not in self._moved:
+            # Of an endpoint that sends on to ever new addresses the last one is enough.
+            self._moved = {url: Upstream(url, self._patience_s)}
+        return self._moved[url]
 
     async def _send(
         self, body: bytes, headers: dict[str, str]
@@ -182,15 +189,19 @@ class Upstream:
     ) -> h11.Response:
         try:
             connection.ask(request, body)
-            return await connection.head(self._silence_s)
+            return await connection.head(self._patience_s)
         except BaseException:
             connection.close()
             raise
 
     def _request(self, body: bytes, headers: dict[str, str]) -> h11.Request:
+        target, path = self._target, self._target.path
         own = {"User-Agent": f"plateau/{__version__}", "Content-Length": str(len(body))}
-        every = {**own, **headers, **self._target.headers}
-        return h11.Request(method="POST", target=self._target.path, headers=list(every.items()))
+        every = {**own, **headers, **target.headers}
+        if self._proxy and not target.is_secure:
+            path = f"http://{target.headers['Host']}{path}"
+            every |= self._proxy.headers
+        return h11.Request(method="POST", target=path, headers=list(every.items()))
 
     def _kept_one(self) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - KEPT_S
@@ -211,18 +222,22 @@ class Upstream:
             self._kept.popleft()[0].close()
 
     async def _connected(self) -> Connection:
-        target = self._target
+        target, proxy = self._target, self._proxy
         if target.is_secure and self._secure is None:
-            # Reading the certificates takes 20 ms and a megabyte: only for https.
-            self._secure = ssl.create_default_context(cafile=certifi.where())
-            self._secure.set_alpn_protocols(["http/1.1"])
+            self._secure = _trusting()
         try:
-            async with asyncio.timeout(min(CONNECT_S, self._silence_s)):
-                return await connect(target.host, target.port, self._secure)
+            async with asyncio.timeout(CONNECT_S):
+                if proxy and not target.is_secure:
+                    return await connect(proxy.host, proxy.port, None)
+                return await connect(target.host, target.port, self._secure, proxy)
         except TimeoutError:
-            raise Unreachable("it did not answer in time") from None
+            raise Unreachable(f"{_by(proxy)}it did not answer in time") from None
+        except Refusal as refusal:
+            raise Unreachable(
+                f"the proxy of {proxy.name if proxy else ''}: {refusal}"
+            ) from None
         except (OSError, UnicodeError) as error:
-            raise Unreachable(_why(error)) from None
+            raise Unreachable(_by(proxy) + _why(error)) from None
 
     async def _enter_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -233,6 +248,25 @@ class Upstream:
             self._holding = _held(self._kept)
             await anext(self._holding)
             self._loop = loop
+
+
+def _trusting() -> ssl.SSLContext:
+    """Reading the certificates takes 20 ms and a megabyte: only for https."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    try:
+        if file or folder:
+            context = ssl.create_default_context(cafile=file or None, capath=folder or None)
+        else:
+            context = ssl.create_default_context(cafile=certifi.where())
+    except OSError:
+        said = "SSL_CERT_FILE must be a file of certificates in PEM"
+        raise Misconfigured(said) from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _by(proxy: Proxy | None) -> str:
+    return f"by the proxy of {proxy.name}: " if proxy else ""
 
 
 def _why(error: Exception) -> str:

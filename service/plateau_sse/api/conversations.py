@@ -1,7 +1,8 @@
-"""Conversations over HTTP: what is remembered, and forgetting it.
+"""Conversations over HTTP: what has been said, and forgetting it.
 
-Invariant: what is shown is what an agent is given: the index, and the text of the latest as it
-is kept. The same id of another owner or `user` is another conversation.
+Invariant: people see whole messages, as far as they are kept, whatever a model is given of
+them. One that has not begun is an empty one. The same id of another owner or `user` is another
+conversation.
 """
 
 from __future__ import annotations
@@ -15,57 +16,77 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from plateau_sse import jsontext
-from plateau_sse.api.requests import USER_CHARS, check_conversation_id, invalid
+from plateau_sse.api.access import Caller
+from plateau_sse.api.conversation_links import events_url
+from plateau_sse.api.requests import check_conversation_id, place_for, user_of
 from plateau_sse.api.runs import links_of, run_url_of
 from plateau_sse.api.state import State, state_of
-from plateau_sse.errors import Problem
-from plateau_sse.store.conversations.conversations import Message, place_of
+from plateau_sse.content import parts_of
+from plateau_sse.live.paced import paced
+from plateau_sse.owners import account_of
+from plateau_sse.store.conversations.conversations import Message
 
 _HEADERS = {"Cache-Control": "no-store"}
 
 
 async def show(request: Request) -> Response:
     state = state_of(request.scope)
-    conversation_id, place = _place(request, state)
-    messages = await state["conversations"].read(place)
-    if not messages:
-        raise Problem(
-            "conversation_not_found", "Nothing has been said in it, or it has been forgotten."
-        )
-    content = {
-        "id": conversation_id,
-        "messages": [_shown(message) for message in messages],
-        "active_run": await _active_run(request.scope, state, messages),
-    }
-    return Response(jsontext.encode(content), 200, _HEADERS, "application/json")
+    caller, conversation_id, place = await _place(request, state)
+    scope = request.scope
+    url = await events_url(state, scope, caller, place, conversation_id)
+
+    async def make() -> bytes:
+        messages = await state["conversations"].read_whole(place)
+        content = {
+            "id": conversation_id,
+            "messages": [_shown(message) for message in messages],
+            "active_run": await _active_run(scope, state, messages),
+            "events_url": url,
+        }
+        return jsontext.encode(content)
+
+    # Up to ten megabytes, and no reader is to hold them. One that is slow while somebody speaks
+    # is cut off, and asks again.
+    whole = Response(await make(), 200, _HEADERS, "application/json")
+    return paced(whole, make, state["pacer"])
 
 
 async def delete(request: Request) -> Response:
     """Repeatable: what is not there is forgotten already."""
     state = state_of(request.scope)
-    _, place = _place(request, state)
+    caller, conversation_id, place = await _place(request, state)
     await state["conversations"].delete(place, remember_s=state["settings"].run_life_s)
+    account, user = account_of(caller.owner), user_of(request, caller)
+    await state["listed"].forget_conversation(account, user, conversation_id)
     return Response(status_code=204, headers=_HEADERS)
 
 
-def _place(request: Request, state: State) -> tuple[str, str]:
-    """The conversation's id, and its name in the store."""
-    owner = state["access"].owner(request.headers)
+async def _place(request: Request, state: State) -> tuple[Caller, str, str]:
+    """Who asks, the conversation's id, and its name in the store."""
+    caller = await state["access"].caller(request, "conversations")
     conversation_id: str = request.path_params["conversation_id"]
     check_conversation_id(conversation_id)
-    user = request.query_params.get("user", "")
-    if len(user) > USER_CHARS:
-        raise invalid("user", f"At most {USER_CHARS} characters.")
-    return conversation_id, place_of(owner, user, conversation_id)
+    return caller, conversation_id, place_for(request, caller, conversation_id)
 
 
 def _shown(message: Message) -> dict[str, Any]:
+    whole = message.whole
+    if whole is None:
+        # A release before has kept what a model was given.
+        content = message.content
+        parts: list[Any] = parts_of(content)
+        truncated = content is None or len(content) < message.length
+    else:
+        content, parts, truncated = whole.content, whole.parts, whole.truncated
+    is_answer = message.role == "assistant"
     return {
         "id": message.id,
         "role": message.role,
-        "content": message.content,
+        "status": (whole.status if whole else "completed") if is_answer else None,
+        "content": content,
+        "parts": parts,
         "length": message.length,
-        "truncated": message.truncated,
+        "truncated": truncated,
         "reply_to": message.reply_to or None,
         "created_at": message.at_ms / 1000,
     }
@@ -97,4 +118,11 @@ async def serve(request: Request) -> Response:
     return await (delete if request.method == "DELETE" else show)(request)
 
 
-routes = [Route("/v1/conversations/{conversation_id}", serve, methods=["GET", "DELETE"])]
+async def _elsewhere(_: Request) -> Response:
+    raise AssertionError("dispatched ahead of the routes")
+
+
+routes = [
+    Route("/v1/conversations/{conversation_id}", serve, methods=["GET", "DELETE"]),
+    Route("/v1/conversations/{conversation_id}/events", _elsewhere, methods=["GET"]),
+]

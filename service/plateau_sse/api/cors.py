@@ -20,6 +20,10 @@ EXPOSED = (
     "Retry-After",
     "Age",
     "X-Request-ID",
+    # Of the dialects, whose answers say nothing of the run.
+    "X-Plateau-Run",
+    "Link",
+    "X-Vercel-AI-UI-Message-Stream",
 )
 LOOPBACK = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
@@ -31,7 +35,7 @@ class Cors(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=settings.allowed_origins,
-            allow_origin_regex=None if settings.api_keys else LOOPBACK,
+            allow_origin_regex=LOOPBACK if settings.is_keyless else None,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
             # Whatever is asked for: tracing and SDKs add headers of their own, and what a page
             # may do is decided by its origin and its key.

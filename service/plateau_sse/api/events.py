@@ -1,5 +1,6 @@
-"""What is dispatched ahead of all middleware: event streams, since nothing may wrap their
-`send`, and the asking for a run: routing and wrapping would be a quarter of a hit.
+"""What is dispatched ahead of all middleware: event streams and documents that may be large,
+since nothing may wrap their `send`, and the asking for a run: routing and wrapping would be a
+quarter of a hit.
 
 Invariant: on `/events` only what is permanent is a status; a passing fault is 200, `retry:` and
 the end of the response, since `EventSource` never comes back from anything else.
@@ -8,80 +9,105 @@ the end of the response, since `EventSource` never comes back from anything else
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from plateau_sse.api import hits, problems
+from plateau_sse.api import conversation_events, conversations, hits, problems
 from plateau_sse.api.accepting import wants_events
 from plateau_sse.api.cors import Cors
-from plateau_sse.api.requests import check_run_id, position_of, request_id_of
+from plateau_sse.api.opening import Manner, NoRoom, check_seats, follow, replay
+from plateau_sse.api.patience import PatientResponse
+from plateau_sse.api.requests import check_run_id, request_id_of, seen_of
 from plateau_sse.api.runs import (
-    absent,
     create,
     links_of,
+    look_up,
     run_url_of,
     take,
     taken_headers,
 )
 from plateau_sse.api.state import State, state_of
+from plateau_sse.api.surfaces import Surfaces
+from plateau_sse.dialects.native import wanted
 from plateau_sse.errors import Problem, StoreError
-from plateau_sse.live import sse
-from plateau_sse.live.response import (
-    LiveResponse,
-    WholeResponse,
-    come_back_later,
-    send_at_once,
-)
-from plateau_sse.store.answers.packing import Answer
-from plateau_sse.store.runs import events, ids
-from plateau_sse.store.runs.shares import Denied
+from plateau_sse.live.paced import PacedResponse
+from plateau_sse.live.response import LiveResponse, come_back_later, send_at_once
+from plateau_sse.store.runs import ids
 
 log = logging.getLogger("plateau.api")
 
+# No run's: whatever was seen under it is another answer.
+_NO_TAG = "-"
 _PREFIX, _SUFFIX = "/v1/runs/", "/events"
+# Driven from here, for as long as their readers stay.
+_DRIVEN = LiveResponse | PacedResponse | conversation_events.Conversed
+# By where they are: what a route calls the rest of the path, and what answers.
+_DOCUMENTS = {
+    _PREFIX: ("run_id", look_up),
+    "/v1/conversations/": ("conversation_id", conversations.show),
+}
 
 
-def wants(scope: Scope) -> bool:
+def _wants(method: str, path: str) -> bool:
     """Whether a request is one of these; a preflight never is."""
-    path: str = scope["path"]
-    method: str = scope["method"]
-    if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
+    if conversation_events.is_at(path):
+        return method != "OPTIONS"
+    if _is_stream(path):
         # To append to a run is no stream, and has a route.
         return method not in ("OPTIONS", "POST")
+    if method in ("GET", "HEAD"):
+        return _document_at(path) is not None
     return method == "POST" and path == "/v1/runs"
 
 
-class Manner(NamedTuple):
-    """How the client that asked is told a run: with `event:` lines or without, under which
-    headers, and with which frames before all others."""
+def _is_stream(path: str) -> bool:
+    """A conversation may be called `events`."""
+    of_a_run = path.startswith(_PREFIX) and path.endswith(_SUFFIX)
+    return of_a_run or conversation_events.is_at(path)
 
-    named: bool
-    headers: dict[str, str]
-    opening: bytes = b""
+
+def _document_at(path: str) -> str | None:
+    """The entry of `_DOCUMENTS` that this is the path of one of."""
+    for prefix in _DOCUMENTS:
+        if path.startswith(prefix):
+            rest = path[len(prefix) :]
+            return prefix if rest and "/" not in rest else None
+    return None
 
 
 class Direct:
     """The ASGI application of these routes."""
 
-    def __init__(self, cors: Cors) -> None:
+    def __init__(self, cors: Cors, surfaces: Surfaces) -> None:
         self._cors = cors
+        self._surfaces = surfaces
+
+    def wants(self, scope: Scope) -> bool:
+        """Whether a request is answered here."""
+        method, path = scope["method"], scope["path"]
+        return _wants(method, path) or self._surfaces.handler(method, path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         response = await self._respond(scope, receive)
-        if isinstance(response, LiveResponse) and scope["method"] != "HEAD":
+        if response.status_code < 400:
+            scope["state"]["guard"].served += 1
+        if isinstance(response, _DRIVEN) and scope["method"] != "HEAD":
             # This frame stays for as long as the reader does; the response need not.
-            subscriber = await response.begin(send)
+            driven = await response.begin(send)
+            on_left = None
+            if isinstance(response, LiveResponse):
+                on_left = response.on_left
+                # Nor what it was made of: a browser's headers are a kilobyte, in a list of
+                # uvicorn's and one of Starlette's.
+                for used in (headers, scope["headers"], scope["state"]):
+                    used.clear()
             del response
-            # Nor what it was made of: a browser's headers are a kilobyte, in a list of
-            # uvicorn's and one of Starlette's.
-            for used in (headers, scope["headers"], scope["state"]):
-                used.clear()
-            await subscriber.run(receive)
-        elif isinstance(response, problems.LingeringResponse):
+            if await driven.run(receive) and on_left is not None:
+                await on_left()
+        elif isinstance(response, problems.LingeringResponse | PatientResponse):
             await response(scope, receive, send)
         else:
             await send_at_once(response, scope, receive, send)
@@ -95,54 +121,84 @@ class Direct:
                 if wants_events(scope["headers"]):
                     return await _create(request, state, headers)
                 return await create(request, headers)
+            if handler := self._surfaces.handler(scope["method"], scope["path"]):
+                return await handler(request, state, headers)
+            if not _is_stream(scope["path"]):
+                return await _document(request, headers)
+            is_conversation = conversation_events.is_at(scope["path"])
             if scope["method"] not in ("GET", "HEAD"):
+                if is_conversation:
+                    raise Problem(
+                        "method_not_allowed",
+                        "Follow it with GET.",
+                        headers={"Allow": "GET, HEAD"},
+                    )
                 raise Problem(
                     "method_not_allowed",
                     "Follow it with GET, append to it with POST.",
                     headers={"Allow": "GET, HEAD, POST"},
                 )
+            if is_conversation:
+                return await _converse(request, state, headers)
             return await _resume(request, state, headers)
         except Exception as error:
-            response = _failed(error, scope)
+            response = self._failed(error, scope)
             response.headers.update(headers)
             return response
 
+    def _failed(self, error: Exception, scope: Scope) -> Response:
+        problem = problems.of(error)
+        problems.note(scope, error, problem)
+        if problem.status == 500:
+            log.exception("a request failed", extra={"request": request_id_of(scope)})
+        if self._surfaces.is_at(scope["path"]):
+            return self._surfaces.refuse(problem, scope)
+        return _refused(problem, scope)
 
-def _failed(error: Exception, scope: Scope) -> Response:
-    logged = {"request": request_id_of(scope)}
-    problem = problems.of(error)
-    if isinstance(error, StoreError):
-        log.warning("a request met a store that failed: %s", error, extra=logged)
-    elif problem.status == 500:
-        log.exception("a request failed", extra=logged)
-    if problem.status >= 500 and scope["method"] != "POST":
+
+def _refused(problem: Problem, scope: Scope) -> Response:
+    if problem.status >= 500 and _is_stream(scope["path"]):
         # Whatever it was: a reader that is told 500 never comes back.
         return come_back_later()
     return problems.respond(problem, request_id_of(scope))
 
 
+async def _document(request: Request, headers: dict[str, str]) -> Response:
+    path: str = request.scope["path"]
+    prefix = _document_at(path)
+    assert prefix is not None
+    name, answer = _DOCUMENTS[prefix]
+    request.scope["path_params"] = {name: path[len(prefix) :]}
+    response = await answer(request)
+    response.headers.update(headers)
+    return response
+
+
 async def _create(request: Request, state: State, headers: dict[str, str]) -> Response:
     """`POST /v1/runs` whose answer is the stream itself. Some clients send it again, with the
     id of the last event that they saw, where others would come back with a GET."""
-    position = position_of(request.headers.get("last-event-id"))
-    taken, ask = await take(request, state)
+    seen = seen_of(request.headers.get("last-event-id"))
+    caller = await state["access"].caller(request, "runs:create")
+    check_seats(state, caller.owner)
+    taken, ask = await take(request, state, caller)
     run_url = run_url_of(request.scope, taken.run_id)
     headers |= taken_headers(taken, ask, run_url)
     # With the token that this stream is rejoined with: clients follow the one or the other.
     headers["Location"] = links_of(run_url, taken.token)["events_url"]
     headers["Content-Location"] = headers["Location"]
-    manner = Manner(_named(request), headers)
-    if position and not (taken.is_repeat or taken.how == "joined"):
-        # Another run than the one it has seen.
-        anew = events.restarted(1, "other").data
-        manner = manner._replace(opening=sse.encode(0, anew, named=manner.named))
-        position = 0
+    manner = Manner(wanted(request.query_params), headers, until_s=caller.until_s)
+    if seen.number and not (seen.tag or taken.is_repeat or taken.how == "joined"):
+        # Without a tag it would be taken as this answer's, which nobody has seen yet.
+        seen = seen._replace(tag=_NO_TAG)
     if taken.answer is not None:
-        return _replay(taken.run_id, taken.answer, 0, manner)
+        key = hits.key_of(taken.run_id)
+        return replay(state, taken.run_id, key, taken.answer, seen, manner)
     try:
-        return await _open(state, taken.run_id, position, taken.token, "", manner)
+        return await follow(state, taken.run_id, seen, taken.token, "", manner)
     except Problem:
         raise
+    except NoRoom as error:
+        return come_back_later(headers, times=error.times)
     except Exception as error:
         # The run is on its way: who is told so comes back to it, and does not ask again.
         if isinstance(error, StoreError):
@@ -152,67 +208,31 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
         return come_back_later(headers)
 
 
+async def _converse(request: Request, state: State, headers: dict[str, str]) -> Response:
+    try:
+        return await conversation_events.resume(request, state, headers)
+    except NoRoom as error:
+        return come_back_later(headers, times=error.times)
+
+
 async def _resume(request: Request, state: State, headers: dict[str, str]) -> Response:
     run_id = request.scope["path"][len(_PREFIX) : -len(_SUFFIX)]
     check_run_id(run_id)
     token = request.query_params.get("token", "")
-    owner = state["access"].reader(request.headers, token)
+    caller = await state["access"].reader(request, token)
+    owner = caller.owner
     query = request.query_params
-    position = position_of(
+    seen = seen_of(
         request.headers.get("last-event-id"),
         query.get("last_event_id"),
         # What polyfills call it, which cannot set headers.
         query.get("lastEventId"),
     )
-    manner = Manner(_named(request), headers)
+    manner = Manner(wanted(request.query_params), headers, until_s=caller.until_s)
     if ids.HIT_ID.fullmatch(run_id):
         answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
-        return _replay(run_id, answer, position, manner)
-    return await _open(state, run_id, position, "" if owner else token, owner, manner)
-
-
-def _named(request: Request) -> bool:
-    return request.query_params.get("event_names") == "1"
-
-
-def _replay(run_id: str, answer: Answer, position: int, manner: Manner) -> Response:
-    entries = hits.entries_after(run_id, answer, position)
-    if not entries:
-        return Response(status_code=204, headers=manner.headers)
-    content = sse.retry() + manner.opening + sse.encode_all(entries, named=manner.named)
-    return WholeResponse(content, manner.headers)
-
-
-async def _open(
-    state: State, run_id: str, position: int, token: str, owner: str, manner: Manner
-) -> Response:
-    """Subscribe, then read: what the reading lacks will come as messages."""
-    hub, streams = state["hub"], state["streams"]
-    if hub.draining:
-        return come_back_later(manner.headers)
-    feed = await hub.join(run_id)
+        return replay(state, run_id, hits.key_of(run_id), answer, seen, manner)
     try:
-        try:
-            reading = await streams.read(run_id, position, token)
-        except Denied:
-            raise Problem("invalid_token", "The token is not this run's.") from None
-        if reading is None:
-            raise absent(run_id, state)
-        if owner and reading.owner != owner:
-            raise Problem("run_not_found", "There is no such run.")
-    except BaseException:
-        hub.part(feed)
-        raise
-    if reading.ended and not reading.entries and reading.snapshot is None:
-        hub.part(feed)
-        return Response(status_code=204, headers=manner.headers)
-    return LiveResponse(
-        hub,
-        streams,
-        feed,
-        reading,
-        position=position,
-        named=manner.named,
-        opening=manner.opening,
-        headers=manner.headers,
-    )
+        return await follow(state, run_id, seen, "" if owner else token, owner, manner)
+    except NoRoom as error:
+        return come_back_later(headers, times=error.times)

@@ -6,178 +6,109 @@ worker takes them, and recognises a repeat by its `first_seq`.
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any
+from contextlib import suppress
+from functools import partial
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from plateau_sse import jsontext
-from plateau_sse.api.requests import decode, invalid, read_body, run_id_of
-from plateau_sse.api.runs import absent, own_record
+from plateau_sse.api.bodies import invalid, read_body
+from plateau_sse.api.posted import (
+    Cancelled,
+    Completed,
+    ExternalEvent,
+    Failed,
+    batch_of,
+    made_of,
+)
+from plateau_sse.api.requests import run_id_of
+from plateau_sse.api.runs import absent, other_release, own_outline
 from plateau_sse.api.state import State, state_of
-from plateau_sse.errors import Problem
+from plateau_sse.errors import Problem, StoreError
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.appending import Appended
-from plateau_sse.store.runs.events import Event
-
-EVENTS_MOST = 1000
-# One entry of a hundred: a stream of the largest takes 6 MiB.
-EVENT_BYTES = 64 * 1024
-
-Code = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
-
-
-class Delta(msgspec.Struct, tag_field="type", tag="message.delta", forbid_unknown_fields=True):
-    text: str
-
-    def event(self, duration_ms: int) -> Event:
-        return events.delta(self.text)
-
-
-class Progress(
-    msgspec.Struct, tag_field="type", tag="run.progress", forbid_unknown_fields=True
-):
-    step: Count = 0
-    total_steps: Count = 0
-    current_agent: str = ""
-    message: str = ""
-    percentage: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
-
-    def event(self, duration_ms: int) -> Event:
-        share = 100 * self.step / self.total_steps if self.total_steps else 0.0
-        percentage = share if self.percentage is None else self.percentage
-        return events.progress(
-            self.step, self.total_steps, self.current_agent, self.message, min(percentage, 100)
-        )
-
-
-class ToolCall(msgspec.Struct, tag_field="type", tag="tool.call", forbid_unknown_fields=True):
-    id: str
-    name: str
-    arguments: Any = ""
-
-    def event(self, duration_ms: int) -> Event:
-        return events.tool_call(self.id, self.name, self.arguments)
-
-
-class ToolResult(
-    msgspec.Struct, tag_field="type", tag="tool.result", forbid_unknown_fields=True
-):
-    id: str
-    output: Any
-
-    def event(self, duration_ms: int) -> Event:
-        return events.tool_result(self.id, self.output)
-
-
-class Usage(msgspec.Struct, forbid_unknown_fields=True):
-    input_tokens: Count = 0
-    output_tokens: Count = 0
-
-
-class Completed(
-    msgspec.Struct, tag_field="type", tag="run.completed", forbid_unknown_fields=True
-):
-    finish_reason: events.FinishReason = "stop"
-    usage: Usage | None = None
-    output: str | None = None
-
-    def event(self, duration_ms: int) -> Event:
-        return events.completed(
-            msgspec.to_builtins(self.usage),
-            cached=False,
-            duration_ms=duration_ms,
-            finish_reason=self.finish_reason,
-            output=self.output,
-        )
-
-
-class Failed(msgspec.Struct, tag_field="type", tag="run.failed", forbid_unknown_fields=True):
-    code: Code
-    message: str = ""
-    retryable: bool = False
-
-    def event(self, duration_ms: int) -> Event:
-        return events.failed(self.code, self.message, retryable=self.retryable)
-
-
-class Cancelled(
-    msgspec.Struct, tag_field="type", tag="run.cancelled", forbid_unknown_fields=True
-):
-    reason: str = "by its producer"
-
-    def event(self, duration_ms: int) -> Event:
-        return events.cancelled(self.reason)
-
-
-ExternalEvent = Delta | Progress | ToolCall | ToolResult | Completed | Failed | Cancelled
-Batch = list[ExternalEvent] | ExternalEvent
+from plateau_sse.store.runs.streams import EXTERNAL
 
 
 async def append(request: Request) -> Response:
     run_id = run_id_of(request)
     state = state_of(request.scope)
     # A run's token reads; to write one must be its owner.
-    owner = state["access"].owner(request.headers)
+    owner = (await state["access"].caller(request, "runs:create")).owner
     first_seq = _first_seq(request.query_params.get("first_seq"))
-    batch = _batch(await read_body(request))
-    record = await own_record(state, run_id, token="", owner=owner)
-    if record.agent != "external":
+    batch = batch_of(await read_body(request))
+    if ids.HIT_ID.fullmatch(run_id):
+        raise Problem("run_finished", "The answer came from the cache: it takes no events.")
+    # Without what was said: that would be read anew with each token.
+    run = await own_outline(state, run_id, token="", owner=owner)
+    if run.agent != EXTERNAL:
         raise Problem("not_external", "Only runs of the agent `external` take events.")
-    now_ms = int(time.time() * 1000)
-    made = [item.event(now_ms - (record.started_ms or now_ms)) for item in batch]
-    if any(len(event.data) > EVENT_BYTES for event in made):
-        raise Problem("too_large", f"An event may have {EVENT_BYTES} bytes.")
+    if run.attempt == 0 and run.ended_ms is None:
+        # Whoever was told its id was told that it is on: the store has lost that it began.
+        await state["streams"].begin(run_id, 1, EXTERNAL, EXTERNAL, in_doubt=True)
+        run = await own_outline(state, run_id, token="", owner=owner)
+    made = made_of(batch, run.now_ms - (run.started_ms or run.now_ms))
+    if any(len(event.data) > events.MARK_BYTES for event in made):
+        raise Problem("too_large", f"An event may have {events.MARK_BYTES} bytes.")
     last = batch[-1] if batch else None
-    appended = await state["streams"].append_external(
+    output = last.output if isinstance(last, Completed) else None
+    if output is not None and len(output.encode()) > events.TAPE_BYTES:
+        raise _too_large()
+    send = partial(
+        state["streams"].append_external,
         run_id,
-        record.attempt,
-        made,
+        batch=made,
         first_seq=first_seq,
-        usage=msgspec.to_builtins(last.usage) if isinstance(last, Completed) else None,
-        output=last.output if isinstance(last, Completed) else None,
+        output=output,
+        # All there is of it: that it began, and its end.
+        briefly=run.at <= 1 and len(made) == 1 and output is None,
     )
+    appended = await send(attempt=run.attempt)
+    if appended.code == "fenced":
+        # Somebody else's append has begun another since it was looked at.
+        appended = await send(attempt=appended.attempt)
     if appended.code == "ok":
         _count_end(state, last)
-    return _answer(appended, run_id, len(made), first_seq, state)
+        if isinstance(last, Completed | Cancelled | Failed):
+            await _make_room(state, run_id)
+    return _answer(appended, run_id, len(batch), first_seq, state)
+
+
+async def _make_room(state: State, run_id: str) -> None:
+    """For another external run. Should it fail: at the limit it is found to have ended."""
+    with suppress(StoreError):
+        await state["external"].forget(run_id)
 
 
 def _count_end(state: State, last: ExternalEvent | None) -> None:
     if isinstance(last, Completed):
-        state["stats"].count("runs_completed")
+        state["stats"].count_end(
+            EXTERNAL, "completed", None if last.usage is None else last.usage.known()
+        )
     elif isinstance(last, Cancelled):
-        state["stats"].count("runs_cancelled")
+        state["stats"].count_end(EXTERNAL, "cancelled")
     elif isinstance(last, Failed):
-        state["stats"].count(f"runs_failed_{last.code}")
-
-
-def _batch(body: bytes) -> list[ExternalEvent]:
-    found: Batch = decode(body, Batch)
-    batch = found if isinstance(found, list) else [found]
-    if len(batch) > EVENTS_MOST:
-        raise invalid("", f"At most {EVENTS_MOST} events at once.")
-    for index, item in enumerate(batch[:-1]):
-        if isinstance(item, Completed | Failed | Cancelled):
-            raise invalid(f"[{index}]", "Nothing can follow the event that ends a run.")
-    return batch
+        state["stats"].count_end(EXTERNAL, last.code)
 
 
 def _first_seq(text: str | None) -> int:
     if text is None:
         return 0
-    if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and int(text) > 0):
-        raise invalid("first_seq", "The number of the first event, counted from 1.")
+    if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and int(text) > 1):
+        raise invalid(
+            "first_seq",
+            "The number of the first event: 2 for the first that you send, since "
+            "`run.started` is 1; then `next_seq`.",
+        )
     return int(text)
 
 
 def _answer(
     appended: Appended, run_id: str, count: int, first_seq: int, state: State
 ) -> Response:
-    code, attempt, seq = appended
+    code, attempt, seq, parts = appended
     if code in ("ok", "dup"):
         first = first_seq or seq - count + 1
         content = {
@@ -196,10 +127,26 @@ def _answer(
             extra={"expected_seq": seq + 1},
         )
     if code == "full":
-        raise Problem("output_too_large", "An answer may have 256 KiB.")
+        raise _too_large()
+    if code == "part":
+        raise invalid(
+            "part",
+            f"The next part is number {parts}; only the open one goes on, and `continues` is "
+            "the number of an earlier one.",
+        )
+    if code == "version":
+        raise other_release()
     if code == "gone":
         raise absent(run_id, state)
-    raise Problem("run_finished", f"The run has ended with event {ids.show_of(attempt, seq)}.")
+    raise Problem("run_finished", f"The run has ended with event {seq}.")
+
+
+def _too_large() -> Problem:
+    return Problem(
+        "output_too_large",
+        "An answer may have 256 KiB of text and thoughts, as much of other events, and "
+        f"{events.POINTS_MOST} of these and of parts together.",
+    )
 
 
 # GET is dispatched ahead of it: it is here for what other methods are told.

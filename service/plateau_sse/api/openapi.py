@@ -18,6 +18,7 @@ from plateau_sse.api.prefix import url_of
 _TAGS = {
     "runs": "Ask, follow, look up, cancel; and append, where the agent is a program of yours.",
     "conversations": "What is remembered under one id.",
+    "dialects": "The same for clients that speak another protocol: docs/clients.md.",
     "health": "For whoever restarts the service, or sends it traffic.",
     "operators": "What it uses, and what to change. `ADMIN_TOKEN` opens it.",
     "pages": "The pages that the service shows in a browser, and what they are made of.",
@@ -52,7 +53,8 @@ def _document() -> bytes:
         "components": {
             "schemas": schemas(),
             "securitySchemes": {
-                "key": bearer | {"description": "One of the service's `API_KEYS`."},
+                "key": bearer
+                | {"description": "A key, or a user's token (JWT): docs/tokens.md."},
                 "run": {
                     "type": "apiKey",
                     "in": "query",

@@ -42,7 +42,7 @@ async def _picture(state: State) -> dict[str, Any]:
 async def admin_metrics(request: Request) -> Response:
     """Everything, as JSON; with `Accept: text/event-stream` anew every two seconds."""
     state = state_of(request.scope)
-    check_admin(request, state)
+    await check_admin(request, state)
     if wants_events(request.scope["headers"]):
         if len(state["watch"].feeds) >= FEEDS_MOST:
             raise Problem("too_many_feeds", f"{FEEDS_MOST} are open already; close one.")
@@ -52,7 +52,8 @@ async def admin_metrics(request: Request) -> Response:
 
 
 class _Feed(EventStream):
-    """A picture every two seconds, until the client or the worker goes."""
+    """A picture every two seconds, until the client or the worker goes; the first comes with
+    `history`, the last ten minutes as this worker has seen them."""
 
     def __init__(self, state: State) -> None:
         # Not cut off when the worker goes, but given the time to end.
@@ -69,10 +70,12 @@ class _Feed(EventStream):
 
     async def _pictures(self) -> AsyncIterator[ServerSentEvent]:
         hub, leaving = self._state["hub"], asyncio.Event()
+        more: dict[str, Any] = {"history": self._state["history"].told()}
         hub.waiting.add(leaving)
         try:
             while not hub.draining:
-                picture = encode(await _picture(self._state)).decode()
+                picture = encode(await _picture(self._state) | more).decode()
+                more = {}
                 yield ServerSentEvent(picture, retry=2000, sep="\n")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FEED_S):
@@ -86,8 +89,9 @@ async def metrics(request: Request) -> Response:
     counter may be behind what it said."""
     state = state_of(request.scope)
     seen = await state["watch"].look(within_s=0)
-    memory = overview(seen, state["settings"], state["host"])["memory"]
-    content = prometheus.exposition(seen, memory)
+    settings = state["settings"]
+    memory = overview(seen, settings, state["host"])["memory"]
+    content = prometheus.exposition(seen, memory, settings.stream_max_memory)
     return Response(content, 200, {**_FRESH, "Content-Type": prometheus.CONTENT_TYPE})
 
 

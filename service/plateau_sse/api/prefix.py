@@ -8,13 +8,13 @@ alone, on no header.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from plateau_sse.api.hops import is_trusted
 from plateau_sse.api.state import state_of
 from plateau_sse.settings import Settings, path_prefix
 
@@ -36,26 +36,12 @@ def url_of(scope: Scope, path: str) -> str:
 def _prefix_of(scope: Scope, told: bytes, settings: Settings) -> str:
     # The nearest hop alone is known, and what it adds comes last: the rest may be a client's.
     text = told.rpartition(b",")[2].decode("latin-1").strip(" \t")
-    if text and _is_trusted(scope, settings):
+    if text and is_trusted(scope, settings):
         try:
             return path_prefix(text)
         except ValueError:
             pass
     return settings.root_path
-
-
-def _is_trusted(scope: Scope, settings: Settings) -> bool:
-    if scope["client"] is None:
-        # Over a Unix socket, which has no port; a peer of another kind has left already.
-        return scope["server"] is not None and scope["server"][1] is None
-    try:
-        address = ipaddress.ip_address(scope["client"][0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        # As a socket that takes both families shows the older one.
-        address = address.ipv4_mapped or address
-    return any(address in network for network in settings.forwarded_allow_ips)
 
 
 class Entrance:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from plateau_sse import jsontext
 from plateau_sse.api.requests import request_id_of
+from plateau_sse.api.state import state_of
 from plateau_sse.errors import Problem, StoreError, StoreFull
 
 log = logging.getLogger("plateau.api")
@@ -51,17 +52,27 @@ class LingeringResponse(Response):
 
 
 def respond(problem: Problem, request_id: str) -> Response:
-    headers = {**problem.headers, "X-Request-ID": request_id}
-    if problem.status == 401:
+    content = jsontext.encode(problem.document())
+    return shaped(problem, request_id, problem.status, content, "application/problem+json")
+
+
+def shaped(
+    problem: Problem,
+    request_id: str,
+    status: int,
+    content: bytes,
+    media_type: str,
+    more: Mapping[str, str] | None = None,
+) -> Response:
+    """The problem in the shape of a dialect, under the headers that any has, and `more`."""
+    # RFC 9110 lets caches keep what is not found, or gone.
+    own = {"Cache-Control": "no-store", "X-Request-ID": request_id}
+    headers = {**problem.headers, **(more or {}), **own}
+    if status == 401:
         # RFC 9110, 15.5.2 asks for it.
         headers = {"WWW-Authenticate": "Bearer", **headers}
     kind = Response if problem.headers.get("Connection") != "close" else LingeringResponse
-    return kind(
-        jsontext.encode(problem.document()),
-        problem.status,
-        headers,
-        "application/problem+json",
-    )
+    return kind(content, status, headers, media_type)
 
 
 def of(error: Exception) -> Problem:
@@ -85,10 +96,9 @@ def of(error: Exception) -> Problem:
     return Problem("internal_error", "It has been logged; try again.")
 
 
-async def handle(request: Request, error: Exception) -> Response:
-    """Starlette's exception handler."""
-    request_id = request_id_of(request.scope)
+def note(scope: Scope, error: Exception, problem: Problem) -> None:
+    """Count what a client is told, and log where it is a store that failed."""
+    state_of(scope)["stats"].count(f"problems_{problem.code}")
     if isinstance(error, StoreError):
-        logged = {"request": request_id}
+        logged = {"request": request_id_of(scope)}
         log.warning("a request met a store that failed: %s", error, extra=logged)
-    return respond(of(error), request_id)

@@ -5,8 +5,10 @@ Invariant: a run that a client was told of is in the queue or in the cache.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,43 +17,52 @@ from starlette.types import Scope
 
 from plateau_sse import jsontext
 from plateau_sse.api import hits
+from plateau_sse.api.access import Caller
+from plateau_sse.api.bodies import read_body
+from plateau_sse.api.conversation_links import events_url
 from plateau_sse.api.prefix import url_of
 from plateau_sse.api.requests import (
     cache_mode_of,
     check_run_id,
     idempotency_key_of,
     parse_run,
-    read_body,
     request_id_of,
     run_id_of,
     wait_of,
 )
-from plateau_sse.api.state import State, state_of
+from plateau_sse.api.state import State, state_of, traceparent_of
 from plateau_sse.errors import Problem, StoreError
-from plateau_sse.intake.ask import EXTERNAL, Ask, Taken
+from plateau_sse.intake.ask import Ask, Taken
+from plateau_sse.live.paced import paced
 from plateau_sse.live.waiting import until_ended
+from plateau_sse.owners import sees
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs import ids
-from plateau_sse.store.runs.records import Record
+from plateau_sse.store.runs.records import Outline, Record
 from plateau_sse.store.runs.shares import Denied
+from plateau_sse.store.runs.streams import OtherRelease
+
+Found = TypeVar("Found", Record, Outline)
 
 CANCEL_REASON = "requested"
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
-async def take(request: Request, state: State) -> tuple[Taken, Ask]:
-    """Authenticate, validate and take on the run of a `POST /v1/runs`."""
-    owner = state["access"].owner(request.headers)
+async def take(request: Request, state: State, caller: Caller) -> tuple[Taken, Ask]:
+    """Validate and take on the run of a `POST /v1/runs`."""
     body = parse_run(await read_body(request))
     ask = Ask(
         agent=body.agent,
-        owner=owner,
-        user=body.user,
+        owner=caller.owner,
+        user=caller.speaks_for(body.user),
         messages=body.exchange(),
-        options=body.options,
+        options=body.all_options(),
         mode=cache_mode_of(body.cache.mode, request.headers.getlist("cache-control")),
         ttl_s=body.cache.ttl_s,
         idempotency_key=idempotency_key_of(request.headers.get("idempotency-key")),
         conversation_id=body.conversation_id or "",
         request_id=request_id_of(request.scope),
+        traceparent=traceparent_of(request, state),
     )
     return await state["intake"].take(ask), ask
 
@@ -90,81 +101,145 @@ def links_of(run_url: str, token: str) -> dict[str, str]:
 async def create(request: Request, cors_headers: dict[str, str]) -> Response:
     """`POST /v1/runs` whose answer is a document; dispatched ahead of the routes below."""
     state = state_of(request.scope)
-    taken, ask = await take(request, state)
+    caller = await state["access"].caller(request, "runs:create")
+    taken, ask = await take(request, state, caller)
     run_url = run_url_of(request.scope, taken.run_id)
     headers = cors_headers | taken_headers(taken, ask, run_url)
-    links = links_of(run_url, taken.token)
+    links: dict[str, Any] = {**links_of(run_url, taken.token)}
+    if ask.place:
+        url = await events_url(state, request.scope, caller, ask.place, ask.conversation_id)
+        links |= {} if url is None else {"conversation_events_url": url}
     if taken.answer is not None:
-        return _json(hits.record(taken.run_id, taken.answer) | links, 200, headers)
+        key = hits.key_of(taken.run_id)
+        return _hit(state, taken.run_id, key, taken.answer, links, headers)
     status = taken.status
     wait_s = wait_of(", ".join(request.headers.getlist("prefer")))
     if wait_s is not None:
+        if caller.until_s is not None:
+            # Nobody is told anything for a token that has ended meanwhile.
+            wait_s = max(0, min(wait_s, int(caller.until_s - time.time())))
         headers["Preference-Applied"] = f"wait={wait_s}"
         # The run is on its way: a store that fails now ends the waiting, not the run.
         with suppress(StoreError):
             if wait_s:
-                await until_ended(
-                    state["hub"], state["streams"], taken.run_id, timeout_s=wait_s
-                )
+                await until_ended(state["hub"], taken.run_id, timeout_s=wait_s)
             record = await state["streams"].record(taken.run_id)
             if record is not None and record.ended_ms is not None:
-                return _json(_shown(taken.run_id, record) | links, 200, headers)
+                return _ended(state, taken.run_id, record, links, headers)
             status = status if record is None else record.status
     accepted = {"id": taken.run_id, "status": status, "agent": ask.agent, "cached": False}
+    if ask.is_external and not taken.is_repeat:
+        # What its producer sends comes behind `run.started`.
+        links |= {"next_seq": 2}
     return _json(accepted | links, 202, headers)
 
 
 async def look_up(request: Request) -> Response:
+    """`GET /v1/runs/{id}`, dispatched ahead of the routes as well."""
     run_id = run_id_of(request)
     state = state_of(request.scope)
     token = request.query_params.get("token", "")
-    owner = state["access"].reader(request.headers, token)
+    owner = (await state["access"].reader(request, token)).owner
     if ids.HIT_ID.fullmatch(run_id):
         answer = await hits.find(state["cache"], run_id, token=token, owner=owner)
-        return _json(hits.record(run_id, answer), 200, {"Cache-Control": "no-store"})
+        return _hit(state, run_id, hits.key_of(run_id), answer, {}, dict(_NO_STORE))
     record = await own_record(state, run_id, token=token, owner=owner)
-    return _json(_shown(run_id, record), 200, {"Cache-Control": "no-store"})
+    if record is None:
+        key, answer = await late(state, run_id, token=token, owner=owner)
+        return _hit(state, run_id, key, answer, {}, dict(_NO_STORE))
+    if record.ended_ms is None:
+        return _json(shown(run_id, record), 200, dict(_NO_STORE))
+    return _ended(state, run_id, record, {}, dict(_NO_STORE))
 
 
 async def cancel(request: Request) -> Response:
     run_id = run_id_of(request)
     state = state_of(request.scope)
     token = request.query_params.get("token", "")
-    owner = state["access"].reader(request.headers, token)
+    owner = (await state["access"].reader(request, token, "runs:create")).owner
     if ids.HIT_ID.fullmatch(run_id):
         await hits.find(state["cache"], run_id, token=token, owner=owner)
         raise Problem("run_finished", "The answer came from the cache: nothing to cancel.")
-    record = await own_record(state, run_id, token=token, owner=owner)
-    shared = 0
-    if token and not owner and record.ended_ms is None:
-        shared = await state["shares"].give_up(run_id, token, CANCEL_REASON)
-    status = record.status
-    if not shared:
-        # Otherwise it goes on for those who have not given it up.
-        status = await state["streams"].ask_to_cancel(
-            run_id, CANCEL_REASON, external=record.agent == EXTERNAL
-        )
-        if status == "cancelled" and record.ended_ms is None:
-            state["stats"].count("runs_cancelled")
-    if status == "gone":
-        raise absent(run_id, state)
+    status = await ask_to_end(state, run_id, token=token, owner=owner)
     if status in ("completed", "failed"):
         raise Problem("run_finished", f"The run has {status} already.")
     code = 200 if status == "cancelled" else 202
-    return _json({"id": run_id, "status": status}, code, {"Cache-Control": "no-store"})
+    return _json({"id": run_id, "status": status}, code, dict(_NO_STORE))
 
 
-async def own_record(state: State, run_id: str, *, token: str, owner: str) -> Record:
-    """The run's record, for who may see it; else a Problem."""
+async def ask_to_end(
+    state: State, run_id: str, *, token: str, owner: str, reason: str = CANCEL_REASON
+) -> str:
+    """Give up the caller's share of a run, or all of it where the owner asks: the status that
+    it has then. Raises Problem where it is not the caller's, or gone, and StoreError."""
+    run = await own_outline(state, run_id, token=token, owner=owner)
+    shared = 0
+    if token and not owner and run.ended_ms is None:
+        shared = await state["shares"].give_up(run_id, token, reason)
+    status = run.status
+    if not shared:
+        # Otherwise it goes on for those who have not given it up.
+        status = await state["placement"].cancel(run_id, run.agent, run.owner, reason)
+    if status == "gone":
+        raise absent(run_id, state)
+    return status
+
+
+async def own_outline(state: State, run_id: str, *, token: str, owner: str) -> Outline:
+    """How far the run is, for who may see it; else a Problem."""
+    asked = state["streams"].outline(run_id, "" if owner else token)
+    outline = await owned(asked, owner)
+    if outline is None:
+        raise absent(run_id, state)
+    return outline
+
+
+async def own_record(state: State, run_id: str, *, token: str, owner: str) -> Record | None:
+    """The run's record, for who may see it, else a Problem; None where there is none."""
+    return await owned(state["streams"].record(run_id, "" if owner else token), owner)
+
+
+async def run_of(state: State, run_id: str, owner: str) -> dict[str, Any]:
+    """A run, or a cached answer, as its owner sees it; else a Problem. Raises StoreError."""
+    if ids.HIT_ID.fullmatch(run_id):
+        found = await hits.find(state["cache"], run_id, token="", owner=owner)
+        return hits.record(run_id, found)
+    record = await own_record(state, run_id, token="", owner=owner)
+    if record is not None:
+        return shown(run_id, record)
+    _, answer = await late(state, run_id, token="", owner=owner)
+    return hits.record(run_id, answer)
+
+
+async def owned(asked: Awaitable[Found | None], owner: str) -> Found | None:
+    """What was asked for, for who may see it, else a Problem; None where there is none."""
     try:
-        record = await state["streams"].record(run_id, "" if owner else token)
+        found = await asked
     except Denied:
         raise Problem("invalid_token", "The token is not this run's.") from None
-    if record is None:
-        raise absent(run_id, state)
-    if owner and record.owner != owner:
+    except OtherRelease:
+        raise other_release() from None
+    if found is not None and owner and not sees(found.owner, owner):
         raise Problem("run_not_found", "There is no such run.")
-    return record
+    return found
+
+
+async def late(state: State, run_id: str, *, token: str, owner: str) -> tuple[str, Answer]:
+    """The answer of a run whose record has gone, and its entry's key, for who could see the
+    record; else a Problem. Raises StoreError, as `hits.find` does."""
+    check_run_id(run_id)
+    found = await state["cache"].of_run(run_id, token=token, owner=owner)
+    if found is None:
+        raise absent(run_id, state)
+    return found
+
+
+def other_release() -> Problem:
+    return Problem(
+        "other_release",
+        "This run is one of another release of Plateau, which keeps runs in another form: ask "
+        "again.",
+    )
 
 
 def absent(run_id: str, state: State) -> Problem:
@@ -176,8 +251,38 @@ def absent(run_id: str, state: State) -> Problem:
     return Problem("run_not_found", "There is no such run.")
 
 
-def _shown(run_id: str, record: Record) -> dict[str, Any]:
-    """A record as clients see it: times in seconds since the epoch."""
+def _hit(
+    state: State,
+    run_id: str,
+    key: str,
+    answer: Answer,
+    links: dict[str, str],
+    headers: dict[str, str],
+) -> Response:
+    def say(found: Answer) -> bytes:
+        return jsontext.encode(hits.record(run_id, found) | links)
+
+    whole = _document(say(answer), 200, headers)
+    return paced(whole, hits.again(state["cache"], key, answer, say), state["pacer"])
+
+
+def _ended(
+    state: State, run_id: str, record: Record, links: dict[str, str], headers: dict[str, str]
+) -> Response:
+    """What has ended stays as it is for as long as it is kept."""
+    streams = state["streams"]
+
+    async def make() -> bytes | None:
+        found = await streams.record(run_id)
+        return None if found is None else jsontext.encode(shown(run_id, found) | links)
+
+    content = jsontext.encode(shown(run_id, record) | links)
+    return paced(_document(content, 200, headers), make, state["pacer"])
+
+
+def shown(run_id: str, record: Record) -> dict[str, Any]:
+    """A record as clients see it: times in seconds since the epoch. One that has not ended has
+    no parts: who wants them as they come follows its events, a piece at a time."""
 
     def seconds(at_ms: int | None) -> float | None:
         return None if at_ms is None else at_ms / 1000
@@ -193,8 +298,10 @@ def _shown(run_id: str, record: Record) -> dict[str, Any]:
         "cached": False,
         "output": record.output,
         "error": record.error,
+        "parts": None if record.ended_ms is None else record.parts,
         "finish_reason": record.finish_reason,
         "usage": record.usage,
+        "model": record.model,
         "created_at": seconds(record.created_ms),
         "started_at": seconds(record.started_ms),
         "ended_at": seconds(record.ended_ms),
@@ -203,16 +310,14 @@ def _shown(run_id: str, record: Record) -> dict[str, Any]:
 
 
 def _json(content: Any, status: int, headers: dict[str, str]) -> Response:
-    return Response(jsontext.encode(content), status, headers, "application/json")
+    return _document(jsontext.encode(content), status, headers)
 
 
-async def _elsewhere(_: Request) -> Response:
-    raise AssertionError("dispatched ahead of the routes")
+def _document(content: bytes, status: int, headers: dict[str, str]) -> Response:
+    return Response(content, status, headers, "application/json")
 
 
 routes = [
-    # Here for what other methods are told.
-    Route("/v1/runs", _elsewhere, methods=["POST"]),
     Route("/v1/runs/{run_id}", look_up, methods=["GET"]),
     Route("/v1/runs/{run_id}/cancel", cancel, methods=["POST"]),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 
 from plateau_sse import __version__
 from plateau_sse.errors import PlateauError, SettingsError
@@ -23,7 +24,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     put_current_directory_last()
-    without_ask = {"serve", "web", "runner", "info", "doctor"}
+    # Where the locale is ASCII, a character that it lacks is better than a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    without_ask = {"serve", "web", "runner", "agents", "info", "doctor"}
     options = _parser(with_ask=not without_ask & set(arguments[:1])).parse_args(arguments)
     command: Command = options.run
     try:
@@ -59,14 +64,17 @@ def _parser(*, with_ask: bool) -> argparse.ArgumentParser:
     )
     _add(commands, "web", _web, "web workers alone, on the Redis of REDIS_URL")
     _add(commands, "runner", _runner, "one runner alone, on the Redis of REDIS_URL")
+    _add_agents(commands)
     _add_info(commands)
     _add_doctor(commands)
     if with_ask:
         # They bring an HTTP client, which has no place in the memory of a server.
-        from plateau_sse.cli import ask, top
+        from plateau_sse.cli import ask, token, top, warm
 
         ask.add_parser(commands)
+        token.add_parser(commands)
         top.add_parser(commands)
+        warm.add_parser(commands)
     return parser
 
 
@@ -80,11 +88,24 @@ def _add(
         name,
         help=text,
         description=f"Run {text}.",
-        epilog=help_text(),
+        epilog=help_text(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_agents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "agents",
+        help="the agents that a runner would serve, their versions, bounds and memory",
+        description="Imports and opens what AGENTS names, as a runner does, and says what it "
+        "is: version, whose agent, where from, cache, steps, tries and seconds of a run; and "
+        "what a runner with all of them takes.",
+        epilog="exit status: 0 shown, 2 one of them cannot be imported, or opened",
+    )
+    parser.set_defaults(run=_agents)
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
 
 
 def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -118,6 +139,12 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(run=_doctor)
     parser.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument(
+        "--acl",
+        action="store_true",
+        help="only print, for each role, the ACL SETUSER line of a user that may do no more "
+        "than is needed",
+    )
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -139,6 +166,12 @@ def _runner(options: argparse.Namespace) -> int:
     from plateau_sse.serve import tree
 
     return tree.runner(settings)
+
+
+def _agents(options: argparse.Namespace) -> int:
+    from plateau_sse.cli import agents
+
+    return agents.run(options)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -1,30 +1,38 @@
 """`plateau ask`: sends a text, prints the answer as it comes.
 
 Invariant: standard output holds the answer and nothing else (or, with --json, the events);
-whatever happens on the way there, progress, reconnecting and errors, goes to standard error.
+whatever happens on the way there, thoughts, tools, progress, reconnecting and errors, goes to
+standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plateau_sse.cli.dialects import SPOKEN, Question
 from plateau_sse.cli.screen import Screen
 from plateau_sse.errors import SettingsError
 
 if TYPE_CHECKING:
-    from plateau_sse.cli.follow import Client
+    import httpx
 
-URL = "http://127.0.0.1:8000"
 COMPLETED, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class UsageError(Exception):
     """What was asked for cannot be done as it was asked."""
+
+
+def default_url() -> str:
+    """Where a `plateau serve` listens that has the same PORT."""
+    return f"http://127.0.0.1:{os.environ.get('PORT', '').strip() or 8000}"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,7 +57,8 @@ def add_parser(subparsers: Any) -> None:
         help="an option of the agent; the value is JSON, else a string; repeatable",
     )
     add("--conversation", metavar="ID", help="go on with this conversation, or begin it")
-    add("--url", default=URL, help=f"where the server is [{URL}]")
+    url = default_url()
+    add("--url", default=url, help=f"where the server is [{url}]")
     key = parser.add_mutually_exclusive_group()
     key.add_argument(
         "--key", default="", help="an API key (other users may see it: --key-file)"
@@ -60,8 +69,13 @@ def add_parser(subparsers: Any) -> None:
     cache.add_argument(
         "--no-cache", action="store_true", help="neither read nor fill the cache"
     )
+    add(
+        "--via",
+        choices=sorted(SPOKEN),
+        help="ask in this dialect, as its clients do; --json prints its frames",
+    )
     add("--json", action="store_true", help="print the events, one a line")
-    add("--quiet", action="store_true", help="no progress")
+    add("--quiet", action="store_true", help="the answer and nothing on the way there")
     add(
         "--retry-for",
         type=float,
@@ -84,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         if args.local:
             if args.conversation:
                 raise UsageError("--conversation needs a server, which remembers it")
+            if args.via:
+                raise UsageError("--via needs a server, which speaks the dialect")
             return _ask_here(args.local, text, options, screen)
         return _ask_server(args, text, options, screen)
     except (UsageError, SettingsError) as error:
@@ -111,17 +127,14 @@ def _ask_server(
     # httpx costs 7 MiB: only what uses it loads it.
     import httpx
 
-    from plateau_sse.cli.follow import SILENCE_S, Client, Refused, Unreachable
+    from plateau_sse.client import Refused, Unreachable
 
-    mode = "refresh" if args.refresh else "off" if args.no_cache else "use"
-    body = {"agent": args.agent, "input": text, "options": options, "cache": {"mode": mode}}
-    if args.conversation:
-        body["conversation_id"] = args.conversation
-    timeout = httpx.Timeout(SILENCE_S, connect=10.0)
     try:
-        with httpx.Client(timeout=timeout, trust_env=False) as http:
-            client = Client(args.url, http, _key(args), args.retry_for, screen.notice)
-            return _follow(client, body, screen)
+        # A server of one's own is not asked through a proxy.
+        with httpx.Client(trust_env=False) as http:
+            if args.via:
+                return _follow_via(http, args, text, options, screen)
+            return _follow(http, args, text, options, screen)
     except Unreachable as error:
         screen.say(f"plateau ask: {error}")
         return UNREACHABLE
@@ -130,25 +143,80 @@ def _ask_server(
         return FAILED
 
 
-def _follow(client: Client, body: dict[str, Any], screen: Screen) -> int:
-    created = client.create(body)
-    if isinstance(created.get("output"), str) and not screen.events:
-        screen.show_cached(created["output"])
+def _follow(
+    http: httpx.Client,
+    args: argparse.Namespace,
+    text: str,
+    options: dict[str, Any],
+    screen: Screen,
+) -> int:
+    from plateau_sse.client import Ask, ask, follow
+
+    mode = "refresh" if args.refresh else "off" if args.no_cache else "use"
+    body = Ask(agent=args.agent, input=text, options=options, cache={"mode": mode})
+    if args.conversation:
+        body["conversation_id"] = args.conversation
+    for_s, notice = args.retry_for, screen.notice
+    asked = ask(args.url, key=key_of(args), http=http, retry_for_s=for_s, notice=notice, **body)
+    if isinstance(asked.said.get("output"), str) and not screen.events:
+        screen.show_cached(asked.said)
         return COMPLETED
     try:
-        for event in client.follow(created["events_url"]):
-            screen.show(event)
+        stream = follow(asked, http=http, retry_for_s=for_s, notice=notice)
+        for _ in stream:
+            screen.show(stream.data)
     except (KeyboardInterrupt, BrokenPipeError):
-        client.cancel(created)
+        _cancel(asked.cancel_url, http, screen)
         raise
     return COMPLETED if screen.status == "completed" else FAILED
+
+
+def _follow_via(
+    http: httpx.Client,
+    args: argparse.Namespace,
+    text: str,
+    options: dict[str, Any],
+    screen: Screen,
+) -> int:
+    from plateau_sse.cli.via import Via
+    from plateau_sse.client.patience import Patience
+
+    spoken = SPOKEN[args.via]
+    if args.conversation and not spoken.remembers:
+        raise UsageError(f"--conversation: clients of {args.via} send all of it themselves")
+    chat = args.conversation or uuid.uuid4().hex
+    question = Question(args.agent, text, options, chat, remembered=bool(args.conversation))
+    cache = "no-cache" if args.refresh else "no-store" if args.no_cache else ""
+    headers = {"Cache-Control": cache} if cache else {}
+    patience = Patience(args.url, args.retry_for, screen.notice)
+    via = Via(args.url, spoken, question, http, patience, key_of(args), headers)
+    try:
+        for heard in via.follow():
+            screen.show_frame(heard.data, heard.events)
+    except (KeyboardInterrupt, BrokenPipeError):
+        _cancel(via.cancel_url, http, screen)
+        raise
+    return COMPLETED if screen.status == "completed" else FAILED
+
+
+def _cancel(url: str, http: httpx.Client, screen: Screen) -> None:
+    """Best effort: the run ends by itself if nobody can be told."""
+    from plateau_sse.client import Refused, Unreachable, cancel
+
+    try:
+        if url:
+            cancel(url, http=http)
+    except (Refused, Unreachable) as error:
+        screen.notice(f"could not cancel: {error}")
 
 
 def _text(args: argparse.Namespace) -> str:
     if args.text and args.file:
         raise UsageError("give the text or --file, not both")
     if args.text:
-        text = " ".join(args.text)
+        # What is no UTF-8 comes as halves of surrogates, which no JSON takes.
+        given = " ".join(args.text).encode("utf-8", "surrogateescape")
+        text = given.decode("utf-8", "replace")
     elif args.file and args.file != "-":
         text = _contents(args.file)
     elif args.file or not (sys.stdin is None or sys.stdin.isatty()):
@@ -169,15 +237,21 @@ def _contents(path: str) -> str:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _key(args: argparse.Namespace) -> str:
+def key_of(args: argparse.Namespace) -> str:
+    """That of --key or --key-file. Raises UsageError."""
     return str(args.key) if not args.key_file else _contents(args.key_file).strip()
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    options: dict[str, Any] = dict(_pairs(args.option))
+    options = options_of(args.option)
     if args.task:
         options["task"] = args.task
     return options
+
+
+def options_of(given: list[str]) -> dict[str, Any]:
+    """Those of --option NAME=VALUE. Raises UsageError."""
+    return dict(_pairs(given))
 
 
 def _pairs(given: list[str]) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from plateau_sse.cli import hosts
 from plateau_sse.cli.screen import printable
 from plateau_sse.cli.units import MIB, UNKNOWN, brief, duration, mib, ms, percent, tenths, whole
 
@@ -227,6 +228,8 @@ class _Drawn:
             f"{'SERVES':14}{'UP':7}HEARD"
         )
         return [
+            # A service of a release before has none.
+            *hosts.lines(self._picture.get("hosts", [])),
             [(head, "dim")],
             *(
                 self._process(row, told.get(_at(row), {}), largest, wide, several)

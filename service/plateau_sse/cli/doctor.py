@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NoReturn
 
+from plateau_sse.cli import acl
 from plateau_sse.cli.checks import Finding, error, warning
 from plateau_sse.cli.servers import Server, find, result_of
 from plateau_sse.errors import SettingsError
@@ -35,6 +36,9 @@ def run(options: argparse.Namespace) -> NoReturn:
     """Prints the findings and leaves: 0, 1 for an error (with --strict for a warning, too), 2
     where settings cannot be read."""
     settings, servers, findings = _read()
+    if settings is not None and options.acl:
+        print("\n".join(acl.lines(settings)), flush=True)
+        leave(0)
     if settings is None:
         code = WRONG_SETTINGS
     else:

@@ -12,10 +12,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from plateau_sse.cli.servers import (
     Server,
     Trouble,
+    each,
     find,
     opened,
     result_of,
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> NoReturn:
     """Prints it and leaves: 0, or 1 where a server that was asked for cannot be shown."""
     settings = Settings.from_env()
     wanted = [server for server in find(settings) if arguments.role in (None, server.role)]
-    answers = result_of(_ask_all(wanted))
+    wanted, answers = result_of(_ask_all(wanted))
     try:
         _show(list(zip(wanted, answers, strict=True)), settings, raw=arguments.raw)
     except BrokenPipeError:
@@ -83,8 +85,9 @@ def run(arguments: argparse.Namespace) -> NoReturn:
     leave(int(any(isinstance(answer, Trouble) for answer in answers)))
 
 
-async def _ask_all(servers: list[Server]) -> list[Memory | Trouble]:
-    return await asyncio.gather(*map(_ask, servers))
+async def _ask_all(roles: list[Server]) -> tuple[list[Server], list[Memory | Trouble]]:
+    servers = [server for role in roles for server in await each(role)]
+    return servers, await asyncio.gather(*map(_ask, servers))
 
 
 async def _ask(server: Server) -> Memory | Trouble:
@@ -115,7 +118,9 @@ def _show(
         if not raw:
             print(f"$ {server.cli('INFO', 'memory')}")
             print("\n".join(answer.text.splitlines()), end="\n\n")
-            readings.append(reading(server.role, answer.figures(), settings))
+            several = sum(it.role == server.role for it, _ in answers) > 1
+            where = f" at {_place(server)}" if several else ""
+            readings.append(reading(server.role, answer.figures(), settings, where))
             continue
         if len(answers) > 1:
             # As INFO marks what is no figure.
@@ -130,11 +135,17 @@ def _show(
             print(f"plateau info: {server.role}: {what}: {remedy}.", file=sys.stderr)
 
 
-def reading(role: Role, figures: dict[str, str], settings: Settings) -> str:
-    """How to read what `INFO memory` says of this role, a line a figure."""
+def _place(server: Server) -> str:
+    parts = urlsplit(server.url)
+    return f"{parts.hostname}:{parts.port}"
+
+
+def reading(role: Role, figures: dict[str, str], settings: Settings, where: str = "") -> str:
+    """How to read what `INFO memory` says of this role, a line a figure; `where` tells one of
+    several servers from the others."""
     used, bound = int(figures["used_memory"]), int(figures["maxmemory"])
     policy = options(role, settings, Path(), 0)["maxmemory-policy"]
-    lines = [f"{role}: {size(used)} used, {_share(role, used, bound, settings)}"]
+    lines = [f"{role}{where}: {size(used)} used, {_share(role, used, bound, settings)}"]
     for name, meaning in MEANINGS[role].items():
         if name not in figures:
             continue

@@ -7,9 +7,11 @@ it is said what to do. Nothing that is shown of a URL is a secret.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,17 +20,22 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     NoPermissionError,
+    RedisError,
     ResponseError,
 )
 
 from plateau_sse.cli import INTERRUPTED
 from plateau_sse.errors import StoreError
+from plateau_sse.redis_urls import Kind, address_of
 from plateau_sse.serve.child import leave
 from plateau_sse.serve.data_dir import running
 from plateau_sse.serve.redis_cli import has_secret, redis_cli
 from plateau_sse.serve.redis_server import Role
 from plateau_sse.settings import Settings
+from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect, masked, store_errors
+from plateau_sse.store.redis.sentinel import Place, Sentinels
+from plateau_sse.store.redis.topology import topology_of
 
 VARIABLES: dict[Role, str] = {"streams": "REDIS_URL", "cache": "CACHE_REDIS_URL"}
 # For all that is asked of one server.
@@ -50,13 +57,20 @@ class Server:
 
     role: Role
     url: str = field(repr=False)
-    is_ours: bool = False
+    # The DATA_DIR of the serve that has started it.
+    ours_in: Path | None = None
     unknown: Trouble = Trouble("", "")
+    # One that Sentinels or a cluster have named: no variable has its address.
+    is_one_of: Kind = "server"
 
     @property
     def variable(self) -> str:
         """The setting that names it."""
         return VARIABLES[self.role]
+
+    @property
+    def is_ours(self) -> bool:
+        return self.ours_in is not None
 
     @property
     def shown(self) -> str:
@@ -65,11 +79,13 @@ class Server:
 
     def cli(self, *words: str) -> str:
         """`redis-cli … WORDS` for a shell; a password comes from the variable that has it."""
-        return redis_cli(self.url, self.variable, *words, ours=self.is_ours)
+        variable = self.variable if self.is_one_of == "server" else ""
+        return redis_cli(self.url, variable, *words, ours_in=self.ours_in)
 
 
 def find(settings: Settings) -> tuple[Server, Server]:
-    """That of the streams and that of the cache."""
+    """That of the streams and that of the cache; what is looked for there has our names."""
+    keys.begin_with(settings.key_prefix)
     return (
         _find("streams", settings.redis_url, settings),
         _find("cache", settings.cache_redis_url, settings),
@@ -95,8 +111,29 @@ def _find(role: Role, url: str, settings: Settings) -> Server:
         what = f"plateau serve (pid {serve.pid}) in {place} was given a {variable}"
         unknown = Trouble(what, f"set the same {variable} here")
     else:
-        return Server(role, serve.urls[role], is_ours=True)
+        return Server(role, serve.urls[role], settings.data_dir)
     return Server(role, "", unknown=unknown)
+
+
+async def each(server: Server) -> list[Server]:
+    """The servers that have the keys of a role: all primaries of a cluster, or the one that
+    Sentinels name. Where they are not to be had, what is asked of it says why."""
+    if not server.url:
+        return [server]
+    address = address_of(server.url)
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            if address.kind == "sentinel":
+                places: tuple[Place, ...] = (await Sentinels(address).primary(),)
+            elif address.kind == "cluster":
+                topology = topology_of(address)
+                await topology.learn()
+                places = topology.primaries
+            else:
+                return [server]
+    except (RedisError, TimeoutError):
+        return [server]
+    return [replace(server, url=address.at(*it), is_one_of=address.kind) for it in places]
 
 
 @asynccontextmanager
@@ -119,7 +156,8 @@ def trouble(server: Server, error: StoreError) -> Trouble:
             return _refusal(server, parts, str(error))
         case NoPermissionError():
             user = parts.username or "default"
-            rights = server.cli("ACL", "SETUSER", user, "~*", "&*", "+@all")
+            # Of what is asked here, the one command that the service can do without.
+            rights = server.cli("ACL", "SETUSER", user, "+info")
             return Trouble(f"{server.shown} gives its user {user} too few rights", rights)
         case BusyLoadingError():
             return Trouble(f"{server.shown} is loading its data", "try again")
@@ -150,10 +188,16 @@ def _refusal(server: Server, parts: SplitResult, said: str) -> Trouble:
 def result_of(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Run it to its end, or until Ctrl+C. A thread that still looks up a name would hold up the
     usual ways of closing a loop and of leaving a process: its caller ends with `leave`."""
+    loop = asyncio.new_event_loop()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An exception between any two steps would leave a coroutine that nobody has awaited,
+        # and Python would say so.
+        loop.add_signal_handler(signal.SIGINT, leave, INTERRUPTED)
     try:
-        return asyncio.new_event_loop().run_until_complete(coroutine)
-    except KeyboardInterrupt:
-        leave(INTERRUPTED)
+        return loop.run_until_complete(coroutine)
+    finally:
+        # Nobody would hear it any more, while what was found waits for whoever reads it.
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 def size(number: float) -> str:

@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plateau_sse.cli import dashboard
-from plateau_sse.cli.ask import URL
+from plateau_sse.cli.ask import default_url
 from plateau_sse.cli.screen import Screen, has_colour, printable
 from plateau_sse.errors import PlateauError, SettingsError
 from plateau_sse.settings import Settings
@@ -56,7 +56,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("--url", default=URL, help=f"where the service is [{URL}]")
+    url = default_url()
+    add("--url", default=url, help=f"where the service is [{url}]")
     add(
         "--token",
         default="",
@@ -122,7 +123,7 @@ class Service:
         """Raises Away where that may pass; SettingsError, PlateauError where it will not."""
         import httpx
 
-        from plateau_sse.cli.follow import problem_of
+        from plateau_sse.client.faults import problem_of
 
         # As bytes: httpx takes text for ASCII, and a wrong token may be anything.
         headers = {b"Authorization": f"Bearer {self._token}".encode()} if self._token else {}

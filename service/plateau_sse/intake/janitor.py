@@ -41,10 +41,8 @@ class Janitor:
         """How many leftovers went; 0 also where it was another worker's turn."""
         if not await self._leftovers.my_turn(SWEEP_S // 2):
             return 0
-        consumers = await self._leftovers.drop_dead_consumers()
         entries = await self._leftovers.drop_orphaned_entries()
-        if consumers or entries:
-            self._stats.count("swept_consumers", consumers)
+        if entries:
             self._stats.count("swept_entries", entries)
-            log.info("swept %d dead consumers, %d entries without a run", consumers, entries)
-        return consumers + entries
+            log.info("swept %d entries without a run", entries)
+        return entries

@@ -5,6 +5,11 @@ that could not be enqueued leaves nothing behind: whoever dies between the two s
 record that expires, never an entry without one. Of those who share a run that has no place yet
 one sees to that; the others wait until it has one. Where that one is refused or has died, the
 next does. Enqueuing twice is harmless, since only one can claim a run.
+
+Runs of producers outside wait for nobody: as many may be on as may wait in the queue, counted
+apart, so that neither kind takes the other's places. They are counted before their record is
+written, so that one that is refused leaves nothing. That the queue is full, or that an owner
+has its share of it, is known before the record as well.
 """
 
 from __future__ import annotations
@@ -12,78 +17,178 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
-from plateau_sse.errors import Problem, StoreError
+from plateau_sse import tasks
+from plateau_sse.errors import Problem, StoreError, StoreUnavailable
 from plateau_sse.intake import refusals
 from plateau_sse.intake.ask import Ask, Taken
+from plateau_sse.intake.door import Door
+from plateau_sse.owners import account_of
 from plateau_sse.store.conversations.conversations import Conversations
+from plateau_sse.store.conversations.lines import MOST, Lines
+from plateau_sse.store.conversations.listed import Listed
 from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.queue.due import Due
 from plateau_sse.store.queue.job import Job
-from plateau_sse.store.queue.owners import Owners
+from plateau_sse.store.queue.line import line_of
+from plateau_sse.store.queue.owners import Owners, Room
 from plateau_sse.store.queue.queue import Queue
-from plateau_sse.store.redis.fullness import CLOSED, Fullness
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.redis.fullness import Fullness, closed_at
+from plateau_sse.store.redis.patience import retrieved
+from plateau_sse.store.redis.together import Call
+from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.shares import Shares
-from plateau_sse.store.runs.streams import Conflict, Crowded, Streams
+from plateau_sse.store.runs.streams import EXTERNAL, Claimed, Conflict, Crowded, Streams
 
 # How often those ask who wait for a run's place; apart, so that they do not come all at once.
 ASK_AGAIN_S = (0.02, 0.05)
 # As who gives up its share over HTTP has it cancelled.
 GIVEN_UP = "requested"
 
+# By then most runs have ended, whose runner has said so.
+LOOK_S = 30.0
+
 log = logging.getLogger("plateau.intake")
 
 
 class Placement:
-    """One a worker. `limit` is the number of runs that may wait; each ends within
-    `run_life_s`."""
+    """One a worker. Each run ends within `run_life_s`; of what is asked `job_bytes` are kept at
+    most."""
 
     def __init__(
         self,
         streams: Streams,
         shares: Shares,
         queue: Queue,
+        door: Door,
         external: External,
         conversations: Conversations,
+        listed: Listed,
         fullness: Fullness,
         owners: Owners | None,
+        lines: Lines,
         stats: Stats,
         *,
-        limit: int,
         run_life_s: int,
+        job_bytes: int,
+        is_closing: Callable[[], bool] = lambda: False,
+        due: Due | None = None,
     ) -> None:
+        self._due = due
+        self._is_closing = is_closing
         self._streams = streams
         self._shares = shares
         self._queue = queue
+        self._door = door
         self._external = external
         self._conversations = conversations
+        self._listed = listed
         self._fullness = fullness
         self._owners = owners
+        self._lines = lines
         self._stats = stats
-        self._limit = limit
+        self._limit = door.limit
         self._run_life_s = run_life_s
+        self._job_bytes = job_bytes
+        # One for all who come meanwhile.
+        self._looking: asyncio.Task[None] | None = None
 
-    async def record(self, ask: Ask, job: Job, run_id: str) -> Taken:
+    async def time_s(self) -> float:
+        """By the store's clock, which those share who may take on the same."""
+        return await self._streams.time_s()
+
+    def look_ahead(self) -> None:
+        """Ask already what `record` will have to know, while something else is waited for."""
+        if self._looking is None and not (self._door.knows and self._fullness.knows):
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(retrieved)
+
+    async def _look(self) -> None:
+        try:
+            await asyncio.gather(self._fullness.share(), self._door.look())
+        finally:
+            self._looking = None
+
+    async def _looked(self) -> None:
+        self.look_ahead()
+        if self._looking is not None:
+            await tasks.shared(self._looking)
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            await tasks.end(self._looking)
+
+    async def record(
+        self, ask: Ask, job: Job, run_id: str, behind: Sequence[Call] = ()
+    ) -> Taken:
         """Write the record of a run that has no place yet: status `created`. Under a key it may
-        be there: its status then, `queued` where it may have no place yet either."""
-        if await self._fullness.share() >= CLOSED:
-            self._stats.count("runs_refused_store_full")
-            log.warning("a run was refused: the store is nearly full")
-            raise refusals.store_full()
-        token = ids.new_token()
-        with _refused():
-            status = await self._streams.create(
-                run_id,
-                agent=ask.agent,
-                owner=ask.owner,
-                token=token,
-                request=job.encode(),
-                fingerprint=ask.fingerprint(),
-            )
-        return Taken(run_id, token, status=status)
+        be there: its status then, `queued` where it may have no place yet either. What is
+        `behind` is done once the record is there, in the same round trip."""
+        if self._is_closing():
+            raise refusals.closing()
+        request = job.encode()
+        if len(request) > self._job_bytes:
+            # Numbers may be shorter as they came: 1e9 is kept as 1000000000.0.
+            raise refusals.too_large(self._job_bytes)
+        await self._check_room(ask, run_id, len(request))
+        if ask.is_external:
+            await self._admit_external(run_id)
+        token, admitting = ids.new_token(), None
+        if self._owners is not None and not ask.is_external:
+            admitting = self._owners.admitting(ask.account, run_id)
+            behind = (*behind, admitting)
+        try:
+            with _refused():
+                status = await self._streams.create(
+                    run_id,
+                    agent=ask.agent,
+                    owner=ask.owner,
+                    token=token,
+                    request=request,
+                    fingerprint=ask.fingerprint(),
+                    behind=behind,
+                )
+        except StoreError as error:
+            # Under a key the run may be there, and somebody has to look after it.
+            with suppress(StoreError):
+                if ask.is_external and not ask.idempotency_key:
+                    await self._external.forget(run_id)
+                elif not (ask.idempotency_key or isinstance(error, StoreUnavailable)):
+                    # What was refused may be only what was to be done behind it.
+                    await self._shares.withdraw(run_id, token, GIVEN_UP)
+            raise
+        version = job.version if status == "created" else None
+        is_admitted = admitting is not None and bool(admitting.reply)
+        return Taken(run_id, token, status=status, version=version, is_admitted=is_admitted)
+
+    async def _check_room(self, ask: Ask, run_id: str, size: int) -> None:
+        """Raises the Problem for which it is refused, and StoreError."""
+        # At once: who is let in is not to wait for one after the other.
+        room, _ = await asyncio.gather(self._room_of(ask, run_id), self._looked())
+        share, depth = await self._fullness.share(), await self._door.look()
+        if room.wait_ms:
+            raise self._too_fast(room.wait_ms)
+        try:
+            if share >= closed_at(size):
+                self._stats.count("runs_refused_store_full")
+                log.warning("a run was refused: the store is nearly full")
+                raise refusals.store_full()
+            if room.is_full:
+                raise self._owner_limit()
+            if not (ask.is_external or depth.runners):
+                raise refusals.no_runner()
+            if depth.new >= self._limit and not ask.is_external:
+                raise self._queue_full()
+        except Problem:
+            # It is not begun, and is none of the minute's.
+            if self._owners is not None and not room.is_full:
+                with suppress(StoreError):
+                    await self._owners.give_back(ask.account)
+            raise
 
     async def place(self, ask: Ask, taken: Taken) -> Taken:
         """Hand a run over, or wait until another has; where it is refused, the Problem that
@@ -108,14 +213,53 @@ class Placement:
                 again = await self._ask_again(taken)
                 if again.status not in ("queued", "unplaced"):
                     return _told(again)
-            await self.withdraw(taken)
+            await self.withdraw(taken, ask.agent)
+            if ask.is_external:
+                with suppress(StoreError):
+                    await self._external.forget(taken.run_id)
             raise
 
-    async def withdraw(self, taken: Taken) -> None:
+    async def traceparent_of(self, run_id: str) -> str:
+        """Of who asked first; '' where that was not traced, or is not known any more."""
+        request = await self._streams.request(run_id)
+        return Job.decode(request).traceparent if request else ""
+
+    async def withdraw(self, taken: Taken, agent: str) -> None:
         left = await self._shares.withdraw(taken.run_id, taken.token, GIVEN_UP)
         if left == "given_up":
+            # One that never had a place was never counted as created.
+            counts = await self._queue.waits(taken.run_id)
             # They still read, and nobody else ends what has no place in the queue.
-            await self._streams.ask_to_cancel(taken.run_id, GIVEN_UP)
+            await self._streams.ask_to_cancel(
+                taken.run_id,
+                GIVEN_UP,
+                on_end=self._counting_end(agent) if counts else lambda: None,
+            )
+
+    async def live(self, most: int) -> list[str]:
+        """Runs that are on or wait, `most` of each; external ones, too."""
+        queued, external = await asyncio.gather(
+            self._queue.live(most), self._external.live(most)
+        )
+        return [*queued, *external]
+
+    async def cancel(self, run_id: str, agent: str, owner: str, reason: str) -> str:
+        """The status that follows, as `Streams.ask_to_cancel` says it. Whoever's step ends the
+        run counts it, however many ask at once."""
+        status = await self._streams.ask_to_cancel(
+            run_id,
+            reason,
+            external=agent == EXTERNAL,
+            waits=self._queue.waits,
+            on_end=self._counting_end(agent),
+        )
+        if status == "cancelled":
+            await self._leave(run_id, agent, owner)
+            await self._see_to_end(run_id, 0)
+        return status
+
+    def _counting_end(self, agent: str) -> Callable[[], None]:
+        return partial(self._stats.count_end, agent, "cancelled")
 
     async def _ask_again(self, taken: Taken) -> Taken:
         status = await self._shares.share(taken.run_id, taken.token)
@@ -142,7 +286,7 @@ class Placement:
         """A share in a run that is answering the same question; None where it is over. One
         that is `queued` or `unplaced` may have no place yet: `place` sees to it."""
         token = ids.new_token()
-        status = await self._shares.share(run_id, token)
+        status = await self._shares.join(run_id, token)
         if status == "over":
             return None
         return Taken(run_id, token, status=status, how="joined")
@@ -150,22 +294,40 @@ class Placement:
     async def _hand_over(self, ask: Ask, taken: Taken) -> str:
         """To the queue, or to a producer outside; the run's status then."""
         run_id = taken.run_id
-        if self._owners is not None and not await self._owners.admit(ask.owner, run_id):
-            self._stats.count("runs_refused_owner_limit")
-            log.info("a run was refused: its owner has half of the queue already")
-            raise refusals.owner_limit()
         if ask.is_external:
-            await self._external.watch(run_id)
-            first = events.started(run_id, ask.agent, 1)
-            await self._streams.claim(run_id, 1, "external", first)
-            self._stats.count("runs_created")
-            return "running"
+            # Again: whoever counted it may have died long ago, and it been forgotten since.
+            await self._admit_external(run_id)
+            await self._admit_owner(ask, taken)
+            claimed, *_ = await asyncio.gather(
+                self._streams.begin(run_id, 1, EXTERNAL, ask.agent),
+                self._list(ask, run_id),
+                self._see_to_end(run_id, LOOK_S),
+            )
+            if isinstance(claimed, Claimed):
+                self._stats.count("runs_created")
+                return "running"
+            # Somebody with the same key was here before; it may have ended since.
+            (status,) = await self._streams.statuses([run_id])
+            if status is None:
+                raise StoreError(f"the store has lost run {run_id}")
+            return status
+        await self._admit_owner(ask, taken)
+        if ask.memory:
+            most = MOST if ask.waits else 1
+            if await self._lines.ahead(ask.memory, run_id, most) is None:
+                raise refusals.conversation_busy(ask.waits)
         if ask.place:
             # A deletion must hold for it from now on. What was asked is no sign of it: that is
             # added once the run has its place, by a worker that may die before.
             life_s = self._run_life_s
             await self._conversations.announce(ask.place, taken.token, life_s=life_s)
-        code = await self._queue.enqueue(run_id, ask.agent, self._limit)
+        line = line_of(ask.agent, await self._version_of(taken))
+        # At once: nobody waits for a list.
+        code, *_ = await asyncio.gather(
+            self._queue.enqueue(run_id, line, ask.account, self._limit),
+            self._list(ask, run_id),
+            self._see_to_end(run_id, LOOK_S),
+        )
         if code == "ok":
             self._stats.count("runs_created")
             if ask.may_be_shared:
@@ -174,13 +336,82 @@ class Placement:
         if ask.place:
             with suppress(StoreError):
                 await self._conversations.retract(ask.place, taken.token)
-        if code == "full":
+        self._door.forget()
+        raise self._queue_full() if code == "full" else refusals.no_runner()
+
+    async def _list(self, ask: Ask, run_id: str) -> None:
+        await self._listed.add_run(ask.owner, run_id, ask.agent, ask.place, ask.conversation_id)
+
+    async def _see_to_end(self, run_id: str, in_s: float) -> None:
+        """Where ends are posted, and somebody else than a runner may end it."""
+        if self._due is None:
+            return
+        try:
+            if not await self._due.note(run_id, in_s):
+                log.error(
+                    "run %s: too many ends wait to be posted, its own will not be", run_id
+                )
+        except StoreError as error:
+            log.warning("run %s: its end may not be posted: %s", run_id, error)
+
+    async def _version_of(self, taken: Taken) -> str:
+        """The one that its first caller has asked, whoever finds it its place: those who join
+        a run may have heard of another since."""
+        if taken.version is not None:
+            return taken.version
+        request = await self._streams.request(taken.run_id)
+        if request is None:
+            raise StoreError(f"the store has lost run {taken.run_id}")
+        return Job.decode(request).version
+
+    def _queue_full(self) -> Problem:
+        self._stats.count("runs_refused_queue_full")
+        log.warning("a run was refused: %d wait already (QUEUE_LIMIT)", self._limit)
+        return refusals.queue_full(self._limit)
+
+    async def _leave(self, run_id: str, agent: str, owner: str) -> None:
+        """A run that has ended while it waited needs its place no more. Should this fail: it
+        goes once somebody looks at it."""
+        with suppress(StoreError):
+            if agent == EXTERNAL:
+                await self._external.forget(run_id)
+            else:
+                await self._queue.drop(run_id)
+                self._door.forget()
+            if self._owners is not None:
+                await self._owners.forget(account_of(owner), run_id)
+
+    async def _admit_external(self, run_id: str) -> None:
+        if not await self._external.admit(run_id, self._limit):
             self._stats.count("runs_refused_queue_full")
-            log.warning("a run was refused: %d wait already (QUEUE_LIMIT)", self._limit)
-            raise refusals.queue_full(self._limit)
-        self._stats.count("runs_refused_no_runner")
-        log.warning("a run was refused: no runner is alive")
-        raise refusals.no_runner()
+            log.warning("a run was refused: %d external ones are on", self._limit)
+            raise refusals.external_full(self._limit)
+
+    async def _room_of(self, ask: Ask, run_id: str) -> Room:
+        owners = self._owners
+        # Who was never refused is hardly refused now: it is counted with its record.
+        if owners is None or not (
+            owners.per_minute or ask.is_external or owners.was_full(ask.account)
+        ):
+            return Room()
+        return await owners.room(ask.account, run_id)
+
+    def _too_fast(self, wait_ms: int) -> Problem:
+        self._stats.count("runs_refused_rate_limited")
+        per_minute = 0 if self._owners is None else self._owners.per_minute
+        return refusals.rate_limited(per_minute, wait_ms)
+
+    async def _admit_owner(self, ask: Ask, taken: Taken) -> None:
+        owners = self._owners
+        if owners is None or taken.is_admitted:
+            return
+        if not await owners.admit(ask.account, taken.run_id, lasts=ask.is_external):
+            raise self._owner_limit()
+
+    def _owner_limit(self) -> Problem:
+        self._stats.count("runs_refused_owner_limit")
+        log.info("a run was refused: its owner has half of the queue already")
+        return refusals.owner_limit()
 
 
 def _told(taken: Taken) -> Taken:

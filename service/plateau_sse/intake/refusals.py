@@ -27,11 +27,43 @@ def crowded() -> Problem:
     )
 
 
+def if_busy() -> Problem:
+    return Problem(
+        "invalid_request",
+        "`if_busy` is `wait` (for the run before, as shipped) or `refuse`.",
+        extra={"field": "options.if_busy"},
+    )
+
+
+def conversation_busy(waits: bool) -> Problem:
+    said = "has as many runs as may wait" if waits else "has a run that is on"
+    return Problem(
+        "conversation_busy",
+        f"The conversation {said}, and its agent answers one after the other; try again when "
+        "that has ended.",
+        headers={"Retry-After": "1"},
+    )
+
+
 def owner_limit() -> Problem:
     return Problem(
         "owner_limit",
         "Half of the queue is yours already; try again when some of your runs have ended.",
         headers={"Retry-After": "5"},
+    )
+
+
+def rate_limited(per_minute: int, wait_ms: int) -> Problem:
+    seconds = -(-wait_ms // 1000)
+    return Problem(
+        "rate_limited",
+        f"{per_minute} runs may be begun in a minute; another may in {seconds} s. Answers that "
+        "are cached, and runs that are shared, do not count.",
+        headers={
+            "Retry-After": str(seconds),
+            "RateLimit-Policy": f'"runs";q={per_minute};w=60',
+            "RateLimit": f'"runs";r=0;t={seconds}',
+        },
     )
 
 
@@ -51,12 +83,39 @@ def queue_full(limit: int) -> Problem:
     )
 
 
+def external_full(limit: int) -> Problem:
+    return Problem(
+        "queue_full",
+        f"{limit} external runs are on already; end some of them, or try again in a few "
+        "seconds.",
+        headers={"Retry-After": "5"},
+    )
+
+
 def no_runner() -> Problem:
     return Problem(
         "no_runner",
         "No runner is alive to execute new runs; cached answers are still served.",
         headers={"Retry-After": "5"},
     )
+
+
+def closing() -> Problem:
+    return Problem(
+        "no_runner",
+        "This server is stopping, and its store with it; try again in a few seconds.",
+        headers={"Retry-After": "5"},
+    )
+
+
+def too_large(most: int) -> Problem:
+    return Problem(
+        "too_large", f"With what its conversation remembers it may have {most} bytes as JSON."
+    )
+
+
+def input_too_long(said: str) -> Problem:
+    return Problem("too_large", said, extra={"field": "input"})
 
 
 def unknown_agent(agent: str, known: Iterable[str]) -> Problem:

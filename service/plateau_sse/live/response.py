@@ -7,7 +7,7 @@ Invariant: a live response is one task, parked in `receive()`: the hub pushes th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from sse_starlette import EventSourceResponse
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from plateau_sse.live import sse
+from plateau_sse.live.dialect import Stand
 from plateau_sse.live.feed import Feed
 from plateau_sse.live.hub import Hub
 from plateau_sse.live.subscriber import Subscriber
@@ -58,8 +59,11 @@ class EventStream(EventSourceResponse):
 
 
 class LiveResponse(EventStream):
-    """Follows a run from `reading` on, through the `feed` that the caller has joined; it parts
-    from it at the end. `opening`: frames that are said first."""
+    """Follows a run from `reading` on, through the `feed` that the caller has joined, which was
+    of this `generation` then; it parts from it at the end. A reading that begins anew is told
+    with a `run.restarted`, in the dialect and from the state at `stand` on; `own` stands in
+    what is said where that is the reader's; it ends by `until_s`, since the epoch, and calls
+    `leave_seat`."""
 
     def __init__(
         self,
@@ -69,34 +73,49 @@ class LiveResponse(EventStream):
         reading: Reading,
         *,
         position: int,
-        named: bool,
-        opening: bytes = b"",
+        generation: int,
+        stand: Stand,
+        own: bytes = b"",
         headers: Mapping[str, str] | None = None,
+        until_s: float | None = None,
+        leave_seat: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(headers=headers)
+        super().__init__(headers={**(headers or {}), **stand.dialect.headers})
         self._hub = hub
         self._streams = streams
         self._feed = feed
         self._reading = reading
         self._position = position
-        self._named = named
-        self._opening = opening
+        self._generation = generation
+        self._stand = stand
+        self._own = own
+        self._until_s = until_s
+        self._leave_seat = leave_seat
+        # What is to be done where the client leaves before the end.
+        self.on_left: Callable[[], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
-            self._hub.part(self._feed)
+            self._part()
             await super().__call__(scope, receive, send)
             return
         subscriber = await self.begin(send)
-        await subscriber.run(receive)
+        if await subscriber.run(receive) and self.on_left is not None:
+            await self.on_left()
+
+    def _part(self) -> None:
+        self._hub.part(self._feed)
+        if self._leave_seat is not None:
+            self._leave_seat()
 
     async def begin(self, send: Send) -> Subscriber:
         """Send the head; what is to be driven then needs this response no more."""
         try:
             await send(start(self))
-            await send(sse.body(sse.retry() + self._opening))
+            if opening := self._stand.dialect.opening():
+                await send(sse.body(opening))
         except BaseException:
-            self._hub.part(self._feed)
+            self._part()
             raise
         return Subscriber(
             self._hub,
@@ -105,7 +124,11 @@ class LiveResponse(EventStream):
             self._reading,
             send,
             position=self._position,
-            named=self._named,
+            generation=self._generation,
+            stand=self._stand,
+            own=self._own,
+            until_s=self._until_s,
+            leave_seat=self._leave_seat,
         )
 
 
@@ -114,14 +137,14 @@ class WholeResponse(EventStream):
 
     def __init__(self, content: bytes, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(headers=headers)
-        self._content = content
+        self.body = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
         await send(start(self))
-        await send(sse.body(self._content, last=True))
+        await send(sse.body(bytes(self.body), last=True))
 
 
 class _Gathered:
@@ -174,6 +197,9 @@ def start(response: EventStream) -> sse.Message:
     }
 
 
-def come_back_later(headers: Mapping[str, str] | None = None) -> WholeResponse:
-    """A passing fault on a stream: `EventSource` never comes back from another status."""
-    return WholeResponse(sse.retry(), headers)
+def come_back_later(
+    headers: Mapping[str, str] | None = None, *, times: int = 1
+) -> WholeResponse:
+    """A passing fault on a stream: `EventSource` never comes back from another status. `times`
+    as in `retry`."""
+    return WholeResponse(sse.retry(times), headers)

@@ -1,4 +1,4 @@
-"""The subscribing connection: one a worker, whatever the number of readers.
+"""The subscribing connection: one a worker and server, whatever the number of readers.
 
 Invariant: confirmations come in the order of the commands, so each is paired with the feed that
 asked; after every reconnect each followed feed is subscribed and confirmed anew.
@@ -10,15 +10,15 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from plateau_sse.live.feed import Feed
 from plateau_sse.store.redis import keys
-from plateau_sse.store.redis.connections import single_connection
 from plateau_sse.store.redis.wire import Wire
 
 log = logging.getLogger("plateau.hub")
@@ -30,19 +30,18 @@ FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S = 0.05, 2.0, 10.0
 
 
 class Subscription:
-    """Keeps `feeds` (by channel, owned by the hub) subscribed. `on_message` gets a feed and a
-    payload, `on_confirmed` a feed whose messages are heard from then on."""
+    """Keeps `feeds` (by channel, owned by the hub) subscribed, over connections that `dial`
+    makes. `on_message` gets a feed and a payload, `on_confirmed` a feed whose messages are
+    heard from then on."""
 
     def __init__(
         self,
-        url: str,
-        name: str,
+        dial: Callable[[], AbstractConnection],
         feeds: dict[bytes, Feed],
         on_message: Callable[[Feed, bytes], None],
         on_confirmed: Callable[[Feed], None],
     ) -> None:
-        self._url = url
-        self._name = name
+        self._dial = dial
         self._feeds = feeds
         self._on_message = on_message
         self._on_confirmed = on_confirmed
@@ -53,6 +52,10 @@ class Subscription:
     @property
     def connected(self) -> bool:
         return self._wire is not None and self._wire.is_open
+
+    def _heard_here(self) -> Iterable[Feed]:
+        """What a connection is for that has just been made."""
+        return self._feeds.values()
 
     def subscribe(self, feed: Feed) -> None:
         """Without a connection this does nothing: the next one subscribes to all feeds."""
@@ -90,14 +93,14 @@ class Subscription:
             wait_s = min(LONGEST_WAIT_S, wait_s * 2)
 
     async def _listen_once(self) -> None:
-        connection = single_connection(self._url, self._name)
+        connection = self._dial()
         wire: Wire | None = None
         try:
             # A server that takes a connection and says nothing is no server.
             async with asyncio.timeout(CONNECT_S):
                 await connection.connect()  # type: ignore[no-untyped-call]
             self._wire = wire = Wire(connection, self._reply)
-            for feed in list(self._feeds.values()):
+            for feed in list(self._heard_here()):
                 self.subscribe(feed)
             await self._keep_alive(wire)
         finally:

@@ -9,38 +9,41 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from plateau_sse.live.dialect import Stand
 from plateau_sse.live.hub import Hub
 from plateau_sse.live.sse import Frame
-from plateau_sse.store.runs.streams import Streams
 
 
-class _Waiter:
+class Waiter:
     """A follower that only looks at whether an event is the last."""
 
-    def __init__(self, hub: Hub, position: int) -> None:
-        self.position = position
+    def __init__(self) -> None:
+        self.position = 0
+        self.states = -1
+        self.generation = 0
+        self.stand: Stand | None = None
         self.woken = asyncio.Event()
-        self._count = hub.count
 
     def push(self, frame: Frame) -> bool:
-        self.position = frame.number
-        # The hub has just counted it, and no reader has had it.
-        self._count("events_delivered", -1)
+        self.position = frame.number or self.position
         if frame.terminal:
             self.woken.set()
         return True
 
-    def lag(self) -> None:
+    def take(self, number: int, data: bytes, tag: bytes) -> bool:
+        return False
+
+    def lag(self, *, slow: bool) -> None:
         self.woken.set()
 
     def lose(self) -> None:
         self.woken.set()
 
 
-async def until_ended(hub: Hub, streams: Streams, run_id: str, *, timeout_s: float) -> None:
+async def until_ended(hub: Hub, run_id: str, *, timeout_s: float) -> None:
     """Return when the run has ended or is gone, after `timeout_s`, or when the worker goes."""
     feed = await hub.join(run_id)
-    waiter = _Waiter(hub, 0)
+    waiter = Waiter()
     hub.waiting.add(waiter.woken)
     clock = asyncio.get_running_loop().time
     deadline = clock() + timeout_s
@@ -49,11 +52,11 @@ async def until_ended(hub: Hub, streams: Streams, run_id: str, *, timeout_s: flo
             async with asyncio.timeout_at(deadline):
                 while not hub.draining:
                     waiter.woken.clear()
-                    reading = await streams.read(run_id, waiter.position)
+                    reading = await hub.read(feed, waiter)
                     # A command of redis-py's may swallow the timeout before Python 3.12.
                     if reading is None or reading.ended or clock() >= deadline:
                         return
-                    waiter.position = reading.number
+                    waiter.position, waiter.states = reading.head, reading.states
                     if hub.attach(feed, waiter):
                         await waiter.woken.wait()
     finally:

@@ -22,6 +22,9 @@ WAIT_MOST_S = 10.0
 # In a minute.
 EVICTIONS_STEADY = 10
 SLOW_MANY = 20
+CONNECTIONS_MOST = 0.9
+# Of agents, and of runners of each version, that are named.
+NAMED_MOST = 3
 
 KINDS = {"workers_died": "worker", "runners_died": "runner", "redis_died": "Redis server"}
 
@@ -59,12 +62,16 @@ def _processes(picture: Picture, role: str) -> Iterator[dict[str, Any]]:
 
 def _streams_down(picture: Picture, _: Settings) -> str | None:
     state = picture["redis"]["streams"]["state"]
-    return None if state == "up" else f"the streams instance does not answer: {state}"
+    return (
+        None
+        if state in ("up", servers.CLOSED)
+        else f"the streams instance does not answer: {state}"
+    )
 
 
 def _cache_down(picture: Picture, _: Settings) -> str | None:
     state = picture["cache"]["state"]
-    if state in ("up", "not configured"):
+    if state in ("up", "not configured", servers.CLOSED):
         return None
     return f"the cache does not answer, every lookup is a miss: {state}"
 
@@ -84,6 +91,25 @@ def _no_runner(picture: Picture, _: Settings) -> str | None:
     return "no runner is alive: new runs are refused, cached answers are served"
 
 
+def _versions(picture: Picture, _: Settings) -> str | None:
+    """About which agents runners disagree, and which runners."""
+    apart: dict[str, dict[str, list[str]]] = picture["runs"]["apart"]
+    told = []
+    for agent in sorted(apart)[:NAMED_MOST]:
+        versions = (
+            f"{version} ({_some(runners)})" for version, runners in sorted(apart[agent].items())
+        )
+        told.append(f"agent {agent} is {' and '.join(versions)}")
+    if len(apart) > len(told):
+        told.append(f"and {len(apart) - len(told)} more agents")
+    return f"runners have different versions: {'; '.join(told)}" if told else None
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMED_MOST
+    return ", ".join(names[:NAMED_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
 def silent(picture: Picture, role: str = "") -> str | None:
     """Which processes of that role, or of any, have said nothing for too long."""
     found = (
@@ -92,6 +118,18 @@ def silent(picture: Picture, role: str = "") -> str | None:
         if one["silent"] and role in ("", one["role"])
     )
     return "; ".join(found) or None
+
+
+def _hanging(picture: Picture, _: Settings) -> str | None:
+    """Which runners have threads that nobody waits for any more, and that do not end."""
+    return (
+        "; ".join(
+            f"{one['hanging']} plain generators hang in runner {one['host']}:{one['pid']}"
+            for one in _processes(picture, "runner")
+            if one.get("hanging")
+        )
+        or None
+    )
 
 
 def _deaf(picture: Picture, _: Settings) -> str | None:
@@ -193,6 +231,24 @@ def _slow(picture: Picture, _: Settings) -> str | None:
     return f"{n} readers were too slow in the last minute" if n >= SLOW_MANY else None
 
 
+def _connections(picture: Picture, _: Settings) -> str | None:
+    found = []
+    for one in _processes(picture, "web"):
+        now, most = int(one.get("connections", 0)), int(one.get("connections_most", 0))
+        if most and now > CONNECTIONS_MOST * most:
+            who = f"web worker {one['host']}:{one['pid']}"
+            found.append(f"{who} has {now} of the {most} connections that it may have")
+    for name, words in (
+        ("streams_put_off", "streams found no room"),
+        ("connections_cut_refused", "connections found none"),
+        ("connections_cut_room", "connections that asked nothing were closed for others"),
+        ("bodies_refused", "large bodies found no room beside others"),
+    ):
+        if n := _lately(picture, name):
+            found.append(f"{n} {words} in the last minute")
+    return "; ".join(found) or None
+
+
 RULES = (
     Rule("streams_down", "error", _streams_down, "Start it, or look at REDIS_URL."),
     Rule(
@@ -207,6 +263,26 @@ RULES = (
         "error",
         lambda it, _: silent(it),
         "It is frozen, cut off or dead: look at its log.",
+    ),
+    Rule(
+        "hanging",
+        "warning",
+        _hanging,
+        "What their agents wait for needs a timeout; at RUNNER_CONCURRENCY the runner leaves.",
+    ),
+    Rule(
+        "connections",
+        "warning",
+        _connections,
+        "Raise what a process may open (LimitNOFILE, ulimit -Hn), then WEB_CONCURRENCY; where "
+        "few clients have many, bound those in the proxy.",
+    ),
+    Rule(
+        "versions",
+        "warning",
+        _versions,
+        "Each answers what it was asked, the latest what is asked now: give their runners the "
+        "same code and settings (OPENAI_MODEL, AGENT_VERSION), or the agents other names.",
     ),
     Rule("cache_down", "warning", _cache_down, "Start it, or look at CACHE_REDIS_URL."),
     Rule("died", "warning", lambda it, _: died(it), "Their last words are in the log."),

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from plateau_sse.errors import StoreError
+from plateau_sse.errors import StoreError, WritesRefused
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.streams import Claimed, Streams
@@ -35,7 +35,7 @@ AGENT = "canary"
 
 
 class Ears(Protocol):
-    """What is asked of the hub."""
+    """What is asked of the hub, whose `Follower` this is."""
 
     draining: bool
 
@@ -47,6 +47,13 @@ class Ears(Protocol):
     def reconnect(self) -> None: ...
 
 
+def _refusal(error: StoreError) -> str:
+    """What the server said: not that it is silent, nor that it is full, when readers are
+    served all the same."""
+    answered = type(error) is StoreError and error.__cause__ is not None
+    return str(error) if answered or isinstance(error, WritesRefused) else ""
+
+
 class _Song(msgspec.Struct):
     """Of its event; `message` is when it was written, by this process' clock."""
 
@@ -56,16 +63,22 @@ class _Song(msgspec.Struct):
 class Canary:
     """Follows its own run; what each event took goes into `stats`."""
 
+    # It is told nothing.
+    stand = None
+
     def __init__(self, hub: Ears, streams: Streams, stats: Stats) -> None:
         self._hub = hub
         self._streams = streams
         self._stats = stats
         self._run_id = ""
         self._feed: Any = None
-        self._heard = 0
+        # When the latest song that was heard was written.
+        self._heard = 0.0
         self._unheard_since: float | None = None
         self._reconnect_at = 0.0
-        self.position = 0
+        self.position = self.states = self.generation = 0
+        # Why the store does not take what is written, '' where it does.
+        self.refusal = ""
         # Of the latest event that was pushed, in milliseconds.
         self.lag_ms: float | None = None
 
@@ -81,10 +94,13 @@ class Canary:
             while True:
                 try:
                     await self._sing()
-                except StoreError:
+                    self.refusal = ""
+                except StoreError as error:
                     # Nothing was written, so nothing was to be heard.
                     self._unheard_since = None
-                await asyncio.sleep(SING_S if self._unheard_since is None else AGAIN_S)
+                    self.refusal = _refusal(error)
+                is_well = self._unheard_since is None and not self.refusal
+                await asyncio.sleep(SING_S if is_well else AGAIN_S)
         finally:
             await self._end()
 
@@ -100,11 +116,13 @@ class Canary:
             await self._begin()
         if self._feed is None:
             await self._listen()
-        song = events.progress(0, 0, AGENT, f"{time.monotonic():.6f}", 0)
+        # A state, which takes no place on the tape: that has an end.
+        sung_at = f"{time.monotonic():.6f}"
+        song = events.progress(0, 0, AGENT, sung_at, 0)
         appended = await self._streams.append(self._run_id, 1, [song])
         if appended.code != "ok":
             self._forget()
-        elif self._heard < ids.number(1, appended.seq) and self._unheard_since is None:
+        elif self._heard < float(sung_at) and self._unheard_since is None:
             self._unheard_since = time.monotonic()
 
     async def _begin(self) -> None:
@@ -117,7 +135,8 @@ class Canary:
         if not isinstance(claimed, Claimed):
             raise StoreError(f"the store has lost run {run_id}")
         self._run_id = run_id
-        self._heard = self.position = ids.number(1, claimed.seq)
+        # Behind its first mark.
+        self.position, self.states = ids.number(1, 1), 0
 
     async def _listen(self) -> None:
         """Where that is not to be had, what is written next is not heard."""
@@ -125,6 +144,7 @@ class Canary:
             self._feed = feed = await self._hub.join(self._run_id)
             # What has come since it was confirmed was heard, and nobody need read it.
             self.position = max(self.position, feed.newest)
+            self.generation = feed.generation
             self._hub.attach(feed, self)
 
     def _forget(self) -> None:
@@ -146,19 +166,20 @@ class Canary:
     # As the feed's follower
 
     def push(self, frame: Any) -> bool:
-        self.position = frame.number
-        # The hub has just counted it, and no reader has had it.
-        self._stats.count("events_delivered", -1)
+        if frame.number:
+            # It sings states alone. The store was started anew, and what was left of this run
+            # has become another attempt: another run, then.
+            return False
         written_at = float(msgspec.json.decode(frame.data, type=_Song).message)
         took_s = time.monotonic() - written_at
         self._stats.observe("event_lag", took_s)
         self.lag_ms = took_s * 1000
         if self._feed.repairing is None:
-            self._heard = frame.number
+            self._heard = written_at
             self._unheard_since = None
         return True
 
-    def lag(self) -> None:
+    def lag(self, *, slow: bool) -> None:
         self._forget()
 
     def lose(self) -> None:

@@ -7,21 +7,25 @@ the contract: `jq .memory`, `.cache` and `.sse` give what they say.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from plateau_sse.ops import cgroup, process
 from plateau_sse.ops.advice import advise
+from plateau_sse.ops.hosts import hosts_of
 from plateau_sse.ops.watch import Seen
 from plateau_sse.settings import Settings
+from plateau_sse.store.figures.by_agent import PREFIX
 from plateau_sse.store.figures.stats import summed
-from plateau_sse.store.figures.tally import BUCKETS, CLOSED_BY, DEATHS, NAMES
+from plateau_sse.store.figures.tally import BUCKETS, CLOSED_BY, DEATHS, DIALECTS, NAMES
 from plateau_sse.store.figures.workers import SILENT_S, Figures
 
 # Of a stream: the promise.
 ENTRIES_MOST = 100
 _SERVERS = ("redis", "valkey")
+# Of a process: what only processes beside it can make use of.
+_INWARD = ("space", "born")
 
 Section = dict[str, Any]
 # Of a counter's name: its value over all hosts, None where the store does not say.
@@ -40,6 +44,7 @@ def overview(seen: Seen, settings: Settings, host: str) -> Section:
         "workers": _workers(seen, counted),
         "lately": {"seconds": round(seen.lately_s, 1), **_moved(seen.lately)},
     }
+    picture["hosts"] = hosts_of(picture["memory"]["processes"], picture["workers"]["processes"])
     picture["advice"] = advise(picture, settings)
     return picture
 
@@ -103,6 +108,7 @@ def _cache(seen: Seen, counted: Counted) -> Section:
     asked = (hits or 0) + (misses or 0)
     return {
         "state": _state(seen.cache),
+        # Two of each answer: itself, and the pointer of the run that left it.
         "items": server and server["keys"],
         "used_bytes": server and server["used_memory"],
         "max_bytes": server and server["maxmemory"],
@@ -120,19 +126,32 @@ def _sse(seen: Seen, counted: Counted) -> Section:
     web = [worker for worker in seen.workers if worker["role"] == "web"]
     lags = [float(worker.get("lag_ms", -1)) for worker in web]
     return {
-        # A worker that answers has told of itself, unless the store is away.
-        "open": sum(int(worker.get("open", 0)) for worker in web) if web else None,
+        "open": _summed(web, "open"),
         "max_entries": ENTRIES_MOST,
         "oldest_s": max((float(worker.get("oldest_s", 0)) for worker in web), default=None),
         "lag_ms": max((lag for lag in lags if lag >= 0), default=None),
         "opened": counted("responses_opened"),
         "resumed": counted("responses_resumed"),
-        "snapshots": counted("snapshots"),
         "slow": counted("readers_slow"),
+        "put_off": counted("streams_put_off"),
+        "connections": _summed(web, "connections"),
         "closed": {reason: counted(f"responses_closed_{reason}") for reason in CLOSED_BY},
         "events": counted("events_delivered"),
         "events_per_s": _rate(seen, "events_delivered"),
+        "dialects": {
+            dialect: {
+                "open": _summed(web, f"open_{dialect}"),
+                "opened": counted(f"responses_opened_{dialect}"),
+                "events": counted(f"events_delivered_{dialect}"),
+            }
+            for dialect in DIALECTS
+        },
     }
+
+
+def _summed(web: Sequence[Figures], name: str) -> int | None:
+    """A worker that answers has told of itself, unless the store is away."""
+    return sum(int(worker.get(name, 0)) for worker in web) if web else None
 
 
 def _runs(seen: Seen, counted: Counted) -> Section:
@@ -142,12 +161,15 @@ def _runs(seen: Seen, counted: Counted) -> Section:
         "running": depth and depth.running,
         "runners": depth and depth.runners,
         "oldest_waiting_s": depth and round(depth.oldest_s, 1),
+        "apart": seen.apart,
         "created": counted("runs_created"),
         "joined": counted("runs_joined"),
         "completed": counted("runs_completed"),
         "cancelled": counted("runs_cancelled"),
         "restarted": counted("runs_restarted"),
         "failed": _by_code(counted, "runs_failed_"),
+        # Among them as `other`.
+        "own_failures": dict(seen.own_failures),
         "refused": _by_code(counted, "runs_refused_"),
         "first_token_ms": quantiles(counted, "first_token"),
         "run_time_ms": quantiles(counted, "run_time"),
@@ -200,7 +222,7 @@ def _workers(seen: Seen, counted: Counted) -> Section:
         **{name: counted(name) for name in DEATHS},
         "processes": [
             {
-                **worker,
+                **{name: it for name, it in worker.items() if name not in _INWARD},
                 "age_s": round(float(worker["age_s"]), 1),
                 "silent": float(worker["age_s"]) > SILENT_S,
             }
@@ -214,8 +236,7 @@ def _rate(seen: Seen, name: str) -> float | None:
 
 
 def _moved(lately: Counter[str]) -> dict[str, int]:
-    """What has moved in the last minute; of histograms only their counts would say anything."""
-    histograms = tuple(f"{name}_" for name in BUCKETS)
-    return {
-        name: n for name, n in sorted(lately.items()) if n and not name.startswith(histograms)
-    }
+    """What has moved in the last minute; of histograms only their counts would say anything,
+    and agents have their runs' ends there already."""
+    others = (*(f"{name}_" for name in BUCKETS), PREFIX)
+    return {name: n for name, n in sorted(lately.items()) if n and not name.startswith(others)}

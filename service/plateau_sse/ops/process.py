@@ -12,6 +12,39 @@ from pathlib import Path
 import psutil
 
 LEAST_S = 0.2
+# Within which two readings of one process' start agree.
+START_S = 2.0
+
+
+def space() -> str:
+    """Of which pids of this host can be told whether their processes live: those of this boot
+    and, in containers, of this namespace. '' where the platform does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def born(pid: int | None = None) -> float:
+    """When that process, or this one, began, in seconds since the epoch; 0 where it is gone,
+    but for what its parent has to learn of it. Raises psutil.AccessDenied."""
+    try:
+        it = psutil.Process(pid)
+        return 0.0 if it.status() == psutil.STATUS_ZOMBIE else it.create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def is_gone(pid: int, began: float, its_space: str) -> bool:
+    """Whether the process that had this pid is known to have ended; False where nobody here
+    can know."""
+    if not its_space or its_space != space():
+        return False
+    try:
+        return abs(born(pid) - began) > START_S
+    except psutil.Error:
+        return False
 
 
 def memory(pid: int | None = None) -> tuple[int, int]:

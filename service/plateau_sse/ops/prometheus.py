@@ -1,14 +1,15 @@
 """The exposition for Prometheus, written by its client library.
 
 Invariant: counters are the hosts' own, that survive their processes: whichever worker answers,
-none ever falls. Labels come from sets that are bounded: hosts, error codes, reasons, roles.
+none ever falls. Labels come from sets that are bounded: hosts, error codes, reasons, roles,
+dialects, and as many agents as a host tells apart.
 Nothing is registered: each scrape makes its metrics from what is seen, so none is left behind.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -16,8 +17,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from plateau_sse import __version__
+from plateau_sse.errors import PROBLEMS
 from plateau_sse.ops.watch import Seen
-from plateau_sse.store.figures.tally import BUCKETS, DEATHS, NAMES
+from plateau_sse.store.figures.by_agent import ENDS, PREFIX, parted
+from plateau_sse.store.figures.tally import BUCKETS, DEATHS, DIALECTS, NAMES
+from plateau_sse.store.figures.workers import SILENT_S, Figures
+from plateau_sse.store.redis.servers import CACHE, STREAMS, faults
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -59,16 +64,17 @@ COUNTERS = (
     Counter("runs_restarted", "Attempts begun after a runner was lost"),
     _told_apart("runs_failed", "Runs that failed", "code"),
     _told_apart("runs_refused", "Runs that were not taken on", "code"),
-    Counter("outputs_too_large", "Answers that passed 256 KiB"),
-    Counter("responses_opened", "Event streams opened"),
+    Counter("outputs_too_large", "Answers that passed a bound of the tape"),
+    _told_apart("responses_opened", "Event streams opened", "dialect"),
     Counter("responses_resumed", "Event streams opened with the id of a last event"),
     _told_apart("responses_closed", "Event streams that ended", "reason"),
-    Counter("events_delivered", "Events pushed to readers"),
-    Counter("snapshots", "Snapshots sent to readers"),
+    Counter("streams_put_off", "Event streams that found no room and are to come back"),
+    Counter("bodies_refused", "Bodies that found no room beside others"),
+    _told_apart("connections_cut", "Connections ended before they had asked", "reason"),
+    _told_apart("events_delivered", "Events pushed to readers", "dialect"),
     Counter("readers_slow", "Readers who left the live path since they did not read"),
     Counter("feeds_repaired", "Followed runs read anew since a message was missing"),
     Counter("feeds_resubscribed", "Followed runs subscribed to anew"),
-    Counter("swept_consumers", "Runners' names swept from the queue"),
     Counter("swept_entries", "Entries swept that stood for no run"),
     Counter("process_ends", "Processes that ended, by how", "how", DEATHS),
 )
@@ -91,13 +97,34 @@ SERVER = {
     "evicted_clients": ("redis_evicted_clients", "Clients cut for their buffers", True),
     "expired_keys": ("redis_expired_keys", "Keys expired", True),
 }
+# Of the queue, without labels.
+DEPTH = {
+    "waiting": ("runs_waiting", "Runs that wait for a runner"),
+    "running": ("runs_running", "Runs that are executed"),
+    "runners": ("runners", "Living runners"),
+    "oldest_s": ("queue_oldest_seconds", "How long the first in line has waited"),
+}
+# Of a host's processes of a role, each from what they say of themselves.
+OF_PROCESSES = {
+    "processes": "Processes that say something of themselves",
+    "processes_silent": f"Of which have said nothing for {SILENT_S:g} s",
+    "processes_cpu_ratio": "Cores that they use",
+}
+# Of a host's web workers.
+OF_WORKERS = {
+    "workers_deaf": "Workers that do not hear the events that are written",
+    "connections": "Connections that are open",
+    "connections_most": "Connections that there may be",
+    "runs_followed": "Runs that readers follow",
+}
 
 
 class Family:
-    """A metric and its series."""
+    """A metric and its series; `labels` are those that one may have."""
 
-    def __init__(self, title: str, kind: str, text: str) -> None:
+    def __init__(self, title: str, kind: str, text: str, labels: tuple[str, ...] = ()) -> None:
         self.metric = Metric(f"plateau_{title}", text, kind)
+        self.labels = labels
 
     def add(self, labels: Mapping[str, str], value: float, suffix: str = "") -> None:
         self.metric.add_sample(f"{self.metric.name}{suffix}", dict(labels), value)
@@ -114,42 +141,84 @@ class _Collected(Collector):
         return (family.metric for family in self._families if family.metric.samples)
 
 
-def exposition(seen: Seen, memory: dict[str, Any]) -> bytes:
-    """The text; `memory` is that section of the overview."""
-    return generate_latest(_Collected(_families(seen, memory)))
+def exposition(seen: Seen, memory: dict[str, Any], streams_bound: int) -> bytes:
+    """The text; `memory` is that section of the overview, `streams_bound` STREAM_MAX_MEMORY."""
+    return generate_latest(_Collected(families(seen, memory, streams_bound)))
 
 
-def _families(seen: Seen, memory: dict[str, Any]) -> Iterator[Family]:
-    about = Family("info", "gauge", "What answers")
+def families(seen: Seen, memory: dict[str, Any], streams_bound: int) -> Iterator[Family]:
+    """All there are, with labels, also those that have no series now."""
+    about = Family("info", "gauge", "What answers", ("version",))
     about.add({"version": __version__}, 1)
     yield about
     for counter in COUNTERS:
         yield _counter(counter, seen.by_host)
+    yield _problems(seen.by_host)
+    yield from _of_agents(seen.by_host)
     for name, (title, text) in HISTOGRAMS.items():
-        yield _histogram(name, Family(title, "histogram", text), seen.by_host)
+        yield _histogram(name, Family(title, "histogram", text, ("host", "le")), seen.by_host)
     yield _open(seen)
-    yield from _servers(seen)
+    yield from _of_processes(seen.workers)
+    yield from _servers(seen, streams_bound)
+    for name, (title, text) in DEPTH.items():
+        family = Family(title, "gauge", text)
+        if seen.depth is not None:
+            family.add({}, getattr(seen.depth, name))
+        yield family
+    apart = Family("agents_apart", "gauge", "Agents of which runners have different versions")
     if seen.depth is not None:
-        depth = seen.depth
-        for title, text, value in (
-            ("runs_waiting", "Runs that wait for a runner", depth.waiting),
-            ("runs_running", "Runs that are executed", depth.running),
-            ("runners", "Living runners", depth.runners),
-            ("queue_oldest_seconds", "How long the first in line has waited", depth.oldest_s),
-        ):
-            family = Family(title, "gauge", text)
-            family.add({}, value)
-            yield family
+        apart.add({}, len(seen.apart))
+    yield apart
     yield from _memory(memory)
 
 
 def _counter(counter: Counter, by_host: ByHost) -> Family:
-    family = Family(counter.title, "counter", counter.help)
+    labels = ("host", counter.label) if counter.label else ("host",)
+    family = Family(counter.title, "counter", counter.help, labels)
     for host, counts in by_host.items():
         for value, name in counter.series():
-            labels = {"host": host, counter.label: value} if counter.label else {"host": host}
-            family.add(labels, counts.get(name, 0), "_total")
+            labels_now = {"host": host, counter.label: value} if value else {"host": host}
+            family.add(labels_now, counts.get(name, 0), "_total")
     return family
+
+
+def _problems(by_host: ByHost) -> Family:
+    """A code has one status."""
+    family = Family(
+        "problems", "counter", "Requests answered by a problem", ("host", "code", "status")
+    )
+    for host, counts in by_host.items():
+        for code, (status, _) in PROBLEMS.items():
+            labels = {"host": host, "code": code, "status": str(status)}
+            family.add(labels, counts.get(f"problems_{code}", 0), "_total")
+    return family
+
+
+def _of_agents(by_host: ByHost) -> tuple[Family, Family]:
+    """What has never happened has no series here: agents times codes are many."""
+    ends = Family(
+        "agent_runs",
+        "counter",
+        "Runs that ended, by agent; of those that failed with the code",
+        ("host", "agent", "status", "code"),
+    )
+    tokens = Family(
+        "agent_tokens", "counter", "Tokens that runs took", ("host", "agent", "kind")
+    )
+    for host, counts in by_host.items():
+        for field, value in counts.items():
+            if not field.startswith(PREFIX):
+                continue
+            agent, what = parted(field)
+            labels = {"host": host, "agent": agent}
+            if what.endswith("_tokens"):
+                kind = what.removesuffix("_tokens")
+                tokens.add({**labels, "kind": kind}, value, "_total")
+            elif what in ENDS:
+                ends.add({**labels, "status": what}, value, "_total")
+            else:
+                ends.add({**labels, "status": "failed", "code": what}, value, "_total")
+    return ends, tokens
 
 
 def _histogram(name: str, family: Family, by_host: ByHost) -> Family:
@@ -165,43 +234,88 @@ def _histogram(name: str, family: Family, by_host: ByHost) -> Family:
 
 
 def _open(seen: Seen) -> Family:
-    family = Family("responses_open", "gauge", "Event streams open")
-    readers = ((str(one["host"]), int(one.get("open", 0))) for one in seen.workers)
-    for host, count in _summed(readers).items():
-        family.add({"host": host}, count)
+    family = Family("responses_open", "gauge", "Event streams open", ("host", "dialect"))
+    readers = (
+        ((str(one["host"]), dialect), int(one.get(f"open_{dialect}", 0)))
+        for one in seen.workers
+        for dialect in DIALECTS
+    )
+    for (host, dialect), count in _summed(readers).items():
+        family.add({"host": host, "dialect": dialect}, count)
     return family
 
 
-def _servers(seen: Seen) -> Iterator[Family]:
+def _of_processes(workers: Sequence[Figures]) -> Iterator[Family]:
+    for name, text in OF_PROCESSES.items():
+        family = Family(name, "gauge", text, ("host", "role"))
+        rows = (((str(it["host"]), str(it["role"])), _of_process(name, it)) for it in workers)
+        for (host, role), value in _summed(rows).items():
+            family.add({"host": host, "role": role}, value)
+        yield family
+    web = [one for one in workers if one["role"] == "web"]
+    for name, text in OF_WORKERS.items():
+        family = Family(name, "gauge", text, ("host",))
+        said = name.removeprefix("workers_").removeprefix("runs_")
+        for host, value in _summed(
+            (str(it["host"]), int(it.get(said, 0))) for it in web
+        ).items():
+            family.add({"host": host}, value)
+        yield family
+
+
+def _of_process(name: str, one: Figures) -> float:
+    if name == "processes_silent":
+        return float(one["age_s"]) > SILENT_S
+    return float(one.get("cpu", 0)) if name == "processes_cpu_ratio" else 1
+
+
+def _servers(seen: Seen, streams_bound: int) -> Iterator[Family]:
     found = {"streams": seen.streams, "cache": seen.cache}
-    up = Family("redis_up", "gauge", "Whether it answers")
+    up = Family("redis_up", "gauge", "Whether it answers", ("role",))
     for role, server in found.items():
         if server is not None:
             up.add({"role": role}, int(isinstance(server, dict)))
     yield up
     for name, (title, text, grows) in SERVER.items():
-        family = Family(title, "counter" if grows else "gauge", text)
+        family = Family(title, "counter" if grows else "gauge", text, ("role",))
         for role, server in found.items():
             if isinstance(server, dict) and server.get(name) is not None:
                 family.add({"role": role}, server[name], "_total" if grows else "")
         yield family
+    bound = Family(
+        "streams_bound_bytes", "gauge", "What runs are admitted by: STREAM_MAX_MEMORY, or less"
+    )
+    own = isinstance(seen.streams, dict) and seen.streams["maxmemory"]
+    bound.add({}, min(streams_bound, own or streams_bound))
+    yield bound
+    wrong = Family(
+        "redis_wrong", "gauge", "Settings of it that its role cannot do with", ("role",)
+    )
+    for needed in (STREAMS, CACHE):
+        server = found[needed.name]
+        if isinstance(server, dict):
+            wrong.add({"role": needed.name}, len(faults(needed, server)))
+    yield wrong
 
 
 def _memory(memory: dict[str, Any]) -> Iterator[Family]:
-    pss = Family("memory_pss_bytes", "gauge", "Proportional set size")
+    pss = Family("memory_pss_bytes", "gauge", "Proportional set size", ("host", "role"))
     rows = (((row["host"], row["role"]), row["pss_bytes"]) for row in memory["processes"])
     for (host, role), size in _summed(rows).items():
         pss.add({"host": host, "role": role}, size)
     yield pss
+    warn = Family("memory_warn_bytes", "gauge", "MEMORY_WARN_MB, of one host in all")
+    warn.add({}, memory["warn_mb"] * 1024**2)
+    yield warn
     for name, size in memory["cgroup"].items():
+        family = Family(f"cgroup_{name}", "gauge", "Of the cgroup of who answers")
         if size is not None:
-            family = Family(f"cgroup_{name}", "gauge", "Of the cgroup")
             family.add({}, size)
-            yield family
+        yield family
 
 
-def _summed(pairs: Iterable[tuple[Any, int]]) -> dict[Any, int]:
-    total: dict[Any, int] = {}
+def _summed(pairs: Iterable[tuple[Any, float]]) -> dict[Any, float]:
+    total: dict[Any, float] = {}
     for key, value in pairs:
         total[key] = total.get(key, 0) + value
     return total

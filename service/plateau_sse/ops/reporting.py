@@ -1,6 +1,7 @@
 """What a process says of itself, every few seconds, and at once where others act on it.
 
-Invariant: a store that does not answer costs the process nothing but being unknown.
+Invariant: a store that does not answer costs the process nothing but being unknown. Whoever
+can be asked has said something of itself, or tried to.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from plateau_sse.store.figures.workers import REPORT_S, Figures, Workers
 log = logging.getLogger("plateau.ops")
 
 LOOK_S = 0.5
+# Where the store hangs, a process begins without being known.
+BEGIN_S = 1.0
 
 
 class Reporter:
@@ -43,6 +46,9 @@ class Reporter:
         self._dead: list[int] = []
         self._cpu = process.Cpu()
         self._started = int(time.time())
+        self._here: Figures = {"space": process.space(), "born": process.born()}
+        self._begun = asyncio.Event()
+        self._is_new = True
 
     async def keep_reporting(self) -> None:
         """For ever; then it takes its leave."""
@@ -54,13 +60,30 @@ class Reporter:
                     await self._bury()
                 except StoreError as error:
                     log.info("nobody is told of this process: %s", error)
+                self._begun.set()
                 tell_held()
                 await self._wait(told)
         finally:
             with suppress(StoreError):
                 await self._workers.leave()
 
+    async def has_begun(self) -> None:
+        """Return when this process has been told of, as far as that is to be had."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_S):
+                await self._begun.wait()
+
     async def _bury(self) -> None:
+        """Those of this tree that have ended and, once, those of trees before it."""
+        if self._is_new:
+            self._dead += [
+                int(one["pid"])
+                for one in await self._workers.of_this_host()
+                if process.is_gone(
+                    int(one["pid"]), float(one.get("born", 0)), str(one.get("space", ""))
+                )
+            ]
+            self._is_new = False
         if self._board is not None:
             self._dead += self._board.ended()
         while self._dead:
@@ -77,6 +100,7 @@ class Reporter:
     def _figures(self) -> Figures:
         pss, rss = process.memory()
         figures: Figures = {
+            **self._here,
             "started": self._started,
             "pss": pss,
             "rss": rss,

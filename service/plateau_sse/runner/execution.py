@@ -10,29 +10,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import Executor
-from contextlib import aclosing, suppress
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
-from plateau_sse.agents import AgentError, Message, Run, Yielded
+import msgspec
+
+from plateau_sse.agents import NO_TRACE, AgentError, Memory, Message, Run, Step
 from plateau_sse.agents.registry import RegisteredAgent
-from plateau_sse.errors import StoreError
+from plateau_sse.content import latest_text
+from plateau_sse.errors import StoreError, StoreFull
+from plateau_sse.owners import kept_for
+from plateau_sse.runner.beat import Beat
+from plateau_sse.runner.driving import Driving
+from plateau_sse.runner.fitting import short
 from plateau_sse.runner.keeper import Keeper
-from plateau_sse.runner.writer import Refused, Writer
-from plateau_sse.runner.yields import TooLarge, Yields, short
-from plateau_sse.store.answers import cache
+from plateau_sse.runner.threads import Threads
+from plateau_sse.runner.writer import Refused, Writer, without_room
+from plateau_sse.runner.yields import Call, Draft, Piece, TooLarge, Yields
+from plateau_sse.store.answers.answer import Answer, answer_of
+from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.store.runs.tape import Tape
+from plateau_sse.tracing import RunTrace, Tracing
 
 log = logging.getLogger("plateau.runner")
 
-# An agent that does not end when it is cancelled is left behind after two seconds.
-STOP_TRIES, STOP_AGAIN_S = 10, 0.2
-
-_DONE = object()
+# What an agent has for cleaning up where its run is handed back: this process is leaving.
+HAND_BACK_S = 1.0
 
 
 class Execution:
@@ -46,9 +52,12 @@ class Execution:
         agents: Mapping[str, RegisteredAgent],
         streams: Streams,
         keeper: Keeper,
-        threads: Executor,
+        threads: Threads,
+        beat: Beat,
         timeout_s: float,
+        life_s: float = float("inf"),
         count: Callable[[str], None] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._claimed = claimed
         self._count = count
@@ -56,76 +65,133 @@ class Execution:
         self._agents = agents
         self._keeper = keeper
         self._threads = threads
+        self._beat = beat
         self._timeout_s = timeout_s
-        self._writer = Writer(streams, run_id, claimed.attempt, claimed.seq)
+        # From the beginning of the first attempt on.
+        self._life_s = life_s
+        # As the claim began it.
+        self._tape = Tape(claimed.attempt)
+        self._tape.add(events.started(run_id, claimed.agent, claimed.attempt))
+        self._writer = Writer(streams, run_id, claimed.seq, self._tape)
         self._job = Job.decode(claimed.request)
         self._started = time.monotonic()
-        self._yields = Yields(claimed.agent)
-        self._driving: asyncio.Task[None] | None = None
+        self._trace: RunTrace | None = None
+        if tracing is not None:
+            job = self._job
+            self._trace = tracing.run(
+                run_id, claimed.agent, claimed.attempt, job.traceparent, job.asked_ms
+            )
+        self._yields = Yields(claimed.agent, self._tape.marks_bytes)
+        # What it remembers, and whether it began with anything.
+        self._memory: Memory | None = None
+        self._recalled = False
+        self._driving: Driving | None = None
         self._cancel_reason = claimed.cancel
-        self._over = False
         # The event that the run has ended with; and the seconds from its asking to its text.
         self.last: events.Event | None = None
         self.first_text_s: float | None = None
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody wants it cancelled: that needs no place among the running."""
+        """Whether somebody wants it cancelled."""
         return self._cancel_reason is not None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether its end is known before it is executed: that needs no place among the
+        running."""
+        return self.cancelled or self._left_s <= 0
+
+    @property
+    def _left_s(self) -> float:
+        """Of its life."""
+        return self._life_s - self._claimed.age_s - self.elapsed_s
 
     @property
     def agent(self) -> str:
         return self._claimed.agent
 
     @property
-    def task_name(self) -> str:
-        """Of the task that runs the agent's own code."""
-        return f"agent {self.run_id}"
+    def memory_place(self) -> str:
+        """That of what its agent remembers, '' where that is nothing: its runs are executed
+        one after the other."""
+        return self._job.memory
+
+    @property
+    def end(self) -> str:
+        """`completed`, `cancelled`, or the code that it failed with; '' before."""
+        if self.last is None:
+            return ""
+        if self.last.arg == "failed":
+            return str(msgspec.json.decode(self.last.data)["code"])
+        return self.last.arg
+
+    @property
+    def usage(self) -> Mapping[str, int] | None:
+        """What it has used, in tokens, as far as it has said so."""
+        return self._yields.usage
 
     def stop(self, reason: str) -> None:
         """Somebody asked to cancel the run."""
         self._cancel_reason = reason
         if self._driving is not None:
-            self._driving.cancel()
+            self._driving.stop()
 
     async def run(self) -> None:
-        """Returns when the run has ended; Refused where it is no longer ours."""
+        """Returns when the run has ended; Refused where it is no longer ours. What is kept of
+        it is kept before its end is announced, and after all that was said is on the tape; that
+        it was this run's answer, once it is: another end or attempt may still come between."""
         try:
-            last = await self._outcome()
-            usage = self._yields.usage
-            output = self._yields.output if last.arg == "completed" else None
-            if last.arg == "completed":
-                await self._remember()
-            await self._writer.finish(last, usage=usage, output=output)
-            self.last = last
+            last = await self._remembered(await self._outcome())
+            try:
+                await self._writer.close(last)
+            except StoreFull:
+                last = without_room(last)
+            output = self._output() if last.arg == "completed" else None
+            kept = await self._keep(cast(Status, last.arg), output)
+            self.last = await self._writer.finish(last, output=output)
             await self._keeper.free(self._job, self.run_id)
-        except BaseException:
+            await self._settle(stays=self.last is last and last.arg == "completed")
+            if kept is not None and self.last is last:
+                await self._keeper.point(self._job, self.run_id, *kept)
+        finally:
+            # It hands what it takes to this, and so each would keep the other: nothing here is
+            # left to the collector, which does not see how large a tape is.
+            self._driving = None
             await self._writer.abandon()
-            raise
+            if self._trace is not None:
+                self._trace.end(self.end, self.usage)
 
     async def _outcome(self) -> events.Event:
         """The event that the run ends with."""
-        if self._cancel_reason is not None:
-            return events.cancelled(self._cancel_reason)
-        self._driving = asyncio.create_task(self._drive(), name=self.task_name)
-        try:
-            finished, _ = await asyncio.wait({self._driving}, timeout=self._timeout_s)
-        except asyncio.CancelledError:
-            await self._stop_driving()
-            raise
-        if not finished:
-            await self._stop_driving()
-            message = f"The attempt took longer than {self._timeout_s:g} s."
-            return events.failed("timeout", message, retryable=True)
+        if self.is_decided:
+            return self._stopped(at_end_of_life=True)
+        agent = self._agents.get(self.agent)
+        if agent is None:
+            message = f"This runner has no agent {self.agent!r}."
+            return events.failed("agent_unknown", message, retryable=False)
+        self._memory = await self._keeper.recall(self._job, self.agent, self.run_id)
+        self._recalled = self._memory is not None and bool(self._memory.value)
+        time_s = min(self._timeout_s, self._left_s)
+        with self._beat.marks.of(self.run_id, agent.name) as mark:
+            self._driving = Driving(
+                agent,
+                self._run(),
+                self._take,
+                threads=self._threads,
+                mark=mark,
+                name=f"agent {self.run_id}",
+            )
+            done = await self._driving.is_done(time_s, HAND_BACK_S)
+        if not done:
+            return self._stopped(at_end_of_life=time_s < self._timeout_s)
         try:
             self._driving.result()
+            # It is the agent's still, also where it is too much.
+            for piece in self._yields.rest():
+                await self._writer.say(piece)
         except asyncio.CancelledError as error:
             return self._failure(error)
-        except AgentError as error:
-            if self.cancelled:
-                return self._failure(error)
-            message = short(error.message)
-            return events.failed(error.code, message, retryable=error.retryable)
         except (Refused, StoreError):
             raise
         except Exception as error:
@@ -135,33 +201,44 @@ class Execution:
             cached=False,
             duration_ms=self.elapsed_ms,
             finish_reason=self._yields.finish_reason,
-            output=self._yields.output,
+            model=self._yields.model,
         )
 
-    async def _stop_driving(self) -> None:
-        """Cancel the agent, again where it or a library swallows that, but not for ever: what
-        it yields after its time is refused."""
-        self._over = True
-        assert self._driving is not None
-        for _ in range(STOP_TRIES):
-            self._driving.cancel()
-            await asyncio.wait({self._driving}, timeout=STOP_AGAIN_S)
-            if self._driving.done():
-                # Retrieved: what a stopped agent raises is nobody's business.
-                if not self._driving.cancelled():
-                    self._driving.exception()
-                return
-        log.error(
-            "run %s: agent %s does not stop",
-            self.run_id,
-            self._claimed.agent,
-            extra={"request": self._job.request_id},
-        )
+    async def _remembered(self, last: events.Event) -> events.Event:
+        """What its agent is to remember is kept: the event that the run ends with then."""
+        if self._memory is None or last.arg != "completed":
+            return last
+        try:
+            keep = self._keeper.keep_memory
+            await keep(self._job, self.agent, self.run_id, self._memory)
+        except AgentError as error:
+            return self._failure(error)
+        return last
+
+    async def _settle(self, *, stays: bool) -> None:
+        if self._memory is None or not (self._memory.is_new or self._claimed.attempt > 1):
+            return
+        settle = self._keeper.settle_memory
+        await settle(self._job, self.agent, self.run_id, stays=stays)
+
+    def _stopped(self, *, at_end_of_life: bool) -> events.Event:
+        if self._cancel_reason is not None:
+            return events.cancelled(self._cancel_reason)
+        message = f"The attempt took longer than {self._timeout_s:g} s."
+        if at_end_of_life:
+            message = events.too_long(self._life_s)
+        return events.failed("timeout", message, retryable=True)
 
     def _failure(self, error: BaseException) -> events.Event:
         """What came out of the agent: the answer to `stop`, or an error of its own."""
         if self._cancel_reason is not None:
             return events.cancelled(self._cancel_reason)
+        if isinstance(error, AgentError):
+            if error.__cause__ is not None:
+                # Of which the reader is told no more than what kind it is of.
+                log.warning("run %s: %s", self.run_id, error.code, exc_info=error.__cause__)
+            message = short(error.message)
+            return events.failed(error.code, message, retryable=error.retryable)
         log.error(
             "run %s: agent %s failed",
             self.run_id,
@@ -180,109 +257,87 @@ class Execution:
     def elapsed_ms(self) -> int:
         return int(self.elapsed_s * 1000)
 
-    async def _drive(self) -> None:
-        try:
-            await self._drive_agent()
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Out of a task these end the process, and every other run with it.
-            raise RuntimeError(f"the agent called for {type(error).__name__}") from error
-
-    async def _drive_agent(self) -> None:
-        name = self._claimed.agent
-        agent = self._agents.get(name)
-        if agent is None:
-            raise AgentError("agent_unknown", f"This runner has no agent {name!r}.")
-        yielded: Any = agent.call(self._run())
-        if isinstance(yielded, AsyncIterator):
-            if not hasattr(yielded, "aclose"):
-                async for item in yielded:
-                    await self._take(item)
-                return
-            async with aclosing(yielded):  # type: ignore[type-var]
-                async for item in yielded:
-                    await self._take(item)
-        elif isinstance(yielded, Iterator):
-            await self._drive_in_thread(yielded)
-        else:
-            if hasattr(yielded, "close"):
-                yielded.close()
-            raise AgentError(
-                "agent_invalid_output",
-                f"Agent {name!r} must be a generator; it returned {type(yielded).__name__}.",
-            )
-
-    async def _drive_in_thread(self, items: Iterator[Yielded]) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            step = loop.run_in_executor(self._threads, next, items, _DONE)
-            try:
-                # A thread cannot be cancelled: it is left to finish its step.
-                item: Any = await asyncio.shield(step)
-                if item is _DONE:
-                    return
-                await self._take(item)
-            except BaseException:
-                step.add_done_callback(partial(self._close_after, items))
-                raise
-
-    def _close_after(self, items: Iterator[Yielded], done: asyncio.Future[Any]) -> None:
-        # Retrieve the outcome of a step that nobody awaits any more, and let the generator go,
-        # in a thread as it ran: what it does last may block.
-        if not done.cancelled():
-            done.exception()
-        close = getattr(items, "close", None)
-        if close is not None:
-            with suppress(RuntimeError):
-                self._threads.submit(close)
-
     def _run(self) -> Run:
-        messages = [Message(m["role"], m["content"]) for m in self._job.messages]
-        asked = next((m.content for m in reversed(messages) if m.role == "user"), "")
+        # What a person has answered is no option of an endpoint's.
+        options = {**self._job.options}
+        resume = options.pop("resume", None)
         return Run(
             id=self.run_id,
             agent=self._claimed.agent,
-            input=asked,
-            messages=messages,
-            options=self._job.options,
+            input=latest_text(self._job.messages),
+            messages=[Message.of(message) for message in self._job.messages],
+            options=options,
             attempt=self._claimed.attempt,
             conversation=self._job.conversation or None,
+            resume=resume if isinstance(resume, list) else (),
+            memory=self._memory,
+            trace=self._trace or NO_TRACE,
         )
 
     async def _take(self, item: Any) -> None:
         """One thing that the agent yielded."""
-        if self._over:
-            raise asyncio.CancelledError
         try:
-            said = self._yields.take(item)
-        except TooLarge:
+            for piece in self._yields.before(item):
+                await self._writer.say(piece)
+            match self._yields.take(item):
+                case Piece() as piece:
+                    await self._writer.say(piece)
+                    self._note_text(piece)
+                case Draft() as draft:
+                    await self._writer.draft(draft)
+                case Call() as call:
+                    await self._writer.call(call.id, call.event)
+                case events.Event() as event if isinstance(item, Step):
+                    await self._writer.step(event)
+                case events.Event() as event:
+                    await self._writer.event(event)
+        except TooLarge as error:
             self._count("outputs_too_large")
-            log.info("run %s: its answer is too large", self.run_id)
+            log.info("run %s: %s", self.run_id, error)
             raise
-        if isinstance(said, str):
-            await self._writer.text(said)
-            if self.first_text_s is None and self._job.asked_ms:
-                self.first_text_s = max(0.0, time.time() - self._job.asked_ms / 1000)
-        elif said is not None:
-            await self._writer.event(said)
 
-    async def _remember(self) -> None:
-        """Keep the answer before the end is announced: who asks then gets a hit."""
+    def _note_text(self, piece: Piece) -> None:
+        if piece.kind == "t" and self.first_text_s is None and self._job.asked_ms:
+            if self._trace is not None:
+                self._trace.first_text()
+            self.first_text_s = max(0.0, time.time() - self._job.asked_ms / 1000)
+
+    def _output(self) -> str | None:
+        """The answer, where it is not the text."""
+        output = self._yields.output
+        return None if output == self._tape.said() else output
+
+    async def _keep(self, status: Status, output: str | None) -> tuple[Answer, str] | None:
+        """Before the end is announced: who asks then gets a hit. What is in the cache then, and
+        its key."""
+        await self._keeper.remember(
+            self._job,
+            self.run_id,
+            self._tape,
+            output=output,
+            status=status,
+            attempt=self._claimed.attempt,
+        )
+        if status != "completed" or not self._yields.is_whole:
+            return None
+        if self._recalled or (self._memory is not None and self._memory.is_new):
+            # It follows from more than what was asked.
+            return None
         agent = self._agents[self._claimed.agent]
-        answer = cache.answer_of(
+        if agent.hosted is not None and not agent.hosted.cache:
+            # Of the version that was asked answers may be kept.
+            return None
+        answer = answer_of(
+            tape=self._tape,
+            run_id=self.run_id,
             agent=agent.name,
-            owner=self._claimed.owner,
-            text=self._yields.text,
-            output=self._yields.output,
+            owner=kept_for(self._claimed.owner, agent.version),
+            output=output,
             usage=self._yields.usage,
-            tools=self._yields.tools,
+            model=self._yields.model,
             duration_ms=self.elapsed_ms,
             finish_reason=self._yields.finish_reason,
         )
-        await self._keeper.keep(
-            self._job,
-            self.run_id,
-            answer,
-            version=agent.version,
-            attempt=self._claimed.attempt,
-            is_whole=self._yields.is_whole,
-        )
+        put = self._keeper.cache
+        key = await put(self._job, self.run_id, answer, version=agent.version)
+        return (answer, key) if key else None

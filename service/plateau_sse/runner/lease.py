@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from plateau_sse.errors import StoreError
-from plateau_sse.store.queue.queue import RENEW_S, Leases
+from plateau_sse.store.queue.queue import RENEW_S, Leases, Ticket
 
 log = logging.getLogger("plateau.runner")
 
@@ -20,13 +20,14 @@ RETRY_S = 0.5
 
 
 class LeaseKeeper:
-    """`on_lost(entry)` is called from the thread, once for each lease that is gone."""
+    """`on_lost(run_id)` is called from the thread, once for each lease that is gone."""
 
     def __init__(self, leases: Leases, runner: str, on_lost: Callable[[str], None]) -> None:
         self._leases = leases
         self._runner = runner
         self._on_lost = on_lost
-        self._held: set[str] = set()
+        # Runs, with their lines.
+        self._held: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
@@ -38,19 +39,24 @@ class LeaseKeeper:
         self._stopping.set()
         self._thread.join(timeout=3)
 
-    def hold(self, entry: str) -> None:
+    def hold(self, ticket: Ticket) -> None:
         with self._lock:
-            self._held.add(entry)
+            self._held[ticket.run_id] = ticket.line
 
-    def release(self, entry: str) -> None:
+    def lines(self) -> set[str]:
+        """Those of what is held."""
         with self._lock:
-            self._held.discard(entry)
+            return set(self._held.values())
+
+    def release(self, run_id: str) -> None:
+        with self._lock:
+            self._held.pop(run_id, None)
 
     def _keep(self) -> None:
         wait_s = RENEW_S
         while not self._stopping.wait(wait_s):
             with self._lock:
-                held = sorted(self._held)
+                held = dict(self._held)
             wait_s = RENEW_S
             if not held:
                 continue
@@ -60,10 +66,9 @@ class LeaseKeeper:
                 log.warning("leases could not be renewed, trying again: %s", error)
                 wait_s = RETRY_S
                 continue
-            for entry in lost:
+            for run_id in lost:
                 # Released meanwhile: it ended, nobody took it.
                 with self._lock:
-                    taken = entry in self._held
-                    self._held.discard(entry)
+                    taken = self._held.pop(run_id, None) is not None
                 if taken:
-                    self._on_lost(entry)
+                    self._on_lost(run_id)

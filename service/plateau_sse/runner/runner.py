@@ -8,48 +8,54 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
 from plateau_sse import tasks
 from plateau_sse.agents.registry import RegisteredAgent
-from plateau_sse.errors import StoreError, StoreFull
+from plateau_sse.errors import StoreError
 from plateau_sse.ops.reporting import Reporter
+from plateau_sse.runner.beat import Beat, Before
+from plateau_sse.runner.claiming import Claims
 from plateau_sse.runner.counting import count_end
-from plateau_sse.runner.execution import Execution
+from plateau_sse.runner.driving import bound_closing
+from plateau_sse.runner.execution import HAND_BACK_S, Execution
+from plateau_sse.runner.handing_back import hand_back, hand_back_blocking
 from plateau_sse.runner.keeper import Keeper
 from plateau_sse.runner.lease import LeaseKeeper
-from plateau_sse.runner.watchdog import Watchdog
+from plateau_sse.runner.marks import make_task
+from plateau_sse.runner.places import Places
+from plateau_sse.runner.taking import Taking
+from plateau_sse.runner.threads import Threads, Tools
+from plateau_sse.runner.watchdog import EXIT_CODE, Watchdog
 from plateau_sse.runner.writer import Refused
 from plateau_sse.settings import Settings
+from plateau_sse.store.conversations.lines import Lines
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.figures.tally import Board
 from plateau_sse.store.figures.workers import Figures, Workers
+from plateau_sse.store.queue.announcements import Announcements
+from plateau_sse.store.queue.due import Due
 from plateau_sse.store.queue.queue import Leases, Queue, Ticket
 from plateau_sse.store.runs import events
-from plateau_sse.store.runs.appending import Appended, BlockingStreams
+from plateau_sse.store.runs.appending import BlockingStreams
 from plateau_sse.store.runs.streams import Claimed, Streams
+from plateau_sse.tracing import Tracing
 
 log = logging.getLogger("plateau.runner")
 
 # Cancelling must reach an agent within a second.
 CANCEL_POLL_S = 0.5
-BLOCK_MS = 1000
-TAKE_OVER_AT_ONCE = 100
-# How soon a run that waits for a place notices that it is to be cancelled.
-KEEP_ALIVE_S = 1.0
-PUBLISH_AGENTS_S = 600
-PUBLISH_RETRY_S = 5
+THREADS_POLL_S = 1.0
 # What is left of the grace for handing back and closing.
 GRACE_RESERVE_S = 3
+# For what an agent that has stopped has still to be waited for.
+HAND_BACK_MORE_S = 0.5
 
 
 class Runner:
-    """Opened and driven by `run`; `name` is the consumer's in the queue."""
+    """Opened and driven by `run`; `name` is its own in the queue."""
 
     def __init__(
         self,
@@ -58,160 +64,199 @@ class Runner:
         agents: Mapping[str, RegisteredAgent],
         streams: Streams,
         queue: Queue,
+        announcements: Announcements,
         keeper: Keeper,
+        lines: Lines,
         leases: Leases,
         stats: Stats,
         workers: Workers,
         blocking: BlockingStreams,
-        board: Board | None = None,
+        board: Board | None,
+        beat: Beat,
+        before: Before | None = None,
+        due: Due | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._name = name
+        self._due = due
+        self._tracing = tracing
+        self._beat = beat
         self._settings = settings
         self._agents = agents
         self._streams = streams
         self._queue = queue
         self._keeper = keeper
+        self._claims = Claims(
+            name,
+            before,
+            streams,
+            stats,
+            settings.max_attempts,
+            settings.begun_life_s,
+            {name: it.hosted.attempts for name, it in agents.items() if it.hosted},
+        )
         self._stats = stats
         self._blocking = blocking
-        self._reporter = Reporter(workers, self._figures, board=board)
+        self._reporter = Reporter(workers, self._figures, urgent=self._urgent, board=board)
         self._loop = asyncio.get_running_loop()
+        self._renewing = leases
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
-        self._threads = ThreadPoolExecutor(settings.runner_concurrency, "agent")
+        self._threads = Threads()
         # What was taken over waits here for a place; nothing new is taken on meanwhile.
-        self._places = asyncio.Semaphore(settings.runner_concurrency)
+        self._places = Places(settings.runner_concurrency, streams, lines)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._taking = Taking(
+            name,
+            agents,
+            queue,
+            announcements,
+            before,
+            self._start,
+            self._tasks,
+            settings.runner_concurrency,
+            settings.queue_timeout_s,
+            lambda: self._places.waiting,
+        )
         self._executions: dict[str, Execution] = {}
-        self._announce_at = float("-inf")
+        # What is held of the queue: all that is to be handed back.
+        self._held: dict[str, Claimed | None] = {}
+        self._worn = False
+        self._is_leaving = False
 
-    async def serve(self, stopping: asyncio.Event) -> None:
-        """Take and execute runs until `stopping`, then finish or hand back what is held."""
+    async def serve(self, stopping: asyncio.Event) -> int:
+        """Take and execute runs until `stopping`, then finish or hand back what is held; gives
+        the exit code. One whose threads hang stops by itself."""
+        bound_closing(self._loop)
+        self._loop.set_task_factory(make_task)
+        # By default as many as the machine has cores, and four: tools would wait for tools.
+        self._loop.set_default_executor(Tools(self._settings.runner_concurrency))
         self._leases.start()
         watchdog = Watchdog(
-            self._loop, self._running, self._time_out, timeout_s=self._settings.run_timeout_s
+            self._beat.marks,
+            self._time_out,
+            timeout_s=self._settings.run_timeout_s,
+            beat=self._beat.give,
         )
         watchdog.start()
         beating = asyncio.create_task(watchdog.keep_beating())
-        taking = asyncio.create_task(self._take_runs())
+        reporting = asyncio.create_task(self._reporter.keep_reporting())
+        await self._reporter.has_begun()
+        taking = asyncio.create_task(self._taking.keep_taking())
+        wearing = asyncio.create_task(self._watch_threads(stopping))
         cancelling = asyncio.create_task(self._watch_cancels())
         counting = asyncio.create_task(self._stats.keep_flushing())
-        reporting = asyncio.create_task(self._reporter.keep_reporting())
         try:
             await stopping.wait()
+            self._is_leaving = True
             await tasks.end(taking)
             await self._finish()
         finally:
-            await tasks.end(taking, cancelling, counting, beating, reporting)
+            await tasks.end(taking, wearing, cancelling, counting, beating, reporting)
             watchdog.stop()
+            self._beat.stop()
             self._leases.stop()
-            self._threads.shutdown(wait=False, cancel_futures=True)
             with suppress(StoreError):
                 await self._stats.flush()
+        return EXIT_CODE if self._worn else 0
 
     def _figures(self) -> Figures:
-        return {"running": len(self._executions), "places": self._settings.runner_concurrency}
-
-    def _running(self) -> dict[str, tuple[str, str]]:
-        """By the name of its driving task: each run and its agent. Called from a thread."""
         return {
-            run.task_name: (run.run_id, run.agent) for run in list(self._executions.values())
+            "running": len(self._executions),
+            "places": self._settings.runner_concurrency,
+            "hanging": self._threads.hanging,
+            "leaving": int(self._is_leaving),
         }
 
+    def _urgent(self) -> tuple[int, bool]:
+        """What others are to learn at once."""
+        return self._threads.hanging, self._is_leaving
+
+    async def _watch_threads(self, stopping: asyncio.Event) -> None:
+        """Each that hangs holds memory, and what it waits for: a successor has none."""
+        most = self._settings.runner_concurrency
+        while True:
+            await asyncio.sleep(THREADS_POLL_S)
+            if self._threads.hanging >= most:
+                break
+        log.error(
+            "%d threads of plain generators hang: leaving them behind with this process. An "
+            "agent that waits for something without a timeout does that.",
+            most,
+        )
+        self._worn = True
+        stopping.set()
+
     def _time_out(self, run_id: str) -> None:
-        """End a run whose agent holds the loop. Called from a thread."""
+        """End a run whose agent holds the loop; this process is left behind it. Called from a
+        thread."""
         timeout_s = self._settings.run_timeout_s
         message = f"The attempt took longer than {timeout_s} s, and never yielded."
-        self._blocking.end(run_id, events.failed("timeout", message, retryable=True))
+        ended = False
+        try:
+            self._blocking.end(run_id, events.failed("timeout", message, retryable=True))
+            ended = run_id in self._held
+        finally:
+            self._leases.stop()
+            # Where it goes on it may be any of them: this was a try of each.
+            others = self._held if ended else {}
+            hand_back_blocking(self._name, self._lines, others, self._renewing, self._blocking)
 
     async def _finish(self) -> None:
+        lines = self._lines
         if self._tasks:
             grace_s = max(1, self._settings.graceful_timeout_s - GRACE_RESERVE_S)
             log.info("finishing %d runs, for %d s at most", len(self._tasks), grace_s)
             waiting = asyncio.create_task(self._stay_known())
             await asyncio.wait(self._tasks.values(), timeout=grace_s)
             await tasks.end(waiting)
-        if self._tasks:
-            log.info("handing back %d runs", len(self._tasks))
-            await tasks.end(*self._tasks.values())
+        held, left = dict(self._held), list(self._tasks.values())
+        if left:
+            log.info("handing back %d runs", len(left))
+            for task in left:
+                # Once: what its agent does last is not to be broken off.
+                task.cancel()
+            await asyncio.wait(left, timeout=HAND_BACK_S + HAND_BACK_MORE_S)
+        self._leases.stop()
+        await hand_back(self._name, lines, held, self._queue, self._streams)
+
+    @property
+    def _lines(self) -> set[str]:
+        """All that it may have taken from, and not let go of."""
+        return {*self._taking.lines, *self._queue.left, *self._leases.lines()}
 
     async def _stay_known(self) -> None:
-        """A successor takes what is enqueued meanwhile: nobody is turned away."""
+        """A successor takes what is enqueued meanwhile: nobody is turned away. Without lines of
+        its own it leaves theirs to whoever has the agents, in whatever version."""
         while True:
             with suppress(StoreError):
-                await self._queue.take_over(self._name, 0)
+                await self._queue.take(self._name, (), 0)
             await asyncio.sleep(1)
 
-    async def _take_runs(self) -> None:
-        wait_s = 0.1
-        inherited = False
-        while True:
-            try:
-                await self._announce()
-                if not inherited:
-                    self._start(await self._queue.mine(self._name), retaken=True)
-                    inherited = True
-                await self._take_some()
-                wait_s = 0.1
-            except StoreError as error:
-                log.warning("the streams instance does not answer, trying again: %s", error)
-                await asyncio.sleep(wait_s * random.uniform(0.5, 1))
-                wait_s = min(2.0, wait_s * 2)
-                self._announce_at = float("-inf")
-            except Exception:
-                # Whatever it was: a late runner is better than one that takes nothing more.
-                log.exception("runs could not be taken, trying again")
-                await asyncio.sleep(1)
-
-    async def _announce(self) -> None:
-        """Make the group and the agents known, also to a store that was emptied."""
-        if time.monotonic() < self._announce_at:
-            return
-        versions = {name: agent.version for name, agent in self._agents.items()}
-        again_s = float(PUBLISH_AGENTS_S)
-        try:
-            await self._queue.open()
-            await self._queue.publish_agents(versions)
-        except StoreFull as error:
-            # What is in the queue can be executed all the same, and that makes room.
-            log.warning("the agents could not be announced, trying again: %s", error)
-            again_s = PUBLISH_RETRY_S
-        self._announce_at = time.monotonic() + again_s
-
-    async def _take_some(self) -> None:
-        # Asked for once a second at least: it is also how the others see that we live. However
-        # full we are: readers of a lost run are to hear soon that it begins again.
-        lost = await self._queue.take_over(self._name, TAKE_OVER_AT_ONCE)
-        self._start(lost, retaken=True)
-        free = self._settings.runner_concurrency - len(self._tasks)
-        if free > 0:
-            self._start(await self._queue.take(self._name, free, BLOCK_MS), retaken=False)
-        else:
-            await asyncio.wait(
-                self._tasks.values(), timeout=1, return_when=asyncio.FIRST_COMPLETED
-            )
-
-    def _start(self, tickets: list[Ticket], *, retaken: bool) -> None:
+    def _start(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
-            # Our own run whose lease had run out: taking it over has renewed it.
-            if ticket.entry in self._tasks:
+            run_id = ticket.run_id
+            # Our own run whose lease had run out: taking it has renewed it.
+            if run_id in self._tasks:
                 continue
-            self._leases.hold(ticket.entry)
-            work = self._execute(ticket, retaken=retaken)
-            task = asyncio.create_task(work, name=ticket.entry)
-            self._tasks[ticket.entry] = task
-            task.add_done_callback(partial(self._ended, ticket.entry))
+            self._leases.hold(ticket)
+            self._held[run_id] = None
+            task = asyncio.create_task(self._execute(ticket), name=run_id)
+            self._tasks[run_id] = task
+            task.add_done_callback(partial(self._ended, run_id))
 
-    def _ended(self, entry: str, _: asyncio.Task[None]) -> None:
-        self._leases.release(entry)
-        self._tasks.pop(entry, None)
-        self._executions.pop(entry, None)
+    def _ended(self, run_id: str, _: asyncio.Task[None]) -> None:
+        self._leases.release(run_id)
+        self._tasks.pop(run_id, None)
+        self._executions.pop(run_id, None)
+        self._held.pop(run_id, None)
 
-    def _lease_lost(self, entry: str) -> None:
+    def _lease_lost(self, run_id: str) -> None:
         """Called from the thread that renews."""
 
         def stop() -> None:
-            if entry in self._tasks:
+            if run_id in self._tasks:
                 log.warning("another runner has taken over a run of ours, stopping it")
-                self._tasks[entry].cancel()
+                self._tasks[run_id].cancel()
 
         self._loop.call_soon_threadsafe(stop)
 
@@ -227,10 +272,16 @@ class Runner:
                 ).items():
                     watched[run_id].stop(reason)
 
-    async def _execute(self, ticket: Ticket, *, retaken: bool) -> None:
+    def _timeout_s(self, name: str) -> float:
+        hosted = self._agents[name].hosted if name in self._agents else None
+        most_s = float(self._settings.run_timeout_s)
+        return most_s if hosted is None else min(hosted.timeout_s or most_s, most_s)
+
+    async def _execute(self, ticket: Ticket) -> None:
         try:
-            claimed = await self._claim(ticket, retaken=retaken)
+            claimed = await self._claims.claim(ticket)
             if claimed is not None:
+                self._held[ticket.run_id] = claimed
                 execution = Execution(
                     claimed,
                     ticket.run_id,
@@ -238,72 +289,32 @@ class Runner:
                     streams=self._streams,
                     keeper=self._keeper,
                     threads=self._threads,
-                    timeout_s=self._settings.run_timeout_s,
+                    beat=self._beat,
+                    timeout_s=self._timeout_s(claimed.agent),
+                    life_s=self._settings.begun_life_s,
                     count=self._stats.count,
+                    tracing=self._tracing,
                 )
-                self._executions[ticket.entry] = execution
-                await self._run_in_a_place(execution, claimed, ticket.run_id)
-            await self._queue.done(ticket)
+                self._executions[ticket.run_id] = execution
+                async with self._places.one(execution, claimed):
+                    await execution.run()
+                    count_end(self._stats, execution)
+            await self._done(ticket)
         except Refused as refused:
             log.warning("run %s: no longer ours (%s)", ticket.run_id, refused.code)
             # Fenced: another runner has it. A gap: the store came back without so much of it
             # that only another attempt can end it.
             if refused.code in ("ended", "gone"):
                 with suppress(StoreError):
-                    await self._queue.done(ticket)
+                    await self._done(ticket)
         except StoreError as error:
             # The lease runs out and the run is taken over, by us or by another.
             log.warning("run %s: left for another attempt: %s", ticket.run_id, error)
         except Exception:
             log.exception("run %s: left for another attempt", ticket.run_id)
 
-    async def _run_in_a_place(
-        self, execution: Execution, claimed: Claimed, run_id: str
-    ) -> None:
-        """Wait for a place among those that execute. A run that waits is kept alive by empty
-        appends; one that is to be cancelled needs no place."""
-        placed = False
-        try:
-            while not placed and not execution.cancelled:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE_S):
-                        placed = await self._places.acquire()
-                except TimeoutError:
-                    code = (await self._streams.append(run_id, claimed.attempt, [])).code
-                    if code != "ok":
-                        raise Refused(code) from None
-            await execution.run()
-            count_end(self._stats, execution)
-        finally:
-            if placed:
-                self._places.release()
-
-    async def _claim(self, ticket: Ticket, *, retaken: bool) -> Claimed | None:
-        """The claimed run, or None where there is nothing (left) to execute."""
-        attempt, claimant = 0, f"{self._name} {ticket.entry}"
-        if retaken:
-            held = await self._streams.claimant(ticket.run_id)
-            if held is None:
-                return None
-            attempt, before = held
-            _, with_entry, entry = before.rpartition(" ")
-            if with_entry and entry != ticket.entry:
-                # Its other place in the queue is the one that counts.
-                return None
-        if attempt >= self._settings.max_attempts:
-            message = f"Its runner died, {attempt} times."
-            last = events.failed("runner_lost", message, retryable=True)
-            if (await self._streams.end(ticket.run_id, attempt, last)).code == "ok":
-                self._stats.count("runs_failed_runner_lost")
-            return None
-        first = events.restarted(attempt + 1, "runner_lost")
-        if attempt == 0:
-            first = events.started(ticket.run_id, ticket.agent, 1)
-        # By entry: a run that is in the queue twice is claimed once, by the same runner, too.
-        claimed = await self._streams.claim(ticket.run_id, attempt + 1, claimant, first)
-        if isinstance(claimed, Appended):
-            log.info("run %s: nothing to do (%s)", ticket.run_id, claimed.code)
-            return None
-        if attempt:
-            self._stats.count("runs_restarted")
-        return claimed
+    async def _done(self, ticket: Ticket) -> None:
+        """It has ended. Until that is noted it stays ours, or is another's who finds it so."""
+        if self._due is not None:
+            await self._due.note(ticket.run_id, 0)
+        await self._queue.done(ticket, self._name)

@@ -12,9 +12,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from plateau_sse.errors import StoreError
+from plateau_sse.runner.marks import Inside, Marks
 
 log = logging.getLogger("plateau.runner")
 
@@ -26,22 +27,23 @@ EXIT_CODE = 75
 
 
 class Watchdog:
-    """`running` gives the name of each task with its run and its agent; `end` ends a run as
-    timed out, over a connection that needs no loop."""
+    """Made in the loop's thread; `marks` say in whose code that is. `end` ends a run as timed
+    out, over a connection that needs no loop. `beat` is called as long as threads run."""
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        running: Callable[[], Mapping[str, tuple[str, str]]],
+        marks: Marks,
         end: Callable[[str], None],
         *,
         timeout_s: float,
+        beat: Callable[[], None] = lambda: None,
         leave: Callable[[int], None] = os._exit,
     ) -> None:
-        self._loop = loop
-        self._running = running
+        self._marks = marks
+        self._loops_thread = threading.get_native_id()
         self._end = end
         self._timeout_s = timeout_s
+        self._beat = beat
         self._leave = leave
         self._beat_at = time.monotonic()
         self._told = False
@@ -49,6 +51,8 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
+        # Before there is an agent that could keep the thread from it.
+        self._beat()
         self._thread.start()
 
     def stop(self) -> None:
@@ -63,6 +67,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopping.wait(BEAT_S):
+            self._beat()
             silent_s = time.monotonic() - self._beat_at
             if silent_s < BLOCKED_S:
                 continue
@@ -78,10 +83,8 @@ class Watchdog:
             if silent_s > self._timeout_s:
                 self._put_an_end(run_id, agent)
 
-    def _culprit(self) -> tuple[str, str]:
-        task = asyncio.current_task(self._loop)
-        name = task.get_name() if task is not None else ""
-        return self._running().get(name, ("?", "?"))
+    def _culprit(self) -> Inside:
+        return self._marks.threads().get(self._loops_thread, Inside("?", "?"))
 
     def _put_an_end(self, run_id: str, agent: str) -> None:
         log.critical("agent %s passed its deadline without yielding: restarting", agent)

@@ -1,136 +1,327 @@
-"""Checks what an agent yields, and makes events and the answer to be kept of it.
+"""Checks what an agent yields, and makes of it what is written.
 
-Invariant: whatever an agent yields becomes text or an event within its bounds, or an
-AgentError; what is kept of it is what a snapshot of its run would hold.
+Invariant: whatever an agent yields becomes text, a thought or an event within its bounds, or an
+AgentError. What people are shown may be cut and then says so; what a program is to take up (the
+arguments of a call, data, a file, a source) is whole or refused: cut JSON is none.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
-import msgspec
-
-from plateau_sse.agents import AgentError, Finish, Output, Progress, ToolCall, ToolResult, Usage
+from plateau_sse.agents import (
+    AgentError,
+    Data,
+    File,
+    Finish,
+    InputRequest,
+    Output,
+    Progress,
+    Reasoning,
+    Source,
+    Step,
+    ToolCall,
+    ToolDelta,
+    ToolError,
+    ToolResult,
+    Usage,
+)
+from plateau_sse.runner.fitting import cut, json_text, made, plain, short, short_or_none
 from plateau_sse.store.runs import events
-
-# The longest answer: what a reader may have to be sent in one snapshot.
-OUTPUT_BYTES = 256 * 1024
-# A tool's arguments or output beyond this are cut: they are shown, not processed.
-TOOL_BYTES = 16 * 1024
-# As much of them is kept for the cache as a snapshot holds.
-TOOLS_BYTES = 32 * 1024
-MESSAGE_CHARS = 500
+from plateau_sse.store.runs.events import MARK_BYTES, MARKS_BYTES, TAPE_BYTES, Event, Kind
 
 
 class TooLarge(AgentError):
-    """The answer has passed OUTPUT_BYTES."""
+    """The answer has passed a bound of its tape."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("output_too_large", f"The answer passed {what}.")
+
+
+class Piece(NamedTuple):
+    """Something that was said: text, or a thought."""
+
+    kind: Kind
+    text: str
+
+
+class Draft(NamedTuple):
+    """A call that is still being written; told as often as may be, so made when it is."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def event(self) -> Event:
+        return events.tool_delta(self.id, self.name, plain(self.arguments))
+
+
+class Call(NamedTuple):
+    """A call that is whole: its drafts are over."""
+
+    id: str
+    event: Event
 
 
 class Yields:
-    """All that one attempt of `agent` has yielded so far. `output` stands for the text where
-    the agent says so; `tools` are events of theirs, encoded; `finish_reason` is why it
-    ended."""
+    """All that one attempt of `agent` has yielded so far; `marks_bytes` are those of the marks
+    that were there before. `output` stands for the text where the agent says so;
+    `finish_reason` is why it ended, `model` who answered."""
 
-    def __init__(self, agent: str) -> None:
+    def __init__(self, agent: str, marks_bytes: int = 0) -> None:
         self._agent = agent
-        self._text: list[str] = []
-        self._bytes = 0
-        self._tools_bytes = 0
+        self._marks_bytes = marks_bytes
+        self._said_bytes = 0
+        # Whether there is more than white space; whether a call was cut, so that whoever gets
+        # the answer from the cache could not execute it; whether one is for the caller.
+        self._says = False
+        self._is_cut = self._asks = False
+        self._halves: dict[Kind, str] = {}
         self.output: str | None = None
         self.usage: dict[str, int] | None = None
-        self.tools: list[bytes] = []
-        self.finish_reason: events.FinishReason = "stop"
-        # Calls as they were made, and those of them that `tools` has whole.
-        self._calls = self._whole_calls = 0
+        self.model: str | None = None
+        self._finish_reason: events.FinishReason | None = None
+        self._waits = False
 
     @property
-    def text(self) -> str:
-        return "".join(self._text)
+    def finish_reason(self) -> events.FinishReason:
+        if self._finish_reason is not None:
+            return self._finish_reason
+        return "input_required" if self._waits else "stop"
 
     @property
     def is_whole(self) -> bool:
         """Whether it is an answer worth giving again: it ended well, has something to say and
-        is kept as it was told."""
-        if self._calls != self._whole_calls:
+        no call of it was cut."""
+        if self._is_cut:
             return False
         if self.finish_reason == "tool_calls":
-            return self._calls > 0
-        said = self.tools or self.text.strip() or (self.output or "").strip()
-        return self.finish_reason == "stop" and bool(said)
+            return self._asks
+        return self.finish_reason == "stop" and bool(self._says or (self.output or "").strip())
 
-    def take(self, item: Any) -> str | events.Event | None:
-        """What is to be written of it, if anything: more text, or an event."""
+    def take(self, item: Any) -> Piece | Draft | Call | Event | None:
+        """What is to be written of it, if anything. Raises AgentError."""
+        try:
+            return self._taken(item)
+        except AgentError:
+            raise
+        except Exception as error:
+            # A field of another type than it has, or one that cannot be said: also what a value
+            # of the agent's own raises where it is asked for its text.
+            raise self._invalid(
+                f"yielded {_outline(item)}, of which nothing can be told ({_name(error)})"
+            ) from error
+
+    def _taken(self, item: Any) -> Piece | Draft | Call | Event | None:
         match item:
             case str():
-                return self._take_text(item) if item else None
+                return self._say("t", item)
+            case Reasoning():
+                return self._say("r", item.text)
             case Progress():
                 return _progress(item)
+            case ToolDelta():
+                return Draft(short(item.id), short(item.name), str(item.arguments))
             case ToolCall():
-                return self._take_call(item)
-            case ToolResult():
-                return self._keep(events.tool_result(short(item.id), _bounded(item.output)))
-            case Usage():
-                self.usage = {
-                    "input_tokens": _count(item.input_tokens),
-                    "output_tokens": _count(item.output_tokens),
-                }
+                return self._call(item)
+            case Usage() | Output() | Finish():
+                self._note(item)
                 return None
+        return self._told(item)
+
+    def _told(self, item: Any) -> Event:
+        match item:
+            case ToolResult():
+                return self._result(item)
+            case ToolError():
+                return self._shown(partial(events.tool_error, short(item.id)), str(item.error))
+            case Source():
+                return self._source(item)
+            case File():
+                event = events.file(short(item.media_type), plain(str(item.url)))
+                self._says = True
+                return self._mark(event, "the file")
+            case Data():
+                return self._data(item)
+            case Step():
+                return self._mark(events.step(short(item.name)), "the step")
+            case InputRequest():
+                return self._request(item)
+        raise self._invalid(f"yielded {_name(item)}, which is neither text nor an event")
+
+    def _note(self, item: Usage | Output | Finish) -> None:
+        match item:
+            case Usage():
+                self._use(item)
             case Output():
                 output = plain(item.text)
-                self._grow(output)
+                self._check_said(self._said_bytes, output)
                 self.output = output
-                return None
             case Finish():
                 known = (it for it in events.FINISH_REASONS if it == item.reason)
-                self.finish_reason = next(known, "other")
-                return None
-        raise AgentError(
-            "agent_invalid_output",
-            f"Agent {self._agent!r} yielded {type(item).__name__}, which is neither text nor "
-            "an event.",
+                self._finish_reason = next(known, "other")
+
+    def _invalid(self, what: str) -> AgentError:
+        return AgentError("agent_invalid_output", f"Agent {self._agent!r} {what}.")
+
+    def _say(self, kind: Kind, piece: str) -> Piece | None:
+        piece = self._halves.pop(kind, "") + piece
+        if "\ud800" <= piece[-1:] <= "\udbff":
+            # Of a character that was cut between two pieces, as those do who count in UTF-16.
+            self._halves[kind], piece = piece[-1], piece[:-1]
+        if not piece:
+            return None
+        return self._piece(kind, plain(piece))
+
+    def before(self, item: Any) -> list[Piece]:
+        """What must be said before the item is taken: it ends the open part."""
+        goes_on = isinstance(
+            item, str | Reasoning | Usage | Output | Finish | Progress | ToolDelta
         )
+        return [] if goes_on else self.rest()
 
-    def _take_text(self, piece: str) -> str:
-        piece = plain(piece)
-        self._grow(piece)
-        self._text.append(piece)
-        return piece
+    def rest(self) -> list[Piece]:
+        """Halves of characters whose other halves never came."""
+        left, self._halves = self._halves, {}
+        return [self._piece(kind, plain(half)) for kind, half in left.items()]
 
-    def _take_call(self, call: ToolCall) -> events.Event:
-        told = (short(call.id), short(call.name), _bounded(call.arguments))
-        kept = len(self.tools)
-        event = self._keep(events.tool_call(*told))
-        self._calls += 1
-        # One that was cut, or that there was no room to keep, is none that whoever gets the
-        # answer from the cache could execute.
-        is_whole = told == (call.id, call.name, call.arguments)
-        self._whole_calls += is_whole and len(self.tools) > kept
+    def _piece(self, kind: Kind, piece: str) -> Piece:
+        said_bytes = self._said_bytes + len(piece.encode())
+        self._check_said(said_bytes, self.output or "")
+        self._said_bytes = said_bytes
+        # What it thinks is no answer.
+        self._says = self._says or (kind == "t" and not piece.isspace())
+        return Piece(kind, piece)
+
+    def _check_said(self, said_bytes: int, output: str) -> None:
+        if said_bytes + len(output.encode()) > TAPE_BYTES:
+            raise TooLarge(f"{TAPE_BYTES // 1024} KiB of text and thoughts")
+
+    def _call(self, call: ToolCall) -> Call:
+        call_id, name = short(call.id), short(call.name)
+        make = partial(events.tool_call, call_id, name, client=bool(call.client))
+        event = made(make, call.arguments)
+        is_whole = event is not None and (call_id, name) == (call.id, call.name)
+        what = f"the call {call_id[:40]!r}, with its arguments,"
+        if event is None:
+            # Whoever looks on sees something of it.
+            event = make(plain(str(call.arguments)))
+        self._mark(event, what)
+        self._says = True
+        self._is_cut = self._is_cut or not is_whole
+        self._asks = self._asks or bool(call.client)
+        return Call(call_id, event)
+
+    def _result(self, result: ToolResult) -> Event:
+        is_preliminary = bool(result.preliminary)
+        make = partial(events.tool_result, short(result.id), preliminary=is_preliminary)
+        return self._shown(make, result.output, is_state=is_preliminary)
+
+    def _shown(
+        self, make: Callable[[Any], Event], value: Any, *, is_state: bool = False
+    ) -> Event:
+        """What a tool gave: for people to look at, so it may be cut."""
+        event = made(make, value)
+        if event is None:
+            value = str(value)
+            event = make(plain(value))
+        if len(event.data) > MARK_BYTES:
+            text = value if isinstance(value, str) else json_text(value)
+            event = cut(make, plain(text))
+        if is_state:
+            return event
+        self._says = True
+        return self._mark(event, "a tool's output")
+
+    def _source(self, source: Source) -> Event:
+        if not (source.url or source.media_type):
+            raise self._invalid("yielded a source that has neither url nor media_type")
+        event = events.source(
+            short(source.id),
+            url=None if source.url is None else plain(str(source.url)),
+            media_type=short_or_none(source.media_type),
+            title=short_or_none(source.title),
+            filename=short_or_none(source.filename),
+        )
+        return self._mark(event, "the source")
+
+    def _data(self, item: Data) -> Event:
+        name, is_state = short(item.name), bool(item.transient)
+        make = partial(_data_of, name, short_or_none(item.id), is_state)
+        event = made(make, item.value)
+        what = f"the data {name[:40]!r}"
+        if event is None:
+            raise self._invalid(f"yielded {what} with a {_name(item.value)}, which is no JSON")
+        if is_state:
+            return self._checked(event, what)
+        self._says = True
+        return self._mark(event, what)
+
+    def _request(self, item: InputRequest) -> Event:
+        if item.kind not in ("approval", "question"):
+            raise self._invalid(f"asked for an input of the kind {str(item.kind)[:40]!r}")
+        request_id, what = short(item.id), "what it asks"
+        if request_id != item.id:
+            raise self._invalid("asked for an input under an id that is too long")
+        make = partial(
+            events.input_request,
+            request_id,
+            item.kind,
+            plain(str(item.message)),
+            tool_call_id=short_or_none(item.tool_call_id),
+        )
+        event = made(lambda schema: make(schema=schema), item.schema)
+        if event is None:
+            raise self._invalid("asked for an input with a schema that is no JSON")
+        self._waits = True
+        return self._mark(event, what)
+
+    def _mark(self, event: Event, what: str) -> Event:
+        self._checked(event, what)
+        self._marks_bytes += len(event.data)
+        if self._marks_bytes > MARKS_BYTES:
+            raise TooLarge(f"{MARKS_BYTES // 1024} KiB of calls, results and the like")
         return event
 
-    def _keep(self, event: events.Event) -> events.Event:
-        if self._tools_bytes + len(event.data) <= TOOLS_BYTES:
-            self._tools_bytes += len(event.data)
-            self.tools.append(event.data)
+    def _checked(self, event: Event, what: str) -> Event:
+        if (size := len(event.data)) > MARK_BYTES:
+            raise self._invalid(
+                f"yielded too much at once: {what} would be an event of {size:,} bytes, where "
+                f"{MARK_BYTES:,} are the most"
+            )
         return event
 
-    def _grow(self, piece: str) -> None:
-        self._bytes += len(piece.encode())
-        if self._bytes > OUTPUT_BYTES:
-            kib = OUTPUT_BYTES // 1024
-            raise TooLarge("output_too_large", f"The answer passed {kib} KiB.")
+    def _use(self, usage: Usage) -> None:
+        if usage.model:
+            self.model = short(usage.model)
+        # Some SDKs say None where they have counted none.
+        counts = {
+            "input_tokens": _count(usage.input_tokens or 0),
+            "output_tokens": _count(usage.output_tokens or 0),
+        }
+        others = {
+            "cached_input_tokens": usage.cached_input_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+        }
+        counts |= {name: _count(it) for name, it in others.items() if it is not None}
+        # With none used it tells the model alone.
+        if any(counts.values()) or not usage.model:
+            self.usage = counts
 
 
-def plain(text: str) -> str:
-    """Lone surrogates, which no UTF-8 can carry, become question marks."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
+def _name(value: object) -> str:
+    return type(value).__name__
 
 
-def short(value: object) -> str:
-    return plain(str(value)[:MESSAGE_CHARS])
+def _outline(item: Any) -> str:
+    """Its type and those of its fields: to ask a value for its text may be what failed."""
+    if not is_dataclass(item):
+        return _name(item)
+    told = (f"{it.name}: {_name(getattr(item, it.name, None))}" for it in fields(item))
+    return f"{_name(item)}({', '.join(told)})"
 
 
 def _count(value: int) -> int:
@@ -138,7 +329,7 @@ def _count(value: int) -> int:
     return max(0, min(int(value), 2**53 - 1))
 
 
-def _progress(item: Progress) -> events.Event:
+def _progress(item: Progress) -> Event:
     share = 100 * item.step / item.total_steps if item.total_steps else 0
     percentage = share if item.percentage is None else item.percentage
     return events.progress(
@@ -150,18 +341,5 @@ def _progress(item: Progress) -> events.Event:
     )
 
 
-def _bounded(value: Any) -> Any:
-    """A JSON value as it is, if it is one and small; else its text, cut."""
-    if not isinstance(value, str):
-        try:
-            encoded = msgspec.json.encode(value)
-        except (TypeError, ValueError, RecursionError):
-            value = str(value)
-        else:
-            if len(encoded) <= TOOL_BYTES:
-                return value
-            value = encoded.decode()
-    text = value.encode(errors="replace")
-    if len(text) <= TOOL_BYTES:
-        return text.decode()
-    return text[:TOOL_BYTES].decode(errors="ignore") + " …"
+def _data_of(name: str, data_id: str | None, transient: bool, value: Any) -> Event:
+    return events.data(name, value, data_id, transient=transient)

@@ -1,13 +1,13 @@
 """gunicorn's master as the supervisor of the whole tree: workers, runner, Redis servers.
 
 Invariant: every child is reaped here and nowhere else, so each death is seen, logged with its
-cause and answered; on the way out workers and runner go first, together, and the Redis servers
-last. Whatever the way out, nothing is left behind.
+cause and answered; on the way out nothing new is taken on, the runner goes first, then the
+workers, by whom its last words are read, and the Redis servers last. Whatever the way out,
+nothing is left behind.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -19,11 +19,20 @@ from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from plateau_sse.files import raise_files
+from plateau_sse.heap import settle
 from plateau_sse.serve.application import PlateauApplication
-from plateau_sse.serve.child import Backoff, Child, cause_of_death, leave, signals_held
+from plateau_sse.serve.child import (
+    Backoff,
+    Child,
+    cause_of_death,
+    leave,
+    left_in_order,
+    signals_held,
+)
 from plateau_sse.serve.redis_server import STOP_WITHIN_S, RedisServer
 from plateau_sse.serve.reload import Watcher
-from plateau_sse.serve.runner import Runner
+from plateau_sse.serve.runner import Runner, web_share_s
 
 # For those that are asked to be quick, before they are killed.
 QUICK_S = 2.0
@@ -75,6 +84,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         self._booted_at = 0.0
         self._stopping = False
         self._born: dict[int, float] = {}
+        self._asked: set[int] = set()
         self._backoff = Backoff()
         self._has_terminal = self._ignores_hangup = False
         if runner is not None:
@@ -82,6 +92,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
             runner.board = app.board
 
     def start(self) -> None:
+        raise_files()
         self._has_terminal = has_terminal()
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         (address,) = self.cfg.address
@@ -99,7 +110,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
     # What happens each turn of gunicorn's loop
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        waits = [child.backoff.left_s() for child in self._children if not child.pid]
+        waits = [child.due_s for child in self._children]
         if len(self.WORKERS) < self.num_workers:
             waits.append(self._backoff.left_s())
         if not self._up:
@@ -135,8 +146,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
             self._on_up()
 
     def spawn_worker(self) -> int:
-        gc.collect()
-        gc.freeze()
+        settle()
         master = os.getpid()
         try:
             with signals_held():
@@ -150,6 +160,11 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         return pid
 
     # Deaths
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        if sig == signal.SIGTERM:
+            self._asked.add(pid)
+        super().kill_worker(pid, sig)
 
     def reap_workers(self) -> None:
         """Reap whoever has ended; gunicorn's own way swallows what became of the others."""
@@ -168,8 +183,13 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
 
     def _child_ended(self, child: Child, status: int) -> None:
         first = child.starts == 1
+        # Whoever ends a Redis server ends what it keeps for the others.
+        planned = child is self._runner and child.was_asked(status)
         words = child.exited(status)
         if self._stopping:
+            return
+        if planned:
+            self.log.info(words)
             return
         self.app.board.died("runners_died" if child is self._runner else "redis_died")
         self.log.warning(words)
@@ -184,9 +204,11 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         worker = self.WORKERS.pop(pid)
         worker.tmp.close()
         lived_s = time.monotonic() - self._born.pop(pid, 0.0)
+        asked = pid in self._asked
+        self._asked.discard(pid)
         if self._stopping:
             return
-        if status == 0:
+        if left_in_order(status, asked=asked):
             self.app.board.died("workers_recycled")
             return
         self.app.board.died("workers_died")
@@ -236,21 +258,42 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         if self._stopping:
             return
         self._stopping = True
+        # Where the store stays, other runners do, and what is taken on has a place there.
+        self.app.board.leave(with_store=any(it.role == "streams" for it in self._servers))
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        if graceful and self._runner is not None:
+            graceful = self._end_runner(deadline - web_share_s(self.app.settings))
         sock.close_sockets(self.LISTENERS, unlink=False)
         self.LISTENERS = []
-        self._end_workers_and_runner(graceful)
+        self._end_workers_and_runner(graceful, deadline)
         for server in self._servers:
             server.stop(STOP_WITHIN_S)
 
-    def _end_workers_and_runner(self, graceful: bool) -> None:
+    def _end_runner(self, deadline: float) -> bool:
+        """While its runs can still be read; False where somebody lost patience."""
+        runner = self._runner
+        assert runner is not None
+        runner.send(signal.SIGTERM)
+        while runner.pid and (left_s := deadline - time.monotonic()) > 0:
+            for number in super().wait_for_signals(min(left_s, 0.5)):
+                if number in (signal.SIGINT, signal.SIGQUIT):
+                    return False
+            self.reap_workers()
+        return True
+
+    def _end_workers_and_runner(self, graceful: bool, deadline: float) -> None:
         self._ask_to_go(graceful)
-        deadline = time.monotonic() + (self.cfg.graceful_timeout if graceful else QUICK_S)
+        if not graceful:
+            deadline = time.monotonic() + QUICK_S
         while self._anyone_left() and (left_s := deadline - time.monotonic()) > 0:
             for number in super().wait_for_signals(min(left_s, 0.5)):
-                if graceful and number in (signal.SIGINT, signal.SIGQUIT):
-                    graceful = False
-                    self._ask_to_go(graceful)
+                hurried = number in (signal.SIGINT, signal.SIGQUIT)
+                if graceful and hurried:
                     deadline = time.monotonic() + QUICK_S
+                    graceful = self._ask_to_go(False)
+            if graceful and deadline - time.monotonic() < QUICK_S:
+                # They take more time than there is: what is open is cut in good order.
+                graceful = self._ask_to_go(False)
             self.reap_workers()
         self.kill_workers(signal.SIGKILL)
         if self._runner is not None:
@@ -262,7 +305,8 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
     def _anyone_left(self) -> bool:
         return bool(self.WORKERS) or bool(self._runner and self._runner.pid)
 
-    def _ask_to_go(self, graceful: bool) -> None:
+    def _ask_to_go(self, graceful: bool) -> bool:
         self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
         if self._runner is not None:
             self._runner.send(signal.SIGTERM)
+        return graceful

@@ -31,6 +31,8 @@ FROM_TERMINAL = (signal.SIGHUP, signal.SIGINT)
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 10.0
+# How often one that runs is looked after.
+LOOK_S = 0.5
 # Who lived this long was not broken from the start: its next death counts as a first one.
 LIVED_WELL_S = 10.0
 
@@ -97,6 +99,14 @@ def cause_of_death(status: int) -> str:
     return f"exit code {os.WEXITSTATUS(status)}"
 
 
+def left_in_order(status: int, *, asked: bool) -> bool:
+    """Whether that is no death: it has ended by itself, or by our SIGTERM before it had a
+    handler for it."""
+    return status == 0 or (
+        asked and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+    )
+
+
 class Backoff:
     """How long to wait before a dead process is started again."""
 
@@ -136,16 +146,19 @@ class Child(ABC):
         self.starts += 1
         self.pid = self.spawn()
 
+    def was_asked(self, status: int) -> bool:
+        """Whether it has ended because we, or somebody else, asked it to. Before `exited`. One
+        that had to be killed has not."""
+        return left_in_order(status, asked=self._kill_at is not None)
+
     def exited(self, status: int) -> str:
         """It was reaped; gives the words for the log."""
         pid, self.pid = self.pid, 0
         if self._kill_at is not None:
             return f"{self.name} (pid {pid}) has stopped; starting it again."
         delay_s = self.backoff.died(time.monotonic() - self._started_at)
-        return (
-            f"{self.name} (pid {pid}) died: {cause_of_death(status)}. "
-            f"Starting it again in {delay_s:g} s."
-        )
+        end = f"died: {cause_of_death(status)}" if status else "has ended"
+        return f"{self.name} (pid {pid}) {end}. Starting it again in {delay_s:g} s."
 
     def restart(self, patience_s: float) -> None:
         """End it gracefully; whoever looks after it starts it again."""
@@ -158,6 +171,15 @@ class Child(ABC):
             self.start()
         elif self.pid and self._kill_at is not None and time.monotonic() > self._kill_at:
             self.send(signal.SIGKILL)
+
+    @property
+    def due_s(self) -> float:
+        """Until it is to be looked after again."""
+        if not self.pid:
+            return self.backoff.left_s()
+        if self._kill_at is not None:
+            return max(0.0, self._kill_at - time.monotonic())
+        return LOOK_S
 
     def send(self, number: signal.Signals) -> None:
         if self.pid:

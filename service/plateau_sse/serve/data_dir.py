@@ -2,7 +2,8 @@
 
 Invariant: one serve at a time has it. Its Redis servers inherit the lock, so that after a
 killed serve the next one waits until they have let go of their files. What the directory says
-of where those servers are is true while the lock is held.
+of where those servers are, and of the password that they ask for, is true while the lock is
+held; nobody but its owner can read it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,10 +28,12 @@ ADDRESSES = "servers.json"
 
 
 class DataDir:
-    """Made with its lock taken; `lock_fd` is for the servers to inherit."""
+    """Made with its lock taken; `lock_fd` is for the servers to inherit, and `password` what
+    they ask for: whoever cannot read this directory is not to read what is in them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self.password = secrets.token_hex(16)
         try:
             # Only what we create: one that was there is somebody's decision.
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import socket
 import sys
-from typing import Any
 
 from plateau_sse.serve.banner import local_host
 from plateau_sse.settings import Settings
@@ -41,15 +40,18 @@ def fault_of_runner(settings: Settings) -> str:
     from plateau_sse.store.redis import keys
     from plateau_sse.store.redis.connections import connect_blocking
 
+    keys.begin_with(settings.key_prefix)
     ours = f"{socket.gethostname()}:".encode()
     try:
         with connect_blocking(settings.redis_url, "plateau-healthcheck") as client:
-            consumers: list[dict[str, Any]] = client.xinfo_consumers(keys.QUEUE, keys.GROUP)
+            seconds, micros = client.time()
+            since_ms = seconds * 1000 + micros // 1000 - int(RUNNER_DEAD_S * 1000)
+            alive: list[bytes] = client.zrange(
+                keys.QUEUE.runners, since_ms, "+inf", byscore=True
+            )
     except RedisError as error:
         return f"the streams instance: {error}"
-    if any(
-        one["name"].startswith(ours) and one["idle"] < RUNNER_DEAD_S * 1000 for one in consumers
-    ):
+    if any(name.startswith(ours) for name in alive):
         return ""
     return f"no runner of this machine has looked for work for {RUNNER_DEAD_S:g} s"
 

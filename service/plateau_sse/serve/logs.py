@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 
 from plateau_sse.ops.damper import Damper
@@ -26,6 +27,12 @@ ROUTINE = frozenset(
 )
 
 
+# What ends a line for somebody, or is an order to a terminal. What agents and clients say
+# stands in what is logged.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+# Nobody can begin a line of a log but us.
+INDENT = "    "
+
 # How every line about a run begins.
 RUN = "run %s"
 
@@ -42,6 +49,10 @@ class TextFormatter(logging.Formatter):
         line = super().formatMessage(record)
         request = getattr(record, "request", "")
         return f"{line} (request {request})" if request else line
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = _CONTROL.sub(_written_out, super().format(record)).split("\n")
+        return f"\n{INDENT}".join(lines)
 
 
 class JsonFormatter(logging.Formatter):
@@ -61,7 +72,11 @@ class JsonFormatter(logging.Formatter):
             line["request"] = request
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _CONTROL.sub(_written_out, json.dumps(line, ensure_ascii=False))
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def configure(log_format: str) -> None:

@@ -1,9 +1,9 @@
 """The Redis servers that `plateau serve` starts itself: a cache and a streams instance.
 
 Invariant: whatever clients do, neither takes more memory than its bound and a bounded share for
-their buffers; nobody but this machine reaches them; what streams have acknowledged survives a
-restart, and but for the last second or two a crash. Every option here means the same to Redis
-7.0 and to Valkey 9.
+their buffers; nobody but this machine reaches them, and nobody on it without the password that
+`servers.json` has; what streams have acknowledged survives a restart, and but for the last
+second or two a crash. Every option here means the same to Redis 7.0 and to Valkey 9.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -32,6 +34,10 @@ READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 10.0
 LOG_BYTES = 1024**2
 LAST_WORDS = 5
+# What a server names whose append-only file is damaged; nobody has it beside the bundled one.
+DAMAGED = re.compile(
+    r"append only file (?P<file>\S+?):.*?(?P<tool>(?:redis|valkey)-check-aof)", re.DOTALL
+)
 # Clients' buffers count towards maxmemory: unbounded, slow readers would evict the whole cache.
 CLIENTS_SHARE = 4
 LEAST_FOR_CLIENTS = 1024**2
@@ -99,6 +105,9 @@ def options(role: Role, settings: Settings, folder: Path, port: int) -> dict[str
         "appendonly": "yes",
         "appendfsync": "everysec",
         # Rewritten whenever it has doubled: on disk it stays within about thrice the data.
+        # A stream's block is made as large as this at once, however little is in it, and each
+        # run that is on has two: 10 KiB of nothing where it is the 4 KiB as shipped.
+        "stream-node-max-bytes": "1024",
         "auto-aof-rewrite-percentage": "100",
         "auto-aof-rewrite-min-size": str(max(bound // 4, 1024**2)),
         "client-output-buffer-limit": "pubsub 4mb 1mb 10",
@@ -117,16 +126,21 @@ class RedisServer(Child):
         self._binary = server_binary(settings)
         self._folder = data_dir.inside(role)
         self._lock_fd = data_dir.lock_fd
+        self._password = data_dir.password
 
     @property
     def url(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
+        return f"redis://:{self._password}@{HOST}:{self.port}/0"
 
     def spawn(self) -> int:
         configuration = options(self.role, self._settings, self._folder, self.port)
         arguments = [
             word for name, value in configuration.items() for word in (f"--{name}", value)
         ]
+        # Not among the arguments, which everybody can see.
+        secret, writing = os.pipe()
+        os.write(writing, f"requirepass {self._password}\n".encode())
+        os.close(writing)
 
         def execute() -> int:
             # A terminal's Ctrl+C is for its own session: this server goes last.
@@ -135,13 +149,17 @@ class RedisServer(Child):
             log = os.open(self.log_file, flags, 0o600)
             for stream in (1, 2):
                 os.dup2(log, stream)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(secret, 0)
             _close_all_but(self._lock_fd)
             os.set_inheritable(self._lock_fd, True)
-            os.execv(self._binary, [self._binary, *arguments])
+            # `-`: the rest of its configuration is at its standard input.
+            os.execv(self._binary, [self._binary, "-", *arguments])
 
-        # SIGTERM lets it write out what it has acknowledged.
-        return fork(execute, death_signal=signal.SIGTERM)
+        try:
+            # SIGTERM lets it write out what it has acknowledged.
+            return fork(execute, death_signal=signal.SIGTERM)
+        finally:
+            os.close(secret)
 
     def wait_until_ready(self, within_s: float = READY_WITHIN_S) -> None:
         """Return once it serves; StoreUnavailable says why it does not."""
@@ -159,22 +177,39 @@ class RedisServer(Child):
             else:
                 reason = "no answer" if status is None else cause_of_death(status)
                 self.stop(0)
+                words = self.last_words()
                 raise StoreUnavailable(
                     f"{self.name} does not start ({self._binary}): {reason}. "
-                    f"{self.log_file} ends with:\n{self.last_words()}"
+                    f"{self.log_file} ends with:\n{words}{self._mend(words)}"
                 )
+
+    def _mend(self, words: str) -> str:
+        """The tool that they name is the server itself under another name."""
+        damaged = DAMAGED.search(words)
+        if damaged is None:
+            return ""
+        # By the manifest Valkey's takes its own base file for damaged, too.
+        file = self._folder / "appendonlydir" / damaged["file"]
+        command = shlex.join([self._binary, "--fix", str(file)])
+        command = shlex.join(["bash", "-c", f"exec -a {damaged['tool']} {command}"])
+        return (
+            "\nTo cut off what is damaged, and lose what was written since, copy "
+            f"{self._folder} and run:\n  {command}"
+        )
 
     def _is_ready(self) -> bool:
         """It has loaded its data, and it is ours, not another that got the port first."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")
+                connection.sendall(
+                    f"AUTH {self._password}\r\nINFO server\r\nPING\r\nQUIT\r\n".encode()
+                )
                 answer = b""
                 while more := connection.recv(65536):
                     answer += more
         except OSError:
             return False
-        return answer.startswith(b"+PONG") and b"process_id:%d\r\n" % self.pid in answer
+        return b"\r\n+PONG\r\n" in answer and b"process_id:%d\r\n" % self.pid in answer
 
     def exited(self, status: int) -> str:
         words = super().exited(status)

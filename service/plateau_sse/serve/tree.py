@@ -10,16 +10,18 @@ import dataclasses
 import errno
 import logging
 import os
+import secrets
 import socket
 import sys
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import plateau_sse
 from plateau_sse.errors import PlateauError, SettingsError
+from plateau_sse.redis_urls import address_of
 from plateau_sse.serve.application import PlateauApplication
 from plateau_sse.serve.arbiter import PlateauArbiter
 from plateau_sse.serve.banner import answers, print_banner
@@ -59,14 +61,14 @@ def web(settings: Settings) -> int:
 
 
 def runner(settings: Settings) -> NoReturn:
-    """One runner alone. Its name changes with each start: others may run on this machine."""
+    """One runner alone. No other has its name, whatever hosts and pids are alike."""
     configure(settings.log_format)
     _require_redis(settings, "runner")
     set_title("plateau: runner")
     from plateau_sse.runner.process import run
 
     # A blocking agent's thread must not keep the process from ending.
-    leave(run(settings, f"{socket.gethostname()}:{os.getpid()}"))
+    leave(run(settings, f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"))
 
 
 def _require_redis(settings: Settings, command: str) -> None:
@@ -79,17 +81,19 @@ def _require_redis(settings: Settings, command: str) -> None:
 
 
 def _warn_of_one_instance(settings: Settings) -> None:
-    streams, cache = (urlsplit(url) for url in (settings.redis_url, settings.cache_redis_url))
-    place = (streams.hostname, streams.port or 6379, streams.path if not streams.netloc else "")
-    if settings.redis_url and place == (
-        cache.hostname,
-        cache.port or 6379,
-        cache.path if not cache.netloc else "",
-    ):
+    if settings.redis_url and _place(settings.redis_url) == _place(settings.cache_redis_url):
         log.warning(
             "REDIS_URL and CACHE_REDIS_URL are one server: where it evicts, it evicts live "
             "streams and runs too; where it does not, the cache fills it. Give each its own."
         )
+
+
+def _place(url: str) -> tuple[Any, ...]:
+    """Equal for what is one server, or one group of them."""
+    address, parts = address_of(url), urlsplit(url)
+    if address.hosts:
+        return (frozenset(address.hosts), address.service)
+    return (parts.hostname, parts.port or 6379, "" if parts.netloc else parts.path)
 
 
 def missing_roles(settings: Settings) -> tuple[Role, ...]:
@@ -153,7 +157,7 @@ def _arbiter(
         runner=Runner(settings) if runner else None,
         servers=servers,
         is_up=lambda: answers(settings, runner=runner),
-        on_up=lambda: print_banner(settings, frozenset(roles)),
+        on_up=lambda: print_banner(settings, dict.fromkeys(roles, settings.data_dir)),
         watcher=watcher,
     )
 

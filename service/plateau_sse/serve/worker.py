@@ -24,22 +24,25 @@ import uvicorn
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
+from plateau_sse import tasks
+from plateau_sse.heap import give_back_large_blocks
 from plateau_sse.serve.child import FROM_TERMINAL, HANDLED, die_with_parent, leave
 
 log = logging.getLogger("plateau.worker")
 
 # At a thousand cached answers a second every worker would be recycled each second.
 MIN_AGE_S = 60.0
+# Its readers would all have to come back: with some it gives so many times as many responses,
+# unless the last of them leaves before.
+WITH_READERS = 4
 # Long enough for clients that keep a connection busy to hear `Connection: close` on it.
 FAREWELL_S = 2.0
-# Who is in the middle of a long snapshot would begin it anew at another worker, and read it as
-# slowly there: it is waited for, though not for ever.
-SNAPSHOTS_S = 300.0
 # Kept of the grace, so that a worker has gone before its master loses patience.
 RESERVE_S = 3.0
 QUICK_S = 1.0
 # For the application to close what it opened, once no response is left.
 CLOSE_S = 2.0
+TICKS_A_SECOND = 10
 
 
 class WorkerServer(uvicorn.Server):
@@ -49,8 +52,10 @@ class WorkerServer(uvicorn.Server):
         super().__init__(config)
         self._worker = worker
         self._born_at = time.monotonic()
-        self._due_at: float | None = None
         self._leave_at: float | None = None
+        # uvicorn beats by the wall clock, gunicorn judges by the monotonic one: set back by a
+        # minute, all workers would be taken for dead at once.
+        config.callback_notify = None
         self._patience_s = max(1.0, worker.cfg.graceful_timeout - RESERVE_S)
         self._ending: asyncio.Timeout | None = None
 
@@ -75,8 +80,9 @@ class WorkerServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if await super().on_tick(counter):
             return True
-        if counter % 10 == 0:
+        if counter % TICKS_A_SECOND == 0:
             self._recycle_when_due(time.monotonic())
+            self._worker.notify()
             # Where the kernel does not end us with the master.
             self.should_exit |= os.getppid() != self._worker.ppid
         return False
@@ -85,12 +91,13 @@ class WorkerServer(uvicorn.Server):
         if self._leave_at is not None:
             self.should_exit |= now >= self._leave_at
             return
-        responses = self.server_state.total_requests
-        if responses < self._worker.max_requests or not self._is_old(now):
+        if not self._is_old(now):
             return
-        if self._due_at is None:
-            self._due_at = now
-        if self.lifespan.state["hub"].sending_long and now < self._due_at + SNAPSHOTS_S:
+        # Not what uvicorn counts: whoever asks for nothing that there is, or for a page, would
+        # have the readers of each worker sent away once a minute.
+        responses = self.lifespan.state["guard"].served
+        times = WITH_READERS if self.lifespan.state["hub"].readers else 1
+        if responses < times * self._worker.max_requests:
             return
         if self._worker.takes_turn():
             log.info("Worker recycled after %d responses.", responses)
@@ -115,12 +122,21 @@ class WorkerServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         self._say_farewell()
+        # There are no ticks any more, and the grace may be longer than a silence.
+        beating = asyncio.create_task(self._beat())
         try:
             async with asyncio.timeout(self._patience_s) as self._ending:
                 await self.lifespan.state["hub"].drain()
                 await super().shutdown(sockets)
         except TimeoutError:
             await self._cut()
+        finally:
+            await tasks.end(beating)
+
+    async def _beat(self) -> None:
+        while True:
+            self._worker.notify()
+            await asyncio.sleep(1)
 
     async def _wait_tasks_to_complete(self) -> None:
         await super()._wait_tasks_to_complete()
@@ -159,6 +175,8 @@ class PlateauWorker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         # Nothing reads what they would change: the client's address, the scheme.
         "proxy_headers": False,
+        # Whatever is said: no browser is to take it for something else.
+        "headers": [("X-Content-Type-Options", "nosniff")],
         "log_level": "warning",
         # uvicorn's own count would recycle a young worker, and all of them at once.
         "limit_max_requests": None,
@@ -167,6 +185,7 @@ class PlateauWorker(UvicornWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         die_with_parent(self.ppid, signal.SIGKILL)
+        give_back_large_blocks()
         random.seed()
         super().init_process()
 

@@ -1,135 +1,216 @@
-// The answer on the page: a little Markdown, a line at a time, into nodes that keep every
-// character. Nodes are built, never parsed: what a model writes stays text.
+// Draws an answer as it comes: text and thoughts as Markdown, and what else is on the tape.
+//
+// What must hold: what a model, a tool or an application writes becomes text; nodes and addresses
+// are made as markdown.js makes them.
 
-export function element(name, text, className = "") {
-  const node = document.createElement(name);
-  node.textContent = text;
-  if (className) node.className = className;
+import {element, link, Writer} from "./markdown.js";
+
+const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2) ?? "");
+
+function block(text, label) {
+  const node = element("pre", text);
+  node.tabIndex = 0;
+  node.setAttribute("aria-label", label);
   return node;
 }
 
-const hidden = (text) => Object.assign(element("span", text), {hidden: true});
-
-const names = {"**": "strong", "*": "em", "`": "code"};
-// What is marked in a line, with or without its closing mark: `end` says what may stand for one.
-const marked = (end) => new RegExp([
-  String.raw`(\*\*(?=\S)[^*\n]+(?:\*\*|\*?${end})`,
-  String.raw`(?<![\w*])\*(?=[^\s*])[^*\n]+(?:\*|${end})`,
-  "`[^`\\n]+(?:`|" + end + "))",
-].join("|"));
-const spans = marked("(?!)");
-// In the line that is still being written, what was begun may yet be closed.
-const growing = marked("$");
-
-function inline(text) {
-  return text.split(text.endsWith("\n") ? spans : growing).flatMap((part, index) => {
-    if (index % 2 === 0) return part ? [document.createTextNode(part)] : [];
-    const mark = part.startsWith("**") ? "**" : part[0];
-    const closed = part.length > mark.length && part.endsWith(mark);
-    const node = element(names[mark], part.slice(mark.length, closed ? -mark.length : undefined));
-    node.prepend(hidden(mark));
-    if (closed) node.append(hidden(mark));
-    return [node];
-  });
+function fillTool(node, {name = "tool", arguments: given, output, error, client}) {
+  const open = client ? "yours" : "running";
+  const how = error !== undefined ? "failed" : output !== undefined ? "done" : open;
+  const said = {failed: `failed: ${error}`, done: "done", yours: "yours to run", running: "running…"};
+  const summary = element("summary");
+  summary.append(element("code", String(name)), " ", element("span", said[how], "how"));
+  node.dataset.state = how;
+  node.replaceChildren(summary);
+  if (given !== undefined) node.append(block(shown(given), "Arguments"));
+  if (output !== undefined) node.append(block(shown(output), "Result"));
 }
 
-export const answer = {
-  text: "",
-  start: 0, // where the line begins that is still being written
-  open: [], // its nodes, replaced as it grows
-  block: null, // {kind, node}: what the next line may belong to
-  before: null, // the block before that line
+function save(file) {
+  // Never as what it says it is: the browser is to keep it, not to show it.
+  const bytes = bytesOf(file.url);
+  const button = element("button", `Save file (${file.media_type}, ${sizeOf(bytes.length)})`);
+  button.type = "button";
+  button.addEventListener("click", () => {
+    const url = URL.createObjectURL(new Blob([bytes], {type: "application/octet-stream"}));
+    const anchor = element("a");
+    anchor.href = url;
+    anchor.download = `answer.${/^[\w-]+\/([\w-]{1,12})/.exec(file.media_type)?.[1] ?? "bin"}`;
+    anchor.click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
+  });
+  return button;
+}
 
-  show(text) {
-    if (text === this.text) return;
-    if (!text.startsWith(this.text)) this.clear();
-    const added = text.slice(this.text.length);
-    this.text = text;
-    if (this.extend(added)) return;
-    for (const node of this.open) node.remove();
-    this.block = this.before;
-    for (let end; (end = text.indexOf("\n", this.start) + 1); this.start = end) {
-      this.line(text.slice(this.start, end));
-    }
-    this.before = this.block;
-    this.open = this.start < text.length ? this.line(text.slice(this.start)) : [];
+// What a data: URL holds. The policy lets a page fetch nothing but the service.
+function bytesOf(url) {
+  const [head, body = ""] = url.split(/,(.*)/s);
+  try {
+    if (!head.endsWith(";base64")) return new TextEncoder().encode(decodeURIComponent(body));
+    return Uint8Array.from(atob(body), (char) => char.charCodeAt(0));
+  } catch {
+    return new Uint8Array();
+  }
+}
+
+const sizeOf = (bytes) => (bytes < 1024 ? `${bytes} bytes` : `${Math.ceil(bytes / 1024)} KiB`);
+
+function fileOf(part) {
+  const node = element("p", "", "file");
+  const isData = String(part.url).startsWith("data:");
+  node.append(isData ? save(part) : link(element("a", `File (${part.media_type})`), part.url));
+  return node;
+}
+
+function asks({kind, message = ""}) {
+  const node = element("p", "", "asks");
+  node.append(element("strong", kind === "approval" ? "Asks for approval: " : "Asks: "), message);
+  return node;
+}
+
+function sourceOf({id, url, title, filename, media_type: type}) {
+  const name = title || filename || url || type || id || "source";
+  const node = element("li");
+  const anchor = link(element("a", name), url);
+  let host = "";
+  if (anchor.href && title && /^http/.test(url)) ({host} = new URL(url));
+  node.append(anchor, ...(host ? [" ", element("span", host, "host")] : []));
+  return node;
+}
+
+const drawers = {
+  __proto__: null,
+  "tool.call": fillTool,
+  "tool.result": fillTool,
+  file: (node, part) => node.replaceChildren(fileOf(part)),
+  data: (node, {name, value}) => {
+    const summary = element("summary");
+    summary.append("Data ", element("code", String(name)));
+    node.replaceChildren(summary, block(shown(value), "Value"));
   },
+  step: (node, {name}) => (node.textContent = name),
+  "input.request": (node, part) => node.replaceChildren(asks(part)),
+};
+const FOLDED = ["tool.call", "tool.result", "data"];
+
+export class Answer {
+  constructor(root) {
+    this.body = root.appendChild(element("div", "", "parts"));
+    this.underway = root.appendChild(element("div", "", "underway"));
+    this.sources = root.appendChild(element("div", "", "sources"));
+    this.clear();
+    this.seen = {};
+  }
 
   clear() {
-    document.getElementById("answer").replaceChildren();
-    Object.assign(this, {text: "", start: 0, open: [], block: null, before: null});
-  },
+    this.body.replaceChildren();
+    this.drawn = []; // of each part: {part, node, writer?}
+    this.writers = new Map(); // by number of the part
+  }
 
-  // Plain words at the end of a line whose kind is known need no new nodes.
-  extend(added) {
-    const last = this.open.at(-1);
-    const node = last?.nodeType === Node.TEXT_NODE ? last : last?.lastChild;
-    const known = this.text.length - added.length - this.start > 16;
-    if (!known || node?.nodeType !== Node.TEXT_NODE || /[*`\n]/.test(added)) return false;
-    node.appendData(added);
-    return true;
-  },
+  // `over`: nothing more will come.
+  show({parts, underway, sources, tools}, over) {
+    if (!this.goesOnWith(parts)) this.clear();
+    for (let at = 0; at < parts.length; at++) {
+      if (this.drawn[at]?.part !== parts[at]) this.draw(at, parts[at]);
+    }
+    if (over) this.leave();
+    if (this.seen.underway !== underway) this.showUnderway(underway, tools);
+    if (this.seen.sources !== sources) this.showSources(sources);
+    this.seen = {underway, sources};
+  }
 
-  // Adds one line, with its end if it has one; returns the nodes that it added.
-  line(text) {
-    const fence = /^\s*```/.test(text);
-    if (this.block?.kind === "pre" && fence) return this.endFence(text);
-    if (this.block?.kind === "pre") return this.within(document.createTextNode(text));
-    if (fence) return this.begin("pre", hidden(text));
-    if (!text.trim()) return this.blank(text);
-    const [heading, hashes] = /^(#{1,6})\s+/.exec(text) ?? [];
-    if (heading) return this.heading(hashes.length, heading, text);
-    const item = /^(\s*)(?:[-*+]|(\d{1,9})[.)])\s+/.exec(text);
-    if (item) return this.item(item, text);
-    if (this.block?.kind === "p") return this.within(...inline(text));
-    const listed = /^\s/.test(text) && this.block?.node.lastChild;
-    if (listed) return this.into(listed, ...inline(text));
-    return this.begin("p", ...inline(text));
-  },
+  goesOnWith(parts) {
+    return this.drawn.every(({part}, at) => {
+      const now = parts[at];
+      if (now === part) return true;
+      return now?.type === part.type && now.id === part.id && now.part === part.part &&
+        (part.text === undefined || now.text?.startsWith(part.text));
+    });
+  }
 
-  into(parent, ...nodes) {
-    parent.append(...nodes);
-    return nodes;
-  },
+  draw(at, part) {
+    const old = this.drawn[at];
+    const isText = part.type === "text" || part.type === "reasoning";
+    const one = old ?? (isText ? this.begin(part) : this.place(part));
+    const before = this.drawn[at - 1];
+    if (!old && before?.writer && before.writer !== one.writer) this.rest(before);
+    if (isText) one.writer.write(part.text.slice(old ? old.part.text.length : 0));
+    else drawers[part.type]?.(one.node, part);
+    this.drawn[at] = {...one, part};
+  }
 
-  within(...nodes) {
-    return this.into(this.block.node, ...nodes);
-  },
+  // Two who speak at once are not torn apart: what goes on with an earlier part is drawn there.
+  begin(part) {
+    const earlier = this.writers.get(part.continues);
+    const one = earlier?.type === part.type ? earlier : this.beginBlock(part);
+    this.writers.set(part.part, one);
+    if (one === earlier && one.thoughts) this.think(one, true);
+    return one;
+  }
 
-  begin(kind, ...nodes) {
-    const node = document.createElement(kind);
-    node.append(...nodes);
-    this.block = {kind, node};
-    return this.into(document.getElementById("answer"), node);
-  },
+  beginBlock({type}) {
+    if (type === "text") {
+      const node = this.body.appendChild(element("div", "", "said"));
+      return {type, node, writer: new Writer(node)};
+    }
+    const words = element("div", "", "said");
+    const summary = element("summary");
+    const node = this.body.appendChild(element("details", "", "thoughts"));
+    node.append(summary, words);
+    const one = {type, node, thoughts: node, writer: new Writer(words)};
+    summary.addEventListener("click", () => (node.dataset.touched = "yes"));
+    this.think(one, true);
+    return one;
+  }
 
-  endFence(text) {
-    const nodes = this.within(hidden(text));
-    this.block = null;
-    return nodes;
-  },
+  place(part) {
+    if (part.type === "source") return {node: null};
+    const name = FOLDED.includes(part.type) ? "details" : "div";
+    const className = part.type.startsWith("tool.") ? "tool" : part.type.replace(".", "-");
+    return {node: this.body.appendChild(element(name, "", className))};
+  }
 
-  blank(text) {
-    // A list may go on after a blank line.
-    const list = ["ul", "ol"].includes(this.block?.kind);
-    if (list) return this.into(this.block.node.lastChild, hidden(text));
-    this.block = null;
-    return this.into(document.getElementById("answer"), document.createTextNode(text));
-  },
+  // Open while it thinks; then folded, unless whoever reads it has said otherwise.
+  think({thoughts}, goesOn) {
+    thoughts.firstChild.textContent = goesOn ? "Thinking…" : "Thoughts";
+    if (!thoughts.dataset.touched) thoughts.open = goesOn;
+  }
 
-  heading(level, mark, text) {
-    const words = inline(text.slice(mark.length));
-    const nodes = this.begin(`h${Math.min(6, level + 2)}`, hidden(mark), ...words);
-    this.block = null;
-    return nodes;
-  },
+  // Something else comes. It may go on later.
+  rest(one) {
+    one.writer.rest();
+    if (one.thoughts) this.think(one, false);
+  }
 
-  item([mark, indent, number], text) {
-    const kind = number ? "ol" : "ul";
-    const row = document.createElement("li");
-    row.append(hidden(mark), ...inline(text.slice(mark.length)));
-    if (number) row.value = Number(number);
-    if (indent.length > 1) row.className = "deep";
-    return this.block?.kind === kind ? this.within(row) : this.begin(kind, row);
-  },
-};
+  // What is still at work when the run is over never came to its end.
+  leave() {
+    for (const one of this.drawn) {
+      if (!one.writer || one.writer.ended) continue;
+      one.writer.end();
+      if (one.thoughts) this.think(one, false);
+    }
+    for (const how of this.body.querySelectorAll('[data-state="running"] .how')) {
+      how.parentElement.parentElement.dataset.state = "left";
+      how.textContent = "no result";
+    }
+  }
+
+  showUnderway(underway, tools) {
+    const rows = underway.map(({id, name, arguments: given, output}) => {
+      const known = name ?? tools.find((tool) => tool.id === id)?.name ?? "tool";
+      const row = element("div", "", "writing");
+      const what = output === undefined ? shown(given) : `→ ${shown(output)}`;
+      row.append(element("code", String(known)), " ", element("span", what));
+      return row;
+    });
+    this.underway.replaceChildren(...rows);
+  }
+
+  showSources(sources) {
+    if (!sources.length) return this.sources.replaceChildren();
+    const list = element("ol");
+    list.append(...sources.map(sourceOf));
+    this.sources.replaceChildren(element("h4", "Sources"), list);
+  }
+}

@@ -4,8 +4,10 @@
 const KEPT_S = 600;
 // The narrowest of these that holds all there is.
 const WINDOWS_S = [60, 120, 300, KEPT_S];
-// Three pictures that did not come.
-const GAP_S = 7;
+// Three pictures that did not come; what the service remembers is 5 s apart.
+const GAP_S = 8;
+// Nearer to a picture of ours what it remembers says nothing new.
+const NEAR_S = 1;
 const WIDTH = 1000;
 const HEIGHT = 100;
 
@@ -137,6 +139,12 @@ export class Charts {
     this.samples = this.samples.filter(({at}) => sample.at - at <= KEPT_S && at <= sample.at);
     if (!this.samples.includes(this.picked)) this.picked = null;
     this.draw();
+  }
+
+  // What the service remembers of the time in which this page did not look.
+  recall(known) {
+    const isNew = ({at}) => this.samples.every((sample) => Math.abs(sample.at - at) > NEAR_S);
+    this.samples = [...known.filter(isNew), ...this.samples].sort((a, b) => a.at - b.at);
   }
 
   get windowS() {

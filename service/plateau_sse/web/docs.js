@@ -6,6 +6,21 @@ const paint = () => document.documentElement.classList.toggle("dark-mode", dark.
 dark.addEventListener("change", paint);
 paint();
 
+// What Swagger UI leaves without a name, or at a level of which the page has another already.
+const MENDED = [
+  [".info .title", "aria-level", "2"],
+  ["#servers", "aria-label", "Server"],
+];
+function mend() {
+  for (const [found, name, value] of MENDED) {
+    for (const node of document.querySelectorAll(found)) {
+      if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+    }
+  }
+}
+const docs = document.getElementById("docs");
+new MutationObserver(mend).observe(docs, {childList: true, subtree: true});
+
 const ui = SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#docs",
@@ -20,6 +35,6 @@ const ui = SwaggerUIBundle({
   onComplete: () => {
     // What pages are made of is nothing that one would ask for by hand.
     ui.layoutActions.show(["operations-tag", "pages"], false);
-    document.getElementById("docs").setAttribute("aria-busy", "false");
+    docs.setAttribute("aria-busy", "false");
   },
 });

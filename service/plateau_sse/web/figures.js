@@ -106,7 +106,9 @@ function paintCodes(runs) {
     Object.keys(counts).length
       ? [`${title} by ${Object.entries(counts).map(([code, n]) => `${code} ${words.count(n)}`).join(", ")}`]
       : [];
-  const all = [...said("Failed", runs.failed), ...said("Refused", runs.refused)];
+  // A service of before tells none of an agent's own apart.
+  const own = said("Of the others, failed", runs.own_failures ?? {});
+  const all = [...said("Failed", runs.failed), ...own, ...said("Refused", runs.refused)];
   put($("codes"), all.join(". "));
 }
 
@@ -200,6 +202,28 @@ function processRows(picture, nowS) {
   keyed($("processes"), all, rows);
 }
 
+const hostRows = {
+  keyOf: ({host}) => host,
+  make() {
+    const name = node("th", "", node("b"), node("i"));
+    name.scope = "row";
+    return node("tr", "", name, ...Array.from({length: 6}, () => node("td")));
+  },
+  paint(row, one) {
+    const [name, web, readers, runs, size, cpu, heard] = row.children;
+    put(name.firstChild, one.host);
+    put(name.lastChild, one.state === "up" ? "" : `${one.state}: ${one.cause}`);
+    put(web, words.count(one.web));
+    put(readers, words.count(one.open));
+    put(runs, one.runners ? `${one.running} of ${one.places}` : "–");
+    put(size, words.mib(one.pss_bytes));
+    put(cpu, `${Math.round(one.cpu * 100)} %`);
+    put(heard, one.age_s === null ? "–" : `${duration(one.age_s)} ago`);
+    row.classList.toggle("silent", one.state === "down");
+    row.dataset.state = one.state;
+  },
+};
+
 // ---- the lines
 
 const charts = new Charts([
@@ -230,7 +254,8 @@ const charts = new Charts([
 
 // `nowS` is the service's own clock.
 export function paint(picture, nowS) {
-  const {memory, cache, sse, runs, redis, advice} = picture;
+  // A service of a release before has none.
+  const {memory, cache, sse, runs, redis, advice, history, hosts = []} = picture;
   paintFigures(picture);
   keyed($("advice"), advice, adviceRows);
   $("no-advice").hidden = advice.length > 0;
@@ -242,12 +267,12 @@ export function paint(picture, nowS) {
   paintServer("redis-streams-state", redis.streams.state);
   paintServer("redis-cache-state", redis.cache.state);
   paintCodes(runs);
+  $("hosts-section").hidden = hosts.length < 2;
+  keyed($("hosts"), hosts, hostRows);
   processRows(picture, nowS);
-  charts.add({
-    at: Date.now() / 1000,
-    memory: memory.total_bytes === null ? null : memory.total_bytes / MIB,
-    warn: memory.warn_mb,
-    readers: sse.open,
-    events: sse.events_per_s,
-  });
+  const now = Date.now() / 1000;
+  const sample = (at, bytes, readers, events) =>
+    ({at, memory: bytes === null ? null : bytes / MIB, warn: memory.warn_mb, readers, events});
+  if (history) charts.recall(history.map(([at, ...rest]) => sample(at + now - nowS, ...rest)));
+  charts.add(sample(now, memory.total_bytes, sse.open, sse.events_per_s));
 }

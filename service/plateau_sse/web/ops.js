@@ -3,6 +3,7 @@
 // coming say how old they are, and nothing is called well by them.
 
 import {duration, paint, prepare, put, verdict} from "./figures.js";
+import {LiveRuns} from "./live.js";
 
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 1000;
@@ -90,6 +91,13 @@ async function read(stopped) {
     stopped.removeEventListener("abort", end);
   }
 }
+
+const live = new LiveRuns((path, method) => fetch(new URL(path, import.meta.url), {
+  method,
+  headers: {Authorization: `Bearer ${token}`},
+  cache: "no-store",
+  signal: AbortSignal.timeout(DEAD_MS),
+}));
 
 async function* pictures(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -182,6 +190,7 @@ function show(next) {
   came = Date.now();
   broken = "";
   $("figures").hidden = false;
+  live.look();
   paintFeed();
   return true;
 }

@@ -1,22 +1,25 @@
-// The page at /: asks, follows the answer with client.js, and shows what happens on the way.
-// What must hold: #answer's textContent is the run's text, to the character, at every moment.
+// The page at /: a small chat. What is asked, and in which conversation; the rest is beside it.
+// What must hold: what was typed is there until it has been taken; the address names what is
+// shown, so that it can be opened in another tab.
 
-import {answer, element} from "./answer.js";
-import {finished, follow, initial} from "./client.js";
+import {call, showProblem} from "./asking.js";
+import {History} from "./history.js";
+import {copySnippets, showSnippets} from "./snippets.js";
+import {Talk} from "./talk.js";
+import {Turn} from "./turn.js";
 
 const $ = (id) => document.getElementById(id);
-const LOG_LENGTH = 100;
-// Reading speed: time enough to drop the connection half way.
+// Reading speed: time enough to disconnect half way.
 const PACE_MS = 60;
+const TITLE_CHARS = 80;
 // Where the service is, with the prefix that a proxy may serve it under.
 const base = new URL(".", import.meta.url).href;
+const key = () => $("key").value.trim();
+const past = new History(base, key);
 
-let run = null; // {id, cache, events_url, record_url, cancel_url, asked, first_ms, total_ms}
-let state = initial;
-let stream = null; // of follow(); null while dropped
-let asking = false;
-let cancelling = false;
-let early = ""; // a hit's answer, shown before its stream has even begun
+let talk = null; // what is shown; null where that is a single answer
+let isOn = false;
+let problem = null;
 
 // ---- what survives a reload, in this tab only
 
@@ -36,18 +39,13 @@ function load(name) {
   }
 }
 
-// On the time line of the machine, so that a reload does not start it anew.
-const clock = () => performance.timeOrigin + performance.now();
-
 // ---- the form
 
 const agent = () => $("agent").value || $("other").value.trim();
 
-function request() {
-  const body = {agent: agent(), input: $("input").value};
-  if (body.agent === "study") body.options = {task: $("task").value, pace_ms: PACE_MS};
-  if ($("refresh").checked) body.cache = {mode: "refresh"};
-  return body;
+function asked() {
+  const options = agent() === "study" ? {task: $("task").value} : null;
+  return {agent: agent(), ...(options && {options})};
 }
 
 function saveForm() {
@@ -56,11 +54,18 @@ function saveForm() {
 }
 
 function restoreForm() {
-  const {refresh = false, ...fields} = load("form") ?? {};
+  const {refresh = false, agent: name = "study", other = "", ...fields} = load("form") ?? {};
   for (const [id, value] of Object.entries(fields)) $(id).value = value;
+  choose(name || other);
   $("refresh").checked = refresh;
   $("key").value = load("key") ?? "";
   $("key-field").hidden = !$("key").value;
+}
+
+function choose(name) {
+  const isKnown = [...$("agent").options].some(({value}) => value === name);
+  $("agent").value = isKnown ? name : "";
+  if (!isKnown) $("other").value = name;
 }
 
 function formChanged() {
@@ -68,39 +73,24 @@ function formChanged() {
   $("task-field").hidden = agent() !== "study";
   const words = $("input").value.match(/\S+/g)?.length ?? 0;
   $("words").textContent = words === 1 ? "1 word" : `${words} words`;
-  showCode();
+  showSnippets(base, {...asked(), input: $("input").value}, Boolean(key()));
 }
 
-// ---- talking to the service
-
-async function call(method, url, {body, key} = {}) {
-  const headers = {};
-  if (body) headers["Content-Type"] = "application/json";
-  if (key) headers.Authorization = `Bearer ${key}`;
-  try {
-    const response = await fetch(url, {method, headers, body: body && JSON.stringify(body)});
-    const answer = await response.json().catch(() => ({}));
-    const problem = response.ok ? null : problemOf(response, answer);
-    return {response, answer, problem};
-  } catch {
-    const detail = "Check that it runs and that you are online, then ask again.";
-    return {problem: {title: "The service cannot be reached.", detail}};
+// Those that runners have stand before the name that anybody may type. Where the service does not
+// tell, there are those that come with it.
+async function listAgents() {
+  const {answer} = await call("GET", `${base}v1/agents`, {key: key()});
+  const was = agent();
+  const other = $("agent").options[$("agent").options.length - 1];
+  const known = [...$("agent").options].map(({value}) => value);
+  for (const {name} of answer?.agents ?? []) {
+    if (!known.includes(name)) $("agent").add(new Option(name, name), other);
   }
+  choose(was);
+  formChanged();
 }
 
-function problemOf(response, {title, detail = "", code = "", field = ""}) {
-  const wait = response.headers.get("Retry-After");
-  if (wait) detail = `${detail} Try again in ${wait} s.`.trim();
-  return {title: title ?? `The service answered ${response.status}.`, detail, code, field};
-}
-
-function showProblem(box, problem) {
-  box.hidden = !problem;
-  if (!problem) return;
-  const title = element("strong", problem.title.replace(/[^.!?]$/, "$&."));
-  const code = problem.code ? [" ", element("code", problem.code)] : [];
-  box.replaceChildren(title, ` ${problem.detail}`, ...code);
-}
+// ---- asking
 
 const controlOf = {
   agent: () => ($("agent").value ? $("agent") : $("other")),
@@ -110,302 +100,152 @@ const controlOf = {
   input: () => $("input"),
 };
 
-function showFormProblem(problem) {
-  showProblem($("problem"), problem);
+// Who has begun to type goes on where that is, unless it is what is wrong.
+function showFormProblem(next, takesFocus = true) {
+  problem = next;
+  showProblem($("problem"), next);
   for (const id of ["agent", "other", "task", "input", "key"]) {
     $(id).removeAttribute("aria-invalid");
   }
-  if (!problem) return;
-  if (problem.code === "unauthorized") $("key-field").hidden = false;
-  const control = (controlOf[problem.code] ?? controlOf[problem.field])?.();
+  if (!next) return;
+  if (next.code === "unauthorized") $("key-field").hidden = false;
+  const control = (controlOf[next.code] ?? controlOf[next.field])?.();
   if (!control) return;
   control.setAttribute("aria-invalid", "true");
-  control.focus();
+  if (takesFocus) control.focus();
 }
 
 async function ask() {
-  if (asking) return;
-  asking = true;
-  const asked = clock();
-  const key = $("key").value.trim();
+  if (isOn) {
+    const detail = "Stop it, or wait for its end.";
+    return showFormProblem({title: "An answer is being written.", detail});
+  }
   saveForm();
-  save("key", key);
-  paintSoon();
-  const {response, answer: taken, problem} = await call("POST", `${base}v1/runs`, {body: request(), key});
-  asking = false;
-  showFormProblem(problem);
-  paintSoon();
-  if (problem) return;
-  const events = new URL(taken.events_url, response.url);
-  const record = new URL(events);
-  record.pathname = record.pathname.replace(/\/events$/, "");
-  run = {
-    id: taken.id,
-    cache: response.headers.get("X-Cache") ?? (taken.cached ? "hit" : "miss"),
-    events_url: events.href,
-    record_url: record.href,
-    cancel_url: new URL(taken.cancel_url, response.url).href,
-    asked,
-  };
-  early = taken.output ?? "";
-  if (early) run.first_ms = clock() - asked;
-  log.clear();
-  join();
-  if ($("run").getBoundingClientRect().top > innerHeight * 0.7) showRun();
+  save("key", key());
+  if (!talk) begin();
+  const asking = talk;
+  const input = $("input").value;
+  const more = $("refresh").checked ? {cache: {mode: "refresh"}} : {};
+  if (!(await asking.ask(input, more)) || talk !== asking) return;
+  if ($("input").value === input) $("input").value = "";
+  formChanged();
+  saveForm();
+  history.replaceState(null, "", `#c=${asking.id}`);
+  past.mark(asking.id);
+  readAgain();
 }
 
-// On a phone the answer is written below the edge of the screen.
-function showRun() {
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  $("run").scrollIntoView({behavior: still ? "auto" : "smooth"});
-}
+// ---- what is shown
 
-// ---- the run
-
-function join(from = initial) {
-  stream?.close();
-  cancelling = false;
-  state = from;
-  stream = follow(run.events_url, onState, {state: from});
-  save("run", run);
-  showCode();
-  paintSoon();
-}
-
-function onState(next, event) {
-  state = next;
-  if (event) log.add(event);
-  if (state.text && run.first_ms === undefined) time("first_ms", clock() - run.asked);
-  if (finished(state) && run.total_ms === undefined) time("total_ms", clock() - run.asked);
-  if (state.closed) recover(run);
-  paintSoon();
-}
-
-function time(name, ms) {
-  // After a reload nobody knows when it happened, only how long the run itself took.
-  run[name] = run.rejoined ? (name === "total_ms" ? state.duration_ms : null) : ms;
-  save("run", run);
-}
-
-// The stream is gone for good: the record knows why.
-async function recover(left) {
-  const {response, answer: record, problem} = await call("GET", left.record_url);
-  if (left !== run) return;
-  stream = null;
-  if (response?.status >= 400 && response.status < 500) {
-    run.lost = problem;
-    save("run", null);
-  } else if (!problem && finished(record)) {
-    const {status, output, error, finish_reason, usage} = record;
-    state = {...state, status, error, finish_reason, usage, output, text: output ?? state.text, closed: false};
-  }
-  paintSoon();
-}
-
-function drop() {
-  stream?.close();
-  stream = null;
-  log.note(`dropped after ${state.id || "no event"}`);
-  paintSoon();
-}
-
-function resume() {
-  log.note(`resumed after ${state.id || "no event"}`);
-  join({...state, connected: false, closed: false});
-}
-
-async function cancel() {
-  const cancelled = run;
-  if (!stream) resume();
-  cancelling = true;
-  paintSoon();
-  const {problem} = await call("POST", run.cancel_url);
-  if (cancelled !== run || !problem) return;
-  cancelling = false;
-  if (!finished(state)) showFormProblem(problem);
-  paintSoon();
-}
-
-async function copy() {
-  try {
-    await navigator.clipboard.writeText(state.text);
-    $("copy").textContent = "Copied";
-  } catch {
-    // No clipboard without https: select it, so that one key does it.
-    getSelection().selectAllChildren($("answer"));
-  }
-}
-
-// ---- painting: once a frame at most, however fast the events come
-
-let painting = 0;
-const paintSoon = () => (painting ||= requestAnimationFrame(paint));
-
-function paint() {
-  painting = 0;
-  able("ask", !asking);
-  $("ask").textContent = asking ? "Asking…" : "Ask";
-  $("tour").hidden = run !== null;
-  for (const id of ["controls", "facts", "answer", "log-box"]) $(id).hidden = run === null;
-  if (!run) return;
-  const over = finished(state) || Boolean(run.lost);
-  $("run").dataset.status = run.lost ? "lost" : state.status;
-  put($("status"), sentence());
-  able("drop", !over && stream);
-  able("resume", !over && !stream);
-  able("cancel", !over && !cancelling);
-  able("again", over && !asking);
-  able("copy", state.text);
-  $("answer").setAttribute("aria-busy", String(!over && stream !== null));
-  answer.show(state.text || early);
-  paintProgress(over);
-  paintFacts();
-  paintFailure();
-  log.paint();
-}
-
-function sentence() {
-  const cut = ["length", "content_filter"].includes(state.finish_reason);
-  if (state.status === "completed" && cut) return `Cut off (${state.finish_reason}).`;
-  if (state.status === "completed" && run.cache === "hit") return "Complete, from the cache.";
-  if (state.status === "completed") return "Complete.";
-  if (state.status === "failed") return "Failed.";
-  if (state.status === "cancelled") return "Cancelled.";
-  if (run.lost) return "This run is no longer there.";
-  if (!stream) return `Dropped after event ${state.id || "0"}. Resume goes on from there.`;
-  if (cancelling) return "Cancelling…";
-  if (!state.connected) return state.events ? "Connection lost, reconnecting…" : "Connecting…";
-  return state.status === "queued" ? "Queued, waiting for a runner." : "Running.";
-}
-
-function paintProgress(over) {
-  const {step, total_steps: steps, message, percentage, current_agent: who} = state.progress ?? {};
-  $("progress-line").hidden = over;
-  const share = percentage ?? (steps ? (100 * step) / steps : undefined);
-  // Without a value the bar says: at work, nobody knows how far.
-  if (share === undefined) $("progress").removeAttribute("value");
-  else $("progress").value = share / 100;
-  const where = steps ? `Step ${step} of ${steps}` : "";
-  const label = [where, who, message].filter(Boolean).join(" · ");
-  put($("progress-label"), label || "Nothing told yet");
-}
-
-const ms = (value) => (value === undefined || value === null ? "–" : `${Math.round(value)} ms`);
-
-function paintFacts() {
-  put($("fact-status"), state.status);
-  put($("fact-cache"), run.cache);
-  put($("fact-first"), ms(run.first_ms));
-  put($("fact-total"), ms(run.total_ms));
-  put($("fact-id"), state.id || "–");
-  put($("fact-events"), String(state.events));
-  put($("fact-missed"), String(state.missed));
-  put($("fact-attempt"), String(state.attempt || "–"));
-}
-
-function paintFailure() {
-  const {code = "", message = "", retryable} = state.error ?? {};
-  const again = retryable ? " Another try may work." : "";
-  const failed = {title: "The run failed", code, detail: message + again};
-  const shown = state.status === "failed" ? failed : run.lost;
-  if ($("failure").hidden === Boolean(shown)) showProblem($("failure"), shown);
-}
-
-// Only what differs: a live region speaks at every change, even to the same words.
-function put(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function able(id, yes) {
-  $(id).setAttribute("aria-disabled", String(!yes));
-}
-
-// ---- the log of events
-
-const log = {
-  waiting: [],
-  add({lastEventId, type, ...fields}) {
-    this.push([lastEventId, type, fields]);
+const page = {
+  options() {
+    const {options, ...rest} = asked();
+    const paced = options && {options: {...options, pace_ms: PACE_MS}};
+    return {url: base, key, ...rest, ...paced};
   },
-  note(words) {
-    this.push(["", words, null]);
+
+  changed({messages, status, error}) {
+    const was = isOn;
+    isOn = !["idle", "loading"].includes(status);
+    if (was && !isOn && $("runs-box").open) past.showRuns();
+    $("ask").setAttribute("aria-disabled", String(isOn));
+    $("tour").hidden = messages.length > 0;
+    $("forget").hidden = messages.length === 0 || isOn;
+    const title = messages[0]?.text.trim().replace(/\s+/g, " ") || "New conversation";
+    const words = title.length > TITLE_CHARS ? `${title.slice(0, TITLE_CHARS)}…` : title;
+    if ($("runs-title").textContent !== words) $("runs-title").textContent = words;
+    // What went wrong with an answer stands beside it.
+    const next = error?.title ? error : null;
+    if (next !== problem) showFormProblem(next);
   },
-  push(row) {
-    this.waiting.push(row);
-    if (this.waiting.length > LOG_LENGTH) this.waiting.shift();
-  },
-  clear() {
-    this.waiting = [];
-    $("log").replaceChildren();
-  },
-  paint() {
-    if (!this.waiting.length) return;
-    const list = $("log");
-    const atEnd = list.scrollTop + list.clientHeight > list.scrollHeight - 40;
-    list.append(...this.waiting.map(logRow));
-    this.waiting = [];
-    while (list.children.length > LOG_LENGTH) list.firstChild.remove();
-    if (atEnd) this.toEnd();
-  },
-  toEnd() {
-    $("log").scrollTop = $("log").scrollHeight;
+
+  // On a phone the answer would be written below the edge of the screen.
+  asked(card) {
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    card.scrollIntoView({behavior: still ? "auto" : "smooth", block: "start"});
   },
 };
 
-function logRow([id, type, fields]) {
-  const row = document.createElement("li");
-  if (fields) {
-    const shown = JSON.stringify(fields).slice(0, 160);
-    row.append(element("b", id || "–"), ` ${type} `, element("i", shown));
-  } else {
-    row.append(element("span", `— ${type} —`, "note"));
-  }
-  return row;
+function begin(id = newId()) {
+  talk?.close();
+  talk = new Talk($("answers"), page, id);
+  isOn = false;
+  $("trouble").hidden = true;
+  talk.paint();
 }
 
-// ---- the same from your code
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
-function showCode() {
-  const url = run?.events_url ?? `${base}v1/runs/<id>/events?token=<token>`;
-  const {options, ...body} = request();
-  if (options) body.options = {task: options.task};
-  body.input = body.input.length > 60 ? `${body.input.slice(0, 60)}…` : body.input || "Your text";
-  const json = JSON.stringify(body).replaceAll("'", String.raw`'\''`);
-  const key = load("key") ? `  -H "Authorization: Bearer $PLATEAU_KEY" \\\n` : "";
-  $("curl").textContent = `curl ${base}v1/runs \\
-  -H 'Content-Type: application/json' \\
-${key}  -d '${json}'
+async function show() {
+  // An id of neither has a letter that an address would write in another way.
+  const [, kind, id = ""] = /^#(c|r)=([\w.:@~-]{1,128})$/.exec(location.hash) ?? [];
+  past.mark(kind === "c" ? id : "");
+  if (kind === "r") return showAnswer(id);
+  if (kind !== "c") return begin();
+  begin(id);
+  talk.open();
+  // Whoever answered last is asked again, and answers are for whoever had asked for them.
+  const path = `v1/runs?limit=1&conversation_id=${encodeURIComponent(id)}`;
+  const {answer} = await past.read(path);
+  if (talk?.id !== id || !answer?.runs?.length) return;
+  choose(answer.runs[0].agent);
+  formChanged();
+}
 
-curl -N '${url}'`;
-  $("snippet").textContent = `const source = new EventSource(${JSON.stringify(url)});
-source.onmessage = ({data, lastEventId}) => {
-  const {type, text = ""} = JSON.parse(data);
-  console.log(lastEventId, type, text);
-};`;
-  $("module").textContent = `import {follow} from ${JSON.stringify(`${base}client.js`)};
+// One that belongs to no conversation.
+async function showAnswer(id) {
+  talk?.close();
+  talk = null;
+  isOn = false;
+  const {answer, problem: refused} = await past.read(`v1/runs/${encodeURIComponent(id)}`);
+  if (talk) return;
+  page.changed({messages: [], status: "idle", error: null});
+  $("tour").hidden = true;
+  $("runs-title").textContent = "An earlier answer";
+  showProblem($("trouble"), refused);
+  if (refused) return $("answers").replaceChildren();
+  const turn = new Turn({}, null);
+  $("answers").replaceChildren(turn.card);
+  const {partsOf} = await import("./client.js");
+  const said = {...answer, ...partsOf(answer.parts)};
+  const isStillOn = ["queued", "running"].includes(answer.status);
+  turn.show({text: `Asked of ${answer.agent}`}, said,
+    {isAlone: true, isOn: isStillOn, isLast: true, connected: true});
+}
 
-follow(${JSON.stringify(url)}, ({status, text}) => console.log(status, text));`;
+async function readAgain() {
+  const refused = await past.show();
+  if (refused?.code !== "unauthorized" || problem) return;
+  const isIdle = document.activeElement === document.body;
+  showFormProblem({...refused, title: key() ? refused.title : "This service asks for a key"}, isIdle);
+}
+
+async function forget() {
+  const {id} = talk;
+  if (!confirm("Delete this conversation? It cannot be brought back.")) return;
+  const path = `${base}v1/conversations/${encodeURIComponent(id)}`;
+  const {problem: refused} = await call("DELETE", path, {key: key()});
+  if (refused) return showFormProblem(refused);
+  fresh();
+  readAgain();
+}
+
+function fresh() {
+  if (location.hash) history.pushState(null, "", location.pathname + location.search);
+  show();
+  $("input").focus();
 }
 
 // ---- wiring
 
-function sample() {
+$("sample").addEventListener("click", () => {
   $("input").value = $("sample-text").content.textContent;
   formChanged();
   saveForm();
-}
-
-const press = (id, act) =>
-  $(id).addEventListener("click", () => $(id).getAttribute("aria-disabled") !== "true" && act());
-
-press("drop", drop);
-press("resume", resume);
-press("cancel", cancel);
-press("again", () => $("form").requestSubmit());
-press("copy", copy);
-press("sample", sample);
-$("copy").addEventListener("blur", () => ($("copy").textContent = "Copy"));
-$("log-box").addEventListener("toggle", () => log.toEnd());
+});
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   ask();
@@ -417,15 +257,26 @@ $("form").addEventListener("keydown", (event) => {
   event.preventDefault();
   $("form").requestSubmit();
 });
+$("key").addEventListener("change", () => {
+  save("key", key());
+  listAgents();
+  readAgain();
+});
+$("new").addEventListener("click", fresh);
+$("forget").addEventListener("click", forget);
+// A link within the page, too, is one.
+addEventListener("popstate", () => {
+  show();
+  $("runs-title").focus();
+});
 addEventListener("pagehide", saveForm);
 
 const apple = /Mac|iPhone|iPad/.test(navigator.platform);
 $("shortcut").textContent = `${apple ? "⌘" : "Ctrl"} + Enter asks`;
+if (matchMedia("(max-width: 60rem)").matches) $("talks-box").open = false;
+copySnippets();
 restoreForm();
 formChanged();
-run = load("run");
-if (run) {
-  run.rejoined = true;
-  join();
-}
-paintSoon();
+show();
+listAgents();
+readAgain();

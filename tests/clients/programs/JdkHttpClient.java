@@ -59,7 +59,7 @@ class JdkHttpClient {
       // From now on the answer is followed where it is.
       response.headers().firstValue("Location").ifPresent(it -> uri = uri.resolve(it));
       body = null;
-      var id = "";
+      var id = last;
       for (var each = lines.iterator(); each.hasNext(); ) {
         var line = each.next();
         if (line.startsWith("id: ")) id = line.substring(4);

@@ -14,7 +14,7 @@ def follow(asking: Asking) -> bool:
     ) as response:
         response.raise_for_status()
         asking.answered(response.headers.get("Location"))
-        event_id = ""
+        event_id = asking.last
         for line in response.iter_lines():
             if line.startswith("id: "):
                 event_id = line[4:]

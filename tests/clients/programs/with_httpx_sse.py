@@ -23,7 +23,8 @@ def follow(asking: Asking) -> bool:
         source.response.raise_for_status()
         asking.answered(source.response.headers.get("Location"))
         for event in source.iter_sse():
-            asking.last = event.id
+            # Its ids begin anew with each response, and a state has none.
+            asking.last = event.id or asking.last
             if tell(event.id, event.data):
                 return True
     return False

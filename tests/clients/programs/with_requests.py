@@ -15,7 +15,7 @@ def follow(asking: Asking) -> bool:
         # It takes any text without a charset for Latin-1; event streams are UTF-8.
         response.encoding = "utf-8"
         asking.answered(response.headers.get("Location"))
-        event_id = ""
+        event_id = asking.last
         for line in response.iter_lines(chunk_size=1, decode_unicode=True):
             if line.startswith("id: "):
                 event_id = line[4:]

@@ -37,6 +37,9 @@ def says(description: str, name: str = "", **headers: Any) -> dict[str, Any]:
 
 def problems(*statuses: int) -> dict[str, Any]:
     found = {}
+    if 401 in statuses and 429 not in statuses:
+        # Whoever sends many wrong keys.
+        statuses = tuple(sorted((*statuses, 429)))
     for status in statuses:
         codes = [code for code, (of, _) in PROBLEMS.items() if of == status]
         problem = says("Problem: " + ", ".join(f"`{code}`" for code in codes))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from plateau_sse.api import pages
+from plateau_sse.api.spec import dialect_operations, run_operations
 from plateau_sse.api.spec import parameters as given
-from plateau_sse.api.spec import run_operations
 from plateau_sse.api.spec.event_schemas import ref
 from plateau_sse.api.spec.operation import (
     ADMIN,
@@ -47,11 +47,40 @@ def _operators() -> dict[str, Any]:
                 "operators",
                 "getMetrics",
                 "Everything that operators look at",
-                "With `Accept: text/event-stream` anew every 2 s, until you go.",
+                "With `Accept: text/event-stream` anew every 2 s, until you go; the first "
+                "then has `history`, the last ten minutes as this worker has seen them: lists "
+                "of the time in seconds, bytes of memory, readers, events a second.",
                 ADMIN,
                 {"200": picture, **problems(401, 403, 429)},
                 parameters=[given.ADMIN_ACCEPT, given.ADMIN_TOKEN],
             )
+        },
+        "/api/admin/runs": {
+            "get": operation(
+                "operators",
+                "listLiveRuns",
+                "Runs that are on or wait, whoever owns them",
+                "The longest first, 100 at most; `more` is how many there are beyond them.",
+                ADMIN,
+                {"200": says("Those that are on", "LiveRuns"), **problems(401, 403, 422, 503)},
+                parameters=[given.FIND, given.ADMIN_TOKEN],
+            )
+        },
+        "/api/admin/runs/{run_id}/cancel": {
+            "parameters": [given.RUN_ID],
+            "post": operation(
+                "operators",
+                "cancelAnyRun",
+                "Cancel a run, whoever owns it",
+                "Repeatable. It ends for all who share it.",
+                ADMIN,
+                {
+                    "200": says("Cancelled", "Cancellation"),
+                    "202": says("Its agent is being told", "Cancellation"),
+                    **problems(401, 403, 404, 409, 410, 503),
+                },
+                parameters=[given.ADMIN_TOKEN],
+            ),
         },
         "/metrics": {
             "get": _open(
@@ -67,8 +96,10 @@ def _health() -> dict[str, Any]:
         "/health": {
             "get": _open(
                 "getHealth",
-                "The whole picture",
-                "A runner or a cache that is down makes it degraded, not down.",
+                "Is all of it well",
+                "A runner or a cache that is down makes it degraded, not down. Figures and "
+                "causes are told with `ADMIN_TOKEN` as Bearer, and on a machine's own service "
+                "without keys; else the states alone, as they were a second ago at most.",
                 says("Up or degraded", "Health"),
                 {"503": says(not_now, "Health")},
             )
@@ -114,7 +145,8 @@ def _files() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, page in (pages.PAGES | pages.FROM_DISK).items():
         # A stem of its own for each: page.js and page.css are two files.
-        name = "".join(part.capitalize() for part in page.file.replace("-", ".").split("."))
+        file = page.file.rpartition("/")[2].replace("-", ".")
+        name = "".join(part.capitalize() for part in file.split("."))
         found[path] = {
             "get": operation(
                 "pages",
@@ -145,6 +177,7 @@ def paths() -> dict[str, Any]:
     return (
         run_operations.runs()
         | run_operations.conversations()
+        | dialect_operations.dialects()
         | _operators()
         | _health()
         | _files()

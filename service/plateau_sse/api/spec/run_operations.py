@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from plateau_sse.api.external import EVENT_BYTES, EVENTS_MOST
-from plateau_sse.api.requests import BODY_BYTES, OPTIONS_DEPTH
+from plateau_sse.api.bodies import DEPTH_MOST
+from plateau_sse.api.posted import EVENTS_MOST
 from plateau_sse.api.spec import parameters as given
 from plateau_sse.api.spec.event_schemas import ref
 from plateau_sse.api.spec.operation import (
@@ -22,6 +22,7 @@ from plateau_sse.api.spec.operation import (
     problems,
     says,
 )
+from plateau_sse.store.runs.events import MARK_BYTES, TAPE_BYTES
 
 
 def _events(description: str, **headers: Any) -> dict[str, Any]:
@@ -60,9 +61,10 @@ def _create() -> Operation:
         "Ask an agent",
         "Equal requests are answered once: from the cache (`X-Cache: hit`), or by joining the "
         "run that is under way (`joined`). With `Accept: text/event-stream` the answer is the "
-        f"stream itself. A body may have {BODY_BYTES // 1024} KiB, and its `options` may nest "
-        f"{OPTIONS_DEPTH} levels deep; unknown members are refused. In a conversation only "
-        "system messages and the user's new one are sent.",
+        "stream itself. A body may have `MAX_BODY_BYTES` (1 MiB as shipped), and its messages "
+        f"and `options` may nest {DEPTH_MOST} levels deep; unknown members are refused. In a "
+        "conversation only instructions, calls of tools with their results, and the user's new "
+        "message are sent.",
         KEY,
         {
             "200": {
@@ -79,6 +81,7 @@ def _create() -> Operation:
             given.IDEMPOTENCY_KEY,
             given.CACHE_CONTROL,
             given.REQUEST_ID,
+            given.LAST_EVENT_ID,
         ],
         requestBody={
             "required": True,
@@ -97,7 +100,8 @@ def _append() -> Operation:
         "appendEvents",
         "Append to an external run",
         "One event or an array, all or nothing; `[]` renews the lease. Nothing can follow the "
-        f"event that ends the run. An event may have {EVENT_BYTES // 1024} KiB, an answer 256. "
+        "event that ends the run. Text may have any length; any other event "
+        f"{MARK_BYTES // 1024} KiB, an answer {TAPE_BYTES // 1024} KiB of text and thoughts. "
         "A run's token only reads: this takes its owner's key.",
         KEY,
         {
@@ -121,19 +125,40 @@ def _append() -> Operation:
     )
 
 
+def _list() -> Operation:
+    return operation(
+        "runs",
+        "listRuns",
+        "What you have asked for lately",
+        "The latest 1,000 runs of your key, as far as their records are there. An answer that "
+        "came from the cache is no run.",
+        KEY,
+        {"200": says("A page", "RunList"), **problems(401, 403, 422, 503)},
+        parameters=[
+            given.OF_STATUS,
+            given.OF_AN_AGENT,
+            given.IN_CONVERSATION,
+            given.USER,
+            given.LIMIT,
+            given.BEFORE,
+        ],
+    )
+
+
 def runs() -> dict[str, Any]:
     own = [given.RUN_ID, given.TOKEN]
     return {
-        "/v1/runs": {"post": _create()},
+        "/v1/runs": {"post": _create(), "get": _list()},
         "/v1/runs/{run_id}": {
             "parameters": own,
             "get": operation(
                 "runs",
                 "getRun",
                 "A run's record",
-                "Kept for `STREAM_TTL_S` after its end; then a 410.",
+                "Kept for `STREAM_TTL_S` after its end; then its answer, while that is cached; "
+                "then a 410.",
                 KEY_OR_TOKEN,
-                {"200": says("The record", "Run"), **problems(401, 403, 404, 410, 503)},
+                {"200": says("The record", "Run"), **problems(401, 403, 404, 409, 410, 503)},
             ),
         },
         "/v1/runs/{run_id}/events": {
@@ -149,9 +174,9 @@ def runs() -> dict[str, Any]:
                 {
                     "200": _events("What follows, as it comes, to the terminal event"),
                     "204": says("That event was the last: do not come back"),
-                    **problems(400, 401, 403, 404, 410),
+                    **problems(400, 401, 403, 404, 409, 410),
                 },
-                parameters=[*given.POSITION, given.EVENT_NAMES],
+                parameters=[*given.POSITION, given.EVENT_NAMES, given.HEARTBEAT],
             ),
             "post": _append(),
         },
@@ -176,17 +201,39 @@ def runs() -> dict[str, Any]:
 
 def conversations() -> dict[str, Any]:
     return {
+        "/v1/agents": {
+            "get": operation(
+                "runs",
+                "listAgents",
+                "The agents that can be asked",
+                "Those that runners say they have, with what is to be known of each.",
+                KEY,
+                {"200": says("The agents", "Agents"), **problems(401, 403, 503)},
+            )
+        },
+        "/v1/conversations": {
+            "get": operation(
+                "conversations",
+                "listConversations",
+                "Your conversations, or those of one `user`",
+                "The latest 1,000.",
+                KEY,
+                {"200": says("A page", "ConversationList"), **problems(401, 403, 422, 503)},
+                parameters=[given.USER, given.LIMIT, given.BEFORE],
+            )
+        },
         "/v1/conversations/{conversation_id}": {
             "parameters": [given.CONVERSATION_ID, given.USER],
             "get": operation(
                 "conversations",
                 "getConversation",
-                "What is remembered of a conversation",
-                "As its next run's agent is given it, and the run that is on, if one is.",
+                "What was said in a conversation",
+                "Its latest messages, whole, and the run that is on, if one is. One that has "
+                "not begun is an empty one.",
                 KEY,
                 {
                     "200": says("The conversation", "Conversation"),
-                    **problems(401, 403, 404, 422, 503),
+                    **problems(401, 403, 422, 503),
                 },
             ),
             "delete": operation(
@@ -197,5 +244,29 @@ def conversations() -> dict[str, Any]:
                 KEY,
                 {"204": says("Forgotten"), **problems(401, 403, 422, 503)},
             ),
-        }
+        },
+        "/v1/conversations/{conversation_id}/events": {
+            "parameters": [given.CONVERSATION_ID, given.USER, given.CONVERSATION_TOKEN],
+            "get": operation(
+                "conversations",
+                "followConversation",
+                "Follow a conversation, run after run",
+                "Server-sent events: those of each run that is asked for in it, to its end, "
+                "then those of the next, under the ids that they have in their run. "
+                '`{"type":"conversation.missed"}`, without an id: what was said behind the id '
+                "that you came back with is not told, since the conversation has forgotten "
+                "where that was; read it anew.",
+                KEY_OR_TOKEN,
+                {
+                    "200": _events("What runs in it, as it comes"),
+                    **problems(400, 401, 403, 422),
+                },
+                parameters=[
+                    *given.POSITION,
+                    given.AFTER,
+                    given.EVENT_NAMES,
+                    given.HEARTBEAT,
+                ],
+            ),
+        },
     }

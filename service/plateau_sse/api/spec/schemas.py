@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
+from plateau_sse.api.messages import ROLES
 from plateau_sse.api.requests import RunRequest
 from plateau_sse.api.spec import event_schemas
-from plateau_sse.api.spec.event_schemas import Schema, or_null, ref
+from plateau_sse.api.spec.event_schemas import COUNT, Schema, or_null, ref
 from plateau_sse.errors import PROBLEMS
-from plateau_sse.intake.ask import EXTERNAL
+from plateau_sse.store.runs.streams import EXTERNAL
 
 _TEXT: Schema = {"type": "string"}
 _WHEN: Schema = {"type": "number", "description": "Seconds since the epoch."}
@@ -28,17 +29,35 @@ _LINK: Schema = _TEXT | {
 }
 
 
-def _object(members: Schema, *optional: str, **more: Any) -> Schema:
+def object_of(members: Schema, *optional: str, **more: Any) -> Schema:
     """All of its members are there but for the `optional` ones."""
     required = [name for name in members if name not in optional]
     return {"type": "object", **more, "required": required, "properties": members}
 
 
-_ERROR = _object(
+_ERROR = object_of(
     {"code": _TEXT, "message": _TEXT, "retryable": {"type": "boolean"}}, "retryable"
 )
-_LATER = ("attempt", "output", "error", "usage", "finish_reason", "created_at", "started_at")
-RUN = _object(
+_LATER = (
+    *("attempt", "output", "parts", "error", "usage", "model", "finish_reason"),
+    *("created_at", "started_at"),
+)
+_PARTS: Schema = {
+    "type": "array",
+    "description": "What has been said, in its order: parts of text and thoughts, and the "
+    "events between them.",
+    "items": {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": _TEXT | {"description": "`text`, `reasoning`, or that of an event."},
+            "part": {"type": "integer", "minimum": 0},
+            "text": _TEXT,
+            "continues": {"type": "integer", "minimum": 0},
+        },
+    },
+}
+RUN = object_of(
     {
         "id": ref("RunId"),
         "status": _STATUS,
@@ -46,8 +65,10 @@ RUN = _object(
         "cached": {"type": "boolean"},
         "attempt": {"type": "integer", "minimum": 0},
         "output": or_null(_TEXT | {"description": "The whole answer, once it has completed."}),
+        "parts": or_null(_PARTS),
         "error": or_null(_ERROR),
         "usage": or_null(ref("Usage")),
+        "model": or_null(_TEXT | {"description": "That gave the answer, where it is known."}),
         "finish_reason": or_null(ref("FinishReason")),
         "created_at": _WHEN,
         "started_at": or_null(_WHEN),
@@ -55,12 +76,17 @@ RUN = _object(
         "duration_ms": or_null({"type": "integer"}),
         "events_url": _LINK,
         "cancel_url": _LINK,
+        "conversation_events_url": _LINK
+        | {"description": "Of a run in a conversation: whatever runs in that is told there."},
+        "next_seq": COUNT
+        | {"description": "Of an external run that begins: the number of what is sent first."},
     },
     *_LATER,
     *("ended_at", "duration_ms", "events_url", "cancel_url"),
+    *("conversation_events_url", "next_seq"),
     description="A run's record; of one that has just been taken on only what is known then.",
 )
-PROBLEM = _object(
+PROBLEM = object_of(
     {
         "type": _TEXT | {"format": "uri-reference"},
         "title": _TEXT,
@@ -80,20 +106,41 @@ PROBLEM = _object(
     *("field", "expected_seq"),
     description="RFC 9457.",
 )
-_MESSAGE = _object(
+_MESSAGE = object_of(
     {
         "id": _TEXT | {"description": "Of an answer: its run's."},
-        "role": {"type": "string", "enum": ["user", "assistant"]},
-        "content": or_null(
-            _TEXT | {"description": "As an agent gets it; null: only the index is left."}
+        "role": {
+            "type": "string",
+            "enum": ["user", "assistant", "tool"],
+            "description": "`tool`: results that were sent instead of a question.",
+        },
+        "status": or_null(
+            {
+                "type": "string",
+                "enum": ["completed", "failed", "cancelled"],
+                "description": "Of an answer: how its run ended.",
+            }
         ),
-        "length": {"type": "integer", "description": "Characters of the whole."},
-        "truncated": {"type": "boolean"},
+        "content": or_null(
+            _TEXT | {"description": "Its text; null where a release before kept none."}
+        ),
+        "parts": {
+            "type": "array",
+            "items": {"type": "object", "required": ["type"]},
+            "description": "Of a question as they were sent, of an answer as its record shows "
+            "them.",
+        },
+        "length": {"type": "integer", "description": "Characters of the whole text."},
+        "truncated": {
+            "type": "boolean",
+            "description": "It takes more room than it may: remarks stand for what was too "
+            "large, or this is what fits of its text.",
+        },
         "reply_to": or_null(_TEXT),
         "created_at": _WHEN,
     }
 )
-CONVERSATION = _object(
+CONVERSATION = object_of(
     {
         "id": _TEXT,
         "messages": {
@@ -102,7 +149,7 @@ CONVERSATION = _object(
             "items": _MESSAGE,
         },
         "active_run": or_null(
-            _object(
+            object_of(
                 {
                     "id": ref("RunId"),
                     "status": {"type": "string", "enum": ["queued", "running"]},
@@ -112,10 +159,49 @@ CONVERSATION = _object(
                 description="The latest run that is still on.",
             )
         ),
+        "events_url": or_null(
+            _LINK | {"description": "Whatever runs in it is told there, without a key."}
+        ),
+    }
+)
+_NEXT = or_null(_LINK | {"description": "Of the page behind this one."})
+RUN_LIST = object_of(
+    {
+        "runs": {
+            "type": "array",
+            "description": "The latest first.",
+            "items": object_of(
+                {
+                    "id": ref("RunId"),
+                    "status": _STATUS,
+                    "agent": _TEXT,
+                    "conversation_id": or_null(_TEXT),
+                    "asked_at": _WHEN,
+                }
+            ),
+        },
+        "next": _NEXT,
+    }
+)
+CONVERSATION_LIST = object_of(
+    {
+        "conversations": {
+            "type": "array",
+            "description": "The one in which something was asked last comes first.",
+            "items": object_of(
+                {
+                    "id": _TEXT,
+                    "asked_at": _WHEN,
+                    "question": or_null(_TEXT)
+                    | {"description": "How what was asked last begins."},
+                }
+            ),
+        },
+        "next": _NEXT,
     }
 )
 _NUMBER: Schema = {"type": "integer", "minimum": 0}
-APPENDED = _object(
+APPENDED = object_of(
     {
         "id": ref("RunId"),
         "attempt": _NUMBER,
@@ -125,26 +211,111 @@ APPENDED = _object(
         "duplicate": {"type": "boolean", "description": "These were there already."},
     }
 )
-CANCELLATION = _object({"id": ref("RunId"), "status": _STATUS})
-CLEARED = _object({"deleted": _NUMBER, "agent": or_null(_TEXT)})
-PROBE = _object({"status": {"type": "string", "enum": ["up", "down"]}, "cause": _TEXT}, "cause")
-HEALTH = _object(
+LIVE_RUNS = object_of(
+    {
+        "runs": {
+            "type": "array",
+            "items": object_of(
+                {
+                    "id": ref("RunId"),
+                    "agent": _TEXT,
+                    "owner": _TEXT | {"description": "A digest of the key, never the key."},
+                    "status": _STATUS,
+                    "attempt": _NUMBER,
+                    "running_s": or_null({"type": "number", "minimum": 0}),
+                }
+            ),
+        },
+        "more": _NUMBER,
+    }
+)
+CANCELLATION = object_of({"id": ref("RunId"), "status": _STATUS})
+AGENTS = object_of(
+    {
+        "agents": {
+            "type": "array",
+            "items": object_of(
+                {
+                    "name": _TEXT,
+                    "version": _TEXT,
+                    "kind": _TEXT | {"description": "`generator`, or whose agent it is."},
+                    "cache": {"type": "boolean"},
+                    "cache_scope": {"type": "string", "enum": ["user", "owner"]},
+                    "memory": {
+                        "type": "boolean",
+                        "description": "Whether it remembers conversations: its runs in one "
+                        "are executed one after the other.",
+                    },
+                    "max_steps": or_null({"type": "integer"}),
+                    "attempts": or_null({"type": "integer"}),
+                    "timeout_s": or_null(_NUMBER),
+                    "input_bytes": or_null({"type": "integer"}),
+                },
+                description="A bound that is null is the service's.",
+            ),
+        }
+    }
+)
+CLEARED = object_of({"deleted": _NUMBER, "agent": or_null(_TEXT)})
+PROBE = object_of(
+    {"status": {"type": "string", "enum": ["up", "down"]}, "cause": _TEXT}, "cause"
+)
+HEALTH = object_of(
     {
         "status": {"type": "string", "enum": ["up", "degraded", "down"]},
         "components": {
             "type": "object",
-            "additionalProperties": _object({"status": _TEXT, "cause": _TEXT}, "cause"),
+            "additionalProperties": object_of({"status": _TEXT, "cause": _TEXT}, "cause"),
+        },
+        "hosts": {
+            "type": "object",
+            "additionalProperties": object_of({"status": _TEXT, "cause": _TEXT}, "cause"),
         },
     },
-    description="Each component, its state, and the cause where it is not up.",
+    "hosts",
+    description="Each component and its state; for operators also its figures, the cause where "
+    "it is not up, and each host with its state: up, leaving, degraded or down.",
 )
-METRICS = _object(
+METRICS = object_of(
     {
-        name: {"type": "array" if name == "advice" else "object"}
-        for name in "memory cache sse runs redis workers lately advice".split()
+        name: {"type": "array" if name in ("hosts", "advice") else "object"}
+        for name in "memory cache sse runs redis workers lately hosts advice".split()
     },
     description="What the service uses, and what to change about it.",
 )
+
+
+def _kinds_of_message() -> list[Schema]:
+    """What the role says of the other members."""
+    content: Schema = {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1}]}
+    no_id: Schema = {"enum": [None, ""]}
+    no_calls: Schema = {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]}
+    roles = [role for role in ROLES if role != "tool"]
+    said = {"role": {"enum": roles}, "content": content}
+    calls = {"type": "array", "minItems": 1}
+    gave = {"role": {"const": "tool"}, "content": content, "tool_call_id": {"type": "string"}}
+    gave["tool_call_id"] |= {"minLength": 1}
+    return [
+        {
+            "title": "What was said",
+            "required": ["content"],
+            "properties": {**said, "tool_calls": no_calls, "tool_call_id": no_id},
+        },
+        {
+            "title": "Tools that were called",
+            "required": ["tool_calls"],
+            "properties": {
+                "role": {"const": "assistant"},
+                "tool_calls": calls,
+                "tool_call_id": no_id,
+            },
+        },
+        {
+            "title": "What a tool gave",
+            "required": ["content", "tool_call_id"],
+            "properties": {**gave, "tool_calls": no_calls},
+        },
+    ]
 
 
 def _run_request() -> dict[str, Schema]:
@@ -161,15 +332,26 @@ def _run_request() -> dict[str, Schema]:
             "properties": {"agent": others, "input": text, "messages": null},
         },
         {
-            "title": "A list of messages, the last of them the user's",
+            "title": "A list of messages, the last of them the user's or a tool's",
             "required": ["messages"],
             "properties": {"agent": others, "input": null, "messages": {"type": "array"}},
+        },
+        {
+            "title": "What a person has answered",
+            "required": ["resume"],
+            "properties": {
+                "agent": others,
+                "input": null,
+                "messages": null,
+                "resume": {"type": "array", "minItems": 1},
+            },
         },
         {
             "title": "A run whose events you append",
             "properties": {"agent": {"const": EXTERNAL}, "conversation_id": null},
         },
     ]
+    schemas["InputMessage"]["anyOf"] = _kinds_of_message()
     return schemas
 
 
@@ -187,7 +369,11 @@ def schemas() -> dict[str, Schema]:
         "Appended": APPENDED,
         "Cancellation": CANCELLATION,
         "Conversation": CONVERSATION,
+        "Agents": AGENTS,
+        "ConversationList": CONVERSATION_LIST,
+        "RunList": RUN_LIST,
         "Cleared": CLEARED,
+        "LiveRuns": LIVE_RUNS,
         "Metrics": METRICS,
         "Health": HEALTH,
         "Probe": PROBE,

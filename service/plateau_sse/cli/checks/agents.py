@@ -14,9 +14,12 @@ IMPORT_S = 6.0
 
 
 async def check(settings: Settings) -> list[Finding]:
-    if not settings.agents:
-        return [ok("agents", "AGENTS is not set: there are study and openai")]
-    pairs = [f"{name}={target}" for name, target in settings.agents]
+    yours = [(name, target) for name, target in settings.agents if target]
+    if not yours:
+        off = {name for name, target in settings.agents if not target}
+        there = " and ".join(name for name in ("study", "openai") if name not in off)
+        return [ok("agents", f"AGENTS names none of yours: there is {there or 'none'}")]
+    pairs = [f"{name}={target}" for name, target in yours]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "plateau_sse.cli.checks.importing", *pairs),
         stdin=DEVNULL,
@@ -34,8 +37,8 @@ async def check(settings: Settings) -> list[Finding]:
         patient = False
         process.kill()
         await process.wait()
-    if len(findings) < len(settings.agents):
-        findings.append(_silence(*settings.agents[len(findings)], ended=patient))
+    if len(findings) < len(yours):
+        findings.append(_silence(*yours[len(findings)], ended=patient))
     return findings
 
 

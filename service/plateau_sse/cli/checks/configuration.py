@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from plateau_sse import keysfile
 from plateau_sse.cli.checks import Finding, ok, warning
 from plateau_sse.cli.servers import Server
 from plateau_sse.ops.cgroup import cores
+from plateau_sse.redis_urls import address_of
 from plateau_sse.serve.banner import page_url
 from plateau_sse.settings import Settings, is_loopback
 
-SECRET = '"$(openssl rand -hex 16)"'
+SECRET = '"$(openssl rand -hex 16)"'  # noqa: S105
 
 
 def check(settings: Settings, servers: tuple[Server, ...]) -> Iterator[Finding]:
     yield ok("settings", f"all can be read; the service is to be at {page_url(settings)}")
     yield _access(settings)
     yield _admin(settings)
-    yield _grace(settings)
     yield _workers(settings)
     for server in servers:
         if server.url and not server.is_ours:
@@ -28,8 +30,8 @@ def check(settings: Settings, servers: tuple[Server, ...]) -> Iterator[Finding]:
 
 def _access(settings: Settings) -> Finding:
     name = "settings.access"
-    if settings.api_keys:
-        return ok(name, f"API_KEYS has {len(settings.api_keys)}: nobody else is served")
+    if not settings.is_keyless:
+        return ok(name, f"{', '.join(_who(settings))}: nobody else is served")
     if is_loopback(settings.host):
         return ok(name, f"HOST={settings.host} and no API_KEYS: for this machine only")
     return warning(
@@ -39,27 +41,26 @@ def _access(settings: Settings) -> Finding:
     )
 
 
+def _who(settings: Settings) -> Iterator[str]:
+    if settings.api_keys:
+        yield f"API_KEYS has {len(settings.api_keys)}"
+    if settings.api_keys_file:
+        found = keysfile.read(Path(settings.api_keys_file)).values()
+        yield f"API_KEYS_FILE has {len(found)} of {len({key.owner for key in found})} owners"
+    if settings.takes_tokens:
+        yield "tokens are taken" + (
+            "" if settings.jwt_audience else ", whatever their `aud` (JWT_AUDIENCE)"
+        )
+
+
 def _admin(settings: Settings) -> Finding:
     name = "settings.admin_token"
     if settings.admin_token:
         return ok(name, "ADMIN_TOKEN is set: /api/admin is open to it")
     closed = "ADMIN_TOKEN is not set: /api/admin is closed"
-    if is_loopback(settings.host) and not settings.api_keys:
+    if is_loopback(settings.host) and settings.is_keyless:
         return ok(name, closed)
     return warning(name, f"{closed}, to whoever runs this, too", f"ADMIN_TOKEN={SECRET}")
-
-
-def _grace(settings: Settings) -> Finding:
-    name = "settings.graceful_timeout"
-    grace_s, silence_s = settings.graceful_timeout_s, settings.worker_timeout_s
-    if grace_s < silence_s:
-        return ok(name, f"a worker may leave for {grace_s} s, and be silent for {silence_s} s")
-    return warning(
-        name,
-        f"a worker that leaves is silent for up to GRACEFUL_TIMEOUT_S={grace_s}, and killed "
-        f"after WORKER_TIMEOUT_S={silence_s}",
-        f"WORKER_TIMEOUT_S={grace_s + 10}",
-    )
 
 
 def _workers(settings: Settings) -> Finding:
@@ -78,14 +79,16 @@ def _workers(settings: Settings) -> Finding:
 
 
 def _encryption(server: Server) -> Finding:
-    name, parts = f"settings.{server.variable.lower()}", urlsplit(server.url)
-    if parts.scheme == "unix" or is_loopback(parts.hostname or "localhost"):
+    name, address = f"settings.{server.variable.lower()}", address_of(server.url)
+    parts = urlsplit(address.url)
+    hosts = [host for host, _ in address.hosts] or [parts.hostname or "localhost"]
+    if parts.scheme == "unix" or all(map(is_loopback, hosts)):
         return ok(name, f"{server.variable} stays on this machine")
     if parts.scheme == "rediss":
         return ok(name, f"{server.variable} is encrypted")
     open_to_all = "" if parts.password is not None else " and asks for no password"
     return warning(
         name,
-        f"{server.variable} goes to {parts.hostname} in the clear{open_to_all}",
-        f"{server.variable}={server.shown.replace('redis:', 'rediss:', 1)}",
+        f"{server.variable} goes to {', '.join(hosts)} in the clear{open_to_all}",
+        f"{server.variable}=rediss{server.shown.removeprefix('redis')}",
     )

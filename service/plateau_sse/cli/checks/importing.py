@@ -14,6 +14,7 @@ import sys
 from plateau_sse.agents.registry import load_agent
 from plateau_sse.errors import SettingsError
 from plateau_sse.serve.child import leave
+from plateau_sse.settings import Settings
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
         for pair in sys.argv[1:]:
             name, _, target = pair.partition("=")
             try:
-                agent = load_agent(target, name)
+                agent = load_agent(target, name, Settings.from_env().agent_version)
                 said = [name, agent.version, "", agent.note]
             except SettingsError as error:
                 said = [name, "", str(error), ""]

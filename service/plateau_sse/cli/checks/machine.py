@@ -16,6 +16,7 @@ import psutil
 
 from plateau_sse.cli.checks import Finding, error, ok, warning
 from plateau_sse.cli.servers import size
+from plateau_sse.files import connections_most, streams_most
 from plateau_sse.ops import cgroup
 from plateau_sse.serve.data_dir import running
 from plateau_sse.settings import Settings
@@ -26,8 +27,7 @@ MIB = 1024**2
 PROCESSES = 100 * MIB
 FEW_FILES = 4096
 MANY_FILES = 65536
-# A worker's own: listeners, connections to Redis, modules.
-OWN_FILES = 64
+SHELL = "this shell"
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 
 
@@ -49,7 +49,7 @@ def _whose(settings: Settings) -> tuple[int, str]:
             return int(serve.pid), f"plateau serve (pid {serve.pid})"
     except (OSError, ValueError):
         pass
-    return os.getpid(), "this shell"
+    return os.getpid(), SHELL
 
 
 def _open_files(pid: int, whose: str) -> Finding:
@@ -58,16 +58,18 @@ def _open_files(pid: int, whose: str) -> Finding:
         soft, hard = psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)
     except (AttributeError, psutil.Error):
         # Not Linux, or somebody else's.
-        whose = "this shell"
+        whose = SHELL
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (
         MANY_FILES if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard)
     )
-    text = f"{whose} may open {soft} files: some {soft - OWN_FILES} readers a web worker"
-    if soft >= FEW_FILES:
+    text, files = f"{whose} may open {soft} files", soft
+    if soft < hard and whose == SHELL:
+        text, files = f"{text}, which serve raises to {hard}", hard
+    readers = streams_most(connections_most(files))
+    text = f"{text}: some {readers} readers a web worker"
+    if files >= FEW_FILES:
         return ok(name, text)
-    if hard >= FEW_FILES:
-        return warning(name, text, f"ulimit -n {min(hard, MANY_FILES)} && plateau serve")
     return warning(name, text, f"LimitNOFILE={MANY_FILES}  # in the unit that starts it")
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from plateau_sse.addresses import key_header, url_of
 from plateau_sse.cli.checks import Finding, error, ok, warning
 from plateau_sse.settings import Settings, is_loopback
 from plateau_sse.store.redis.connections import masked
@@ -50,17 +51,17 @@ def _is_in_the_clear(settings: Settings) -> bool:
 
 
 async def _list(settings: Settings) -> Finding:
-    base = settings.openai_base_url.rstrip("/")
+    base = settings.openai_base_url
     shown = _shown(base)
-    key = settings.openai_api_key
     try:
         async with (
             asyncio.timeout(ANSWER_S),
-            httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as http,
+            # By the ways of the agent: the machine's proxies, and whom it trusts.
+            httpx.AsyncClient(timeout=ANSWER_S) as http,
             http.stream(
                 "GET",
-                base + "/models",
-                headers={"Authorization": f"Bearer {key}"} if key else {},
+                url_of(base, "/models"),
+                headers=key_header(settings.openai_auth_header, settings.openai_api_key),
             ) as answer,
         ):
             status, body = answer.status_code, b""
@@ -79,12 +80,16 @@ async def _list(settings: Settings) -> Finding:
     except (httpx.HTTPError, TimeoutError) as wrong:
         text = f"{shown} gave no answer within {ANSWER_S:g} s ({type(wrong).__name__})"
         return error("openai", text, _form(base))
+    except (OSError, ValueError, ImportError):
+        # Of the client itself, before it has asked anything.
+        text = "HTTPS_PROXY or SSL_CERT_FILE cannot be used"
+        return error("openai.way", text, "HTTPS_PROXY=http://host:port SSL_CERT_FILE=ca.pem")
     return _judge(settings, shown, status, body)
 
 
 def _shown(base: str) -> str:
     """Without what may hold a key."""
-    return masked(base)
+    return masked(base.partition("?")[0].rstrip("/"))
 
 
 def _form(base: str) -> str:
@@ -98,7 +103,7 @@ def _judge(settings: Settings, shown: str, status: int, body: bytes) -> Finding:
     model = settings.openai_model
     if status in (401, 403):
         return error("openai.key", f"{shown} refuses the key ({status})", "OPENAI_API_KEY=sk-…")
-    if status in (404, 405) and shown.endswith("/v1"):
+    if status in (404, 405) and (shown.endswith("/v1") or "?" in settings.openai_base_url):
         return ok("openai", f"{shown} answers, and does not say which models it has")
     if status != 200:
         return error("openai", f"{shown}/models answers {status}", _form(shown))
@@ -107,7 +112,7 @@ def _judge(settings: Settings, shown: str, status: int, body: bytes) -> Finding:
     except (ValueError, TypeError, KeyError):
         return error("openai", f"{shown}/models is no list of models", _form(shown))
     if not model:
-        text = f"{shown} has {len(models)} models, and requests must name one"
+        text = f"{shown} has {len(models)} models, and none is named"
         first = models[0] if models else "…"
         return warning("openai.model", text, f"OPENAI_MODEL={first}")
     # Some servers complete a name with a tag.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
@@ -16,46 +16,38 @@ from redis.exceptions import NoPermissionError, ResponseError
 from plateau_sse.cli.checks import Finding, error, warning
 from plateau_sse.cli.servers import Server, opened, trouble
 from plateau_sse.errors import StoreError
-from plateau_sse.serve.redis_server import Role
-from plateau_sse.store.redis import keys
+from plateau_sse.store.redis import rights
+from plateau_sse.store.redis.rights import Denied
 
 ROUND_TRIPS = 5
 CONFIGURATION = ("maxmemory-clients", "client-output-buffer-limit", "save", "appendfsync")
-# No run and no answer has this name.
-NOBODY = "doctor"
-TRIED: dict[Role, tuple[tuple[str | int, ...], ...]] = {
-    "streams": (
-        ("UNLINK", *keys.run(NOBODY)),
-        ("XLEN", keys.QUEUE),
-        ("EVAL", "return 1", 0),
-        ("SPUBLISH", keys.channel(NOBODY), ""),
-    ),
-    "cache": (("UNLINK", keys.cache(NOBODY)), ("GET", keys.cache(NOBODY))),
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A server that answers. `configuration` is None where it keeps that to itself, from
-    everybody or, with `wants_right`, from our user; `denied`: commands that the user may not
-    give."""
+    everybody or, with `wants_right`, from our user; `denied`: what that lacks."""
 
     server: Server
     info: dict[str, Any]
     round_trip_ms: float
     configuration: dict[str, str] | None
     wants_right: bool
-    denied: list[str]
+    denied: Denied
 
     @property
     def user(self) -> str:
-        return urlsplit(self.server.url).username or "default"
+        return user_of(self.server)
 
     def set(self, name: str, value: str) -> str:
         """What mends a line of its configuration."""
         if self.configuration is None:
             return f"{name} {value}  # in the server's own configuration: CONFIG is closed"
         return self.server.cli("CONFIG", "SET", name, value)
+
+
+def user_of(server: Server) -> str:
+    return unquote(urlsplit(server.url).username or "default")
 
 
 async def look(server: Server) -> Seen | Finding:
@@ -65,9 +57,13 @@ async def look(server: Server) -> Seen | Finding:
     try:
         async with opened(server, "plateau-doctor") as redis:
             times = [await _round_trip_ms(redis) for _ in range(ROUND_TRIPS)]
-            info = await redis.info()
+            of_cluster = server.is_one_of == "cluster"
+            denied = await rights.denied(redis, server.role, of_cluster=of_cluster)
+            try:
+                info = await redis.info()
+            except NoPermissionError:
+                return _closed(server, denied)
             configuration, wants_right = await _configuration(redis)
-            denied = await _denied(redis, server.role)
             # The best tells how far it is; the others, how busy this machine is.
             return Seen(server, info, min(times), configuration, wants_right, denied)
     except StoreError as wrong:
@@ -100,14 +96,10 @@ def _word(reply: Any) -> str:
     return reply.decode() if isinstance(reply, bytes) else str(reply)
 
 
-async def _denied(redis: Any, role: Role) -> list[str]:
-    denied = []
-    for command in TRIED[role]:
-        try:
-            await redis.execute_command(*command)
-        except NoPermissionError:
-            denied.append(str(command[0]))
-        except ResponseError:
-            # Too old, a replica, a part of a cluster: other findings say so.
-            continue
-    return denied
+def _closed(server: Server, denied: Denied) -> Finding:
+    """Nothing more can be seen of it; the service does without that, if it has the rest."""
+    user = user_of(server)
+    mend = server.cli("ACL", "SETUSER", user, *denied.grants, "+info")
+    words = ", ".join((*denied.what, "INFO"))
+    level = error if denied.what else warning
+    return level(f"{server.role}.rights", f"the user {user} has no right to {words}", mend)

@@ -9,15 +9,16 @@ from plateau_sse.cli.checks import Finding, error, ok, warning
 from plateau_sse.cli.checks.bounds import bounds
 from plateau_sse.cli.checks.seen import Seen, look
 from plateau_sse.cli.checks.versions import REDIS, numbers
-from plateau_sse.cli.servers import Server
+from plateau_sse.cli.servers import Server, each
 from plateau_sse.settings import Settings
 
 # Each event waits for an answer of the streams, each question for one of the cache.
 SLOW_MS = 5.0
 
 
-async def check(servers: tuple[Server, ...], settings: Settings) -> list[Finding]:
+async def check(roles: tuple[Server, ...], settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
+    servers = [server for role in roles for server in await each(role)]
     ids: set[str] = set()
     for seen in await asyncio.gather(*map(look, servers)):
         if isinstance(seen, Finding):
@@ -45,11 +46,11 @@ def _judge(seen: Seen, settings: Settings) -> Iterator[Finding]:
         yield from unfit
         return
     yield from _speed(seen)
-    if seen.denied:
+    if seen.denied.what:
         yield error(
             f"{seen.server.role}.rights",
-            f"the user {seen.user} may not give {', '.join(seen.denied)}",
-            seen.server.cli("ACL", "SETUSER", seen.user, "~*", "&*", "+@all"),
+            f"the user {seen.user} has no right to {', '.join(seen.denied.what)}",
+            seen.server.cli("ACL", "SETUSER", seen.user, *seen.denied.grants),
         )
     yield from bounds(seen, settings)
 
@@ -62,9 +63,12 @@ def _kind(seen: Seen) -> Iterator[Finding]:
         text = f"Redis {info['redis_version']} is too old: 7.0 or newer, or Valkey"
         yield error(f"{role}.version", text, f"unset {seen.server.variable}; plateau serve")
     mode = info.get("redis_mode", info.get("server_mode"))
-    if info.get("cluster_enabled") or mode != "standalone":
-        text = f"it is in {mode} mode, which is not supported yet"
-        yield error(f"{role}.mode", text, f"{form}HOST  # of a server that stands alone")
+    if mode == "sentinel":
+        mend = f"{seen.server.variable}=redis+sentinel://HOST,HOST,HOST/SERVICE"
+        yield error(f"{role}.mode", "it is a Sentinel, which keeps nothing", mend)
+    elif info.get("cluster_enabled") and seen.server.is_one_of != "cluster":
+        mend = f"{seen.server.variable}=redis+cluster://HOST,HOST,HOST"
+        yield error(f"{role}.mode", "it is a node of a cluster", mend)
     elif info["role"] != "master":
         text = "it is a replica, and takes no writes"
         yield error(

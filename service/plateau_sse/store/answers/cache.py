@@ -1,15 +1,15 @@
 """The answer cache: finished, successful answers, compressed, in a bounded Redis.
 
 Invariant: to whoever asks a question, a cache that is down, full or damaged is a miss, never an
-error; what comes out is byte for byte what went in.
+error; what comes out is byte for byte what went in. A cache that hangs holds up the end of a
+run for `PATIENCE_S`, however many end at once.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -18,13 +18,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from plateau_sse.errors import StoreError
-from plateau_sse.store.answers import packing
+from plateau_sse.owners import sees
+from plateau_sse.store.answers import packing, pointers
+from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.lookups import Lookups
-from plateau_sse.store.answers.packing import Answer, pack, unpack
+from plateau_sse.store.answers.packing import pack, unpack
 from plateau_sse.store.redis import keys
-from plateau_sse.store.redis.connections import store_errors
-from plateau_sse.store.runs import ids
-from plateau_sse.store.runs.events import FinishReason
+from plateau_sse.store.redis.connections import servers_of, store_errors
+from plateau_sse.store.redis.patience import PATIENCE_S, Rest, within
 
 log = logging.getLogger("plateau.cache")
 
@@ -44,15 +45,27 @@ class Question(NamedTuple):
     owner: str
     user: str
     conversation: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any]
 
 
+def digest_of(question: Question) -> str:
+    """Of all but the version: 128 bits over canonical JSON, members sorted at every depth, no
+    white space."""
+    rest = question._replace(version="")
+    canonical = msgspec.json.encode([packing.FORMAT, *rest], order="sorted")
+    return _base64(blake2b(canonical, digest_size=16).digest())
+
+
 def key_of(question: Question) -> str:
-    """The agent's tag, then 128 bits over canonical JSON: members sorted at every depth, no
-    white space. In base64url: 24 characters, with which Redis fills 32 bytes."""
-    canonical = msgspec.json.encode([packing.FORMAT, *question], order="sorted")
-    return agent_tag(question.agent) + _base64(blake2b(canonical, digest_size=16).digest())
+    return key_at(question.agent, question.version, digest_of(question))
+
+
+def key_at(agent: str, version: str, digest: str) -> str:
+    """Of the question with that digest: the agent's tag, then 128 bits. In base64url: 24
+    characters, with which Redis fills 32 bytes."""
+    whole = f"{digest} {version}".encode()
+    return agent_tag(agent) + _base64(blake2b(whole, digest_size=16).digest())
 
 
 @lru_cache(maxsize=64)
@@ -83,6 +96,7 @@ class Cache:
         self._ttl_s = ttl_s
         self._largest = max_bytes // LARGEST_SHARE
         self._down = False
+        self._rest = Rest()
 
     async def get(self, key: str) -> Answer | None:
         """The answer, or None: absent, evicted, unreadable or out of reach."""
@@ -93,16 +107,36 @@ class Cache:
 
     async def read(self, key: str) -> Answer | None:
         """As `get`, for who must know whether it is gone: raises StoreError out of reach."""
+        packed = await self._look_up(keys.cache(key))
+        return None if packed is None else unpack(packed)
+
+    async def of_run(self, run_id: str, *, token: str, owner: str) -> tuple[str, Answer] | None:
+        """The answer that a run left and its key, for its `owner`, or where that is '' for who
+        holds one of the run's tokens. Raises StoreError, as `read`."""
+        packed = await self._look_up(keys.left_by(run_id))
+        if packed is None:
+            return None
+        pointer = pointers.unpack(packed)
+        if not owner and not pointer.opens(token):
+            return None
+        answer = await self.read(pointer.key)
+        if answer is None or not pointer.is_to(answer, run_id):
+            return None
+        # By the run's rule: what is kept for all users was one's run, whom the pointer names.
+        is_seen = not owner or sees(answer.owner, owner) or pointer.is_of(owner)
+        return (pointer.key, answer) if is_seen else None
+
+    async def _look_up(self, name: str) -> bytes | None:
         if self._redis is None:
             return None
         try:
             with store_errors():
-                packed: bytes | None = await self._lookups.get(keys.cache(key))
+                found: bytes | None = await self._lookups.get(name)
         except StoreError as error:
             self._note(error)
             raise
         self._note(None)
-        return None if packed is None else unpack(packed)
+        return found
 
     async def put(self, key: str, answer: Answer, ttl_s: int | None = None) -> bool:
         """Whether it was stored: not over a twentieth of the cache, and the cache took it."""
@@ -113,9 +147,54 @@ class Cache:
             self._count("cache_refused")
             log.info("an answer of %d bytes is too large to cache", len(packed))
             return False
+        return await self._set(keys.cache(key), packed, ttl_s)
+
+    async def point(
+        self,
+        key: str,
+        answer: Answer,
+        tokens: Sequence[str],
+        run_id: str,
+        ttl_s: int | None = None,
+        user: str = "",
+    ) -> bool:
+        """Whether what was put there is found by the id of the run that left it, for who holds
+        one of these tokens, and for this user."""
+        if self._redis is None or not tokens:
+            return False
+        packed = pointers.pack(key, answer, tokens, user)
+        return await self._set(keys.left_by(run_id), packed, ttl_s)
+
+    async def note(self, name: str, asked: bytes) -> bool:
+        """Whether it was kept what was asked under this name, for as long as there is room."""
+        if self._redis is None or len(asked) > self._largest:
+            return False
+        return await self._set(keys.asked(name), asked, None)
+
+    async def noted(self, name: str) -> bytes | None:
+        """None where that is gone. Raises StoreError."""
+        return await self._look_up(keys.asked(name))
+
+    async def forget(self, key: str, run_id: str, name: str) -> None:
+        """An answer, the pointer of the run that left it, and what was asked; '' for none of
+        them. Raises StoreError."""
+        if self._redis is None:
+            return
+        with store_errors():
+            for found in (
+                keys.cache(key) if key else "",
+                keys.left_by(run_id) if run_id else "",
+                keys.asked(name) if name else "",
+            ):
+                if found:
+                    await self._redis.unlink(found)
+
+    async def _set(self, name: str, packed: bytes, ttl_s: int | None) -> bool:
         try:
-            with store_errors():
-                await self._redis.set(keys.cache(key), packed, ex=ttl_s or self._ttl_s)
+            self._rest.check()
+            setting = self._redis.set(name, packed, ex=ttl_s or self._ttl_s)
+            with self._rest.after_silence(), store_errors():
+                await within(PATIENCE_S, setting)
         except StoreError as error:
             self._note(error)
             return False
@@ -127,14 +206,24 @@ class Cache:
         if self._redis is None:
             return 0
         pattern = keys.cache(f"{'' if agent is None else agent_tag(agent)}*")
-        cleared, cursor = 0, 0
         with store_errors():
-            while True:
-                cursor, found = await self._redis.scan(cursor, pattern, CLEARED_AT_ONCE)
-                if found:
-                    cleared += await self._redis.unlink(*found)
-                if not cursor:
-                    return cleared
+            cleared = [
+                await self._clear(server, pattern) for server in await servers_of(self._redis)
+            ]
+        return sum(cleared)
+
+    async def _clear(self, server: Any, pattern: str) -> int:
+        cleared, cursor = 0, 0
+        while True:
+            cursor, found = await server.scan(cursor, pattern, CLEARED_AT_ONCE)
+            if found:
+                # One by one: in a cluster they are in different slots.
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for name in found:
+                        pipe.unlink(name)
+                    cleared += sum(await pipe.execute())
+            if not cursor:
+                return cleared
 
     def _note(self, error: StoreError | None) -> None:
         """Say once that the cache went away, and once that it is back."""
@@ -145,28 +234,3 @@ class Cache:
         elif error is None and self._down:
             log.info("the cache is back")
         self._down = error is not None
-
-
-def answer_of(
-    *,
-    agent: str,
-    owner: str,
-    text: str,
-    output: str | None,
-    usage: dict[str, int] | None,
-    tools: list[bytes],
-    duration_ms: int,
-    finish_reason: FinishReason = "stop",
-) -> Answer:
-    return Answer(
-        text=text,
-        stored_s=int(time.time()),
-        token=ids.new_token(),
-        duration_ms=duration_ms,
-        usage=usage,
-        output=output,
-        tools=[msgspec.Raw(tool) for tool in tools],
-        agent=agent,
-        owner=owner,
-        finish_reason=finish_reason,
-    )

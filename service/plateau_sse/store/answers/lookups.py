@@ -16,14 +16,13 @@ from redis.exceptions import RedisError
 
 from plateau_sse import tasks
 from plateau_sse.errors import StoreError, StoreUnavailable
-from plateau_sse.store.redis.connections import single_connection
+from plateau_sse.store.redis.connections import dialing
+from plateau_sse.store.redis.patience import Rest
 from plateau_sse.store.redis.wire import Wire
 
 WINDOW = 16
 # The second is for a connection that Redis had closed while nobody used it.
 ATTEMPTS = 2
-# After silence nobody asks for so long: else each request would wait for the timeout in turn.
-REST_S = 1.0
 
 
 class Lookup(NamedTuple):
@@ -36,8 +35,7 @@ class Lookups:
     """One a worker, made in its loop. Connecting may take `timeout_s`, and so may a reply."""
 
     def __init__(self, url: str, name: str, *, timeout_s: float) -> None:
-        self._url = url
-        self._name = name
+        self._dial = dialing(url, name)
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         # Taken by who sends, given back by what came of it: also where nobody waits any more.
@@ -46,15 +44,14 @@ class Lookups:
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[Wire] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._resting_until = 0.0
+        self._rest = Rest()
 
     async def get(self, key: str) -> bytes | None:
         """The value, None where there is none. Raises StoreError."""
         for _ in range(ATTEMPTS):
             await self._window.acquire()
             try:
-                if self._loop.time() < self._resting_until:
-                    raise StoreUnavailable("it did not answer a moment ago")
+                self._rest.check()
                 wire = self._wire or await self._connected()
             except BaseException:
                 self._window.release()
@@ -94,11 +91,9 @@ class Lookups:
         if self._loop.time() < due_at:
             self._timer = self._loop.call_at(due_at, self._look_for_overdue)
         else:
-            self._rest()
+            # Else each request would wait for the timeout in turn.
+            self._rest.begin()
             self._give_up(StoreUnavailable(f"no reply within {self._timeout_s:g} s"))
-
-    def _rest(self) -> None:
-        self._resting_until = self._loop.time() + REST_S
 
     def _give_up(self, error: Exception) -> None:
         """Close the connection; `error` is for all that wait on it."""
@@ -115,15 +110,15 @@ class Lookups:
         if self._connecting is None:
             self._connecting = self._loop.create_task(self._connect())
         # The others who wait for it must not suffer where one of them goes.
-        return await asyncio.shield(self._connecting)
+        return await tasks.shared(self._connecting)
 
     async def _connect(self) -> Wire:
-        connection = single_connection(self._url, self._name)
+        connection = self._dial()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
-            self._rest()
+            self._rest.begin()
             with suppress(Exception):
                 await connection.disconnect(nowait=True)
             raise StoreUnavailable(str(error) or "it does not answer") from error
@@ -137,6 +132,11 @@ class Lookups:
         error = closed.exception()
         if self._wire is wire:
             self._give_up(ConnectionError(str(error or "the cache closed the connection")))
+
+    def reconnect(self) -> None:
+        """The next is asked over another connection."""
+        if self._wire is not None:
+            self._wire.close()
 
     async def close(self) -> None:
         if self._connecting is not None:

@@ -1,4 +1,4 @@
-"""How an answer is kept: a short binary head, then its text, compressed with a dictionary.
+"""How an answer is kept: a short binary head, then its tape, compressed with a dictionary.
 
 Invariant: what comes out is byte for byte what went in, or nothing: what cannot be read is a
 miss. `FORMAT` changes with the layout and with every byte of the dictionary, and is part of
@@ -7,11 +7,17 @@ every key, so an entry is only ever read by code that can read it.
 The dictionary (`prose.dict`) is what English answers have in common; `scripts/dictionary` makes
 it, and docs/architecture.md says from what and how well it does.
 
-    flags  token  stored_s  duration_ms  [input and output tokens]  [owner]  rest, by zstd
-      1      16      4         varint           varint each            12
+    flags  token  tag  stored_s  duration_ms  [tokens used]  [owner]  rest, by zstd
+      1      16    3      4        varint      varint each      12
 
-The rest is the agent's name, 0xff, the text as it is (escapes would hide it from the
-dictionary), and where there is more to say 0xff and a JSON array: output, tools, owner.
+The rest is sections with 0xff between them: the agent's name, the model's where it is known,
+the text as it is (escapes would hide it from the dictionary), and where there is more to say a
+JSON array of output, owner, attempt and the tape's shape, then each mark as it was written.
+
+The *shape* says in order what happens at each point and, before it, how many bytes of text have
+been said since the last: `2r 40t m m 7t0` opens a thought two bytes on and a text 40 bytes
+behind it, has two marks at once, and 7 bytes later a text that goes on with part 0. Nothing of
+this is said of the usual answer, which is one text and a first attempt.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import logging
 import re
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
@@ -28,11 +35,12 @@ from typing import Any
 import msgspec
 import zstandard
 
-from plateau_sse.store.runs.events import FinishReason
+from plateau_sse.store.answers.answer import USUAL_OWNER, USUAL_POINTS, Answer
+from plateau_sse.store.runs.tape import Point
 
 log = logging.getLogger("plateau.cache")
 
-LAYOUT = 4
+LAYOUT = 5
 LEVEL = 19
 # Neither magic number nor ids nor checksum: the format is in the key. But the size of the
 # content, a byte or so: memory for the largest answer there may be costs more than unpacking.
@@ -41,57 +49,61 @@ BARE = zstandard.FORMAT_ZSTD1_MAGICLESS
 DICTIONARY = files("plateau_sse.store.answers").joinpath("prose.dict").read_bytes()
 FORMAT = f"{LAYOUT}:{blake2b(DICTIONARY, digest_size=4).hexdigest()}"
 
-_HEAD = struct.Struct("<B16sI")
-_USAGE, _DIGEST, _MORE, _TOOL_CALLS = 1, 2, 4, 8
+_HEAD = struct.Struct("<B16s3sI")
+_USAGE, _CACHED, _REASONING, _DIGEST, _MODEL, _MORE, _TOOL_CALLS = 1, 2, 4, 8, 16, 32, 64
 # No byte of UTF-8.
 _END = b"\xff"
-# Who everyone is where there are no keys: not worth its letters.
-_USUAL_OWNER = "anonymous"
 _OWNER_BYTES = 12
 _OWNER = re.compile(rf"[0-9a-f]{{{2 * _OWNER_BYTES}}}")
-
-
-class Answer(msgspec.Struct):
-    """What is kept of a run; `token` is one of `ids.new_token`, `tools` are events. It ended
-    with `stop` or `tool_calls`: nothing else is kept."""
-
-    text: str
-    stored_s: int
-    token: str
-    duration_ms: int
-    usage: dict[str, int] | None = None
-    output: str | None = None
-    tools: list[msgspec.Raw] = []
-    agent: str = ""
-    owner: str = _USUAL_OWNER
-    finish_reason: FinishReason = "stop"
-
-    @property
-    def final(self) -> str:
-        return self.text if self.output is None else self.output
+_SHAPED = re.compile(r"(\d{0,7})(?:(m)|([tr])(\d{0,4}))")
+# Of output, owner, attempt and shape.
+_More: Any = tuple[str | None, str | None, int, str]
 
 
 def pack(answer: Answer) -> bytes:
-    flags, numbers, owner, more = 0, bytearray(), b"", b""
+    flags, numbers, owner = 0, bytearray(), b""
     if answer.finish_reason == "tool_calls":
         flags |= _TOOL_CALLS
     _put(numbers, answer.duration_ms)
     if answer.usage is not None:
-        flags |= _USAGE
-        _put(numbers, answer.usage["input_tokens"])
-        _put(numbers, answer.usage["output_tokens"])
+        flags |= _put_usage(numbers, answer.usage)
     other_owner: str | None = None
     if _OWNER.fullmatch(answer.owner):
         flags |= _DIGEST
         owner = bytes.fromhex(answer.owner)
-    elif answer.owner != _USUAL_OWNER:
+    elif answer.owner != USUAL_OWNER:
         other_owner = answer.owner
-    if answer.output is not None or answer.tools or other_owner is not None:
+    sections = [answer.agent.encode()]
+    if answer.model is not None:
+        flags |= _MODEL
+        sections.append(answer.model.encode())
+    sections.append(answer.text)
+    if _says_more(answer) or other_owner is not None:
         flags |= _MORE
-        more = _END + msgspec.json.encode([answer.output, answer.tools, other_owner])
-    head = _HEAD.pack(flags, urlsafe_b64decode(answer.token + "=="), answer.stored_s)
-    rest = answer.agent.encode() + _END + answer.text.encode() + more
-    return head + numbers + owner + _compressor().compress(rest)
+        shape = _shape_of(answer.points)
+        more = [answer.output, other_owner, answer.attempt, shape]
+        sections.append(msgspec.json.encode(more))
+        sections += [point.data for point in answer.points if point.data]
+    token = urlsafe_b64decode(answer.token + "==")
+    head = _HEAD.pack(flags, token, bytes.fromhex(answer.tag), answer.stored_s)
+    return head + numbers + owner + _compressor().compress(_END.join(sections))
+
+
+def _says_more(answer: Answer) -> bool:
+    is_usual = answer.attempt == 1 and answer.points == USUAL_POINTS
+    return answer.output is not None or not is_usual
+
+
+def _shape_of(points: Sequence[Point]) -> str:
+    shape = []
+    # `run.started` was the first.
+    at = 1
+    for point in points:
+        gap = point.at - 1 - at
+        what = "m" if point.data else f"{point.kind}{point.continues}"
+        shape.append(f"{gap or ''}{what}")
+        at = point.at
+    return " ".join(shape)
 
 
 def unpack(packed: bytes) -> Answer | None:
@@ -111,36 +123,100 @@ def unpack(packed: bytes) -> Answer | None:
 
 
 def _unpack(packed: bytes) -> Answer:
-    flags, token, stored_s = _HEAD.unpack_from(packed)
+    flags, token, tag, stored_s = _HEAD.unpack_from(packed)
     duration_ms, at = _get(packed, _HEAD.size)
     usage = None
     if flags & _USAGE:
-        input_tokens, at = _get(packed, at)
-        output_tokens, at = _get(packed, at)
-        usage = {"input_tokens": input_tokens, "output_tokens": output_tokens}
-    owner, output, tools = _USUAL_OWNER, None, list[msgspec.Raw]()
+        usage, at = _get_usage(packed, at, flags)
+    owner = USUAL_OWNER
     if flags & _DIGEST:
         owner = packed[at : at + _OWNER_BYTES].hex()
         at += _OWNER_BYTES
-    agent, text, *more = _decompressor().decompress(packed[at:]).split(_END, 2)
+    agent, *sections = _decompressor().decompress(packed[at:]).split(_END)
+    model = sections.pop(0).decode() if flags & _MODEL else None
+    text, *rest = sections
+    output, attempt, points = None, 1, USUAL_POINTS
     if flags & _MORE:
-        output, tools, other_owner = msgspec.json.decode(more[0], type=_More)
+        more, *marks = rest
+        output, other_owner, attempt, shape = msgspec.json.decode(more, type=_More)
         owner = owner if other_owner is None else other_owner
+        points = _points_of(shape, text, marks)
+    # Whoever reads it then need not fear that it is none.
+    text.decode()
     return Answer(
-        text=text.decode(),
+        text=text,
         stored_s=stored_s,
         token=urlsafe_b64encode(token).rstrip(b"=").decode(),
+        tag=tag.hex(),
         duration_ms=duration_ms,
+        attempt=attempt,
+        points=points,
         usage=usage,
         output=output,
-        tools=tools,
+        model=model,
         agent=agent.decode(),
         owner=owner,
         finish_reason="tool_calls" if flags & _TOOL_CALLS else "stop",
     )
 
 
-_More: Any = tuple[str | None, list[msgspec.Raw], str | None]
+def _points_of(shape: str, text: bytes, marks: list[bytes]) -> tuple[Point, ...]:
+    """ValueError for what is no tape."""
+    points: list[Point] = []
+    left = iter(marks)
+    at, said, parts, is_open = 1, 0, 0, False
+    for what in shape.split():
+        match = _SHAPED.fullmatch(what)
+        if match is None:
+            raise ValueError("no shape of a tape")
+        gap = int(match[1] or 0)
+        if gap and not is_open:
+            raise ValueError("text without a part")
+        at += gap + 1
+        said += gap
+        if said > len(text) or (text[said : said + 1] and text[said] & 0xC0 == 0x80):
+            raise ValueError("a point that is in no place of the text")
+        if match[2]:
+            mark = next(left, b"")
+            _check_mark(mark)
+            points.append(Point(at, mark))
+        else:
+            points.append(Point(at, b"", match[3], parts, match[4]))
+            parts += 1
+        is_open = not match[2]
+    if next(left, None) is not None or (said < len(text) and not is_open):
+        raise ValueError("more than the shape tells of")
+    return tuple(points)
+
+
+def _check_mark(mark: bytes) -> None:
+    """That it can be told: one line of JSON, its type first."""
+    msgspec.json.decode(mark, type=dict[str, Any])
+    if not mark.startswith(b'{"type":"') or b"\n" in mark or b"\r" in mark:
+        raise ValueError("no event")
+
+
+def _put_usage(into: bytearray, usage: dict[str, int]) -> int:
+    """The flags that say which counts there are."""
+    flags = _USAGE
+    _put(into, usage["input_tokens"])
+    _put(into, usage["output_tokens"])
+    for flag, name in ((_CACHED, "cached_input_tokens"), (_REASONING, "reasoning_tokens")):
+        if name in usage:
+            flags |= flag
+            _put(into, usage[name])
+    return flags
+
+
+def _get_usage(packed: bytes, at: int, flags: int) -> tuple[dict[str, int], int]:
+    usage = {}
+    usage["input_tokens"], at = _get(packed, at)
+    usage["output_tokens"], at = _get(packed, at)
+    if flags & _CACHED:
+        usage["cached_input_tokens"], at = _get(packed, at)
+    if flags & _REASONING:
+        usage["reasoning_tokens"], at = _get(packed, at)
+    return usage, at
 
 
 def _put(into: bytearray, number: int) -> None:

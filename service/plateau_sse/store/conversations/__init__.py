@@ -1,2 +1,3 @@
-"""What has been said under one conversation id: `conversations.py` keeps and shortens it,
-`graphemes.py` finds where a text may be cut."""
+"""What has been said under one conversation id: `conversations.py` keeps it, and shortens what
+a model is given; `wholes.py` is what people see of a message, `graphemes.py` finds where a text
+may be cut."""

@@ -18,14 +18,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from plateau_sse.errors import RUN_FAILURES
+from plateau_sse.errors import PROBLEMS, RUN_FAILURES
+from plateau_sse.store.figures.by_agent import COUNT_CELLS, NAMES_CELLS, OTHER, Places
 
 # Heartbeats and counters must not wait for a disk.
-SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
-OTHER = "other"
-REFUSED = ("queue_full", "owner_limit", "too_many_callers", "no_runner", "store_full")
-CLOSED_BY = ("ended", "left", "moved", "stale", "lost")
+REFUSED = (
+    *("queue_full", "owner_limit", "rate_limited"),
+    *("too_many_callers", "no_runner", "store_full"),
+)
+# Why connections ended that asked nothing, or too much: a head or a body that did not come, too
+# many headers, room for newcomers, none for this one.
+CUT_FOR = ("head", "body", "headers", "room", "refused")
+# In which a run is told: each dialect's `name`.
+DIALECTS = ("native", "chat", "ui", "responses", "agui")
+CLOSED_BY = ("ended", "left", "moved", "stale", "lost", "expired")
 # Upper bounds in seconds; one more bucket has none.
 BUCKETS = {
     "first_token": (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60),
@@ -56,15 +64,17 @@ NAMES: tuple[str, ...] = (
     *(f"runs_failed_{code}" for code in (*RUN_FAILURES, OTHER)),
     *(f"runs_refused_{code}" for code in REFUSED),
     "outputs_too_large",
-    "responses_opened",
+    *(f"responses_opened_{dialect}" for dialect in DIALECTS),
     "responses_resumed",
     *(f"responses_closed_{reason}" for reason in CLOSED_BY),
-    "events_delivered",
-    "snapshots",
+    "streams_put_off",
+    "bodies_refused",
+    *(f"problems_{code}" for code in PROBLEMS),
+    *(f"connections_cut_{reason}" for reason in CUT_FOR),
+    *(f"events_delivered_{dialect}" for dialect in DIALECTS),
     "readers_slow",
     "feeds_repaired",
     "feeds_resubscribed",
-    "swept_consumers",
     "swept_entries",
     *(
         f"{name}_{cell}"
@@ -75,12 +85,15 @@ NAMES: tuple[str, ...] = (
 )
 _CELL = {name: cell for cell, name in enumerate(NAMES)}
 _CELL_BYTES = 8
+# Behind those of `NAMES`, those of each agent.
+_COUNTERS = len(NAMES) + COUNT_CELLS
 
 # 64 workers, each of which may be recycled at the time, the runner and the master.
 ROWS = 160
-# The latest stamp and who counts, then what was counted, sent, and added by the store, ever.
+# The latest stamp and who counts, then what was counted, sent, and added by the store, ever;
+# then the agents' names.
 _STAMP, _PID = 0, 1
-_ROW_CELLS = 2 + 3 * len(NAMES)
+_ROW_CELLS = 2 + 3 * _COUNTERS + NAMES_CELLS
 # The row that the master counts in and the others send.
 _MASTERS = 0
 
@@ -101,8 +114,9 @@ class Row:
         self.name = name or secrets.token_hex(8)
         self._stamp, self._pid = cells[:1], cells[1:2]
         self._counted, self._sent, self._added = (
-            cells[2 + part * len(NAMES) : 2 + (part + 1) * len(NAMES)] for part in range(3)
+            cells[2 + part * _COUNTERS : 2 + (part + 1) * _COUNTERS] for part in range(3)
         )
+        self._agents = Places(cells[2 + 3 * _COUNTERS :])
 
     def open(self) -> None:
         """From now on it is looked at: no row has a stamp before it is used."""
@@ -116,6 +130,10 @@ class Row:
 
     def add(self, name: str, by: int = 1) -> None:
         self._counted[_CELL[name]] += by
+
+    def add_of(self, agent: str, what: str, by: int = 1) -> None:
+        """`what` is one of `by_agent.OF_AGENT`, or an end that is none of them."""
+        self._counted[len(NAMES) + self._agents.cell(agent, what)] += by
 
     def observe(self, name: str, seconds: float) -> None:
         """Into the histogram `name`."""
@@ -132,10 +150,14 @@ class Row:
             # First the stamp: who is killed in between leaves one that was never sent.
             self._stamp[0] = max(self._stamp[0] + 1, time.time_ns() // 1_000_000)
             self._sent[:] = self._counted
-        both = zip(NAMES, self._sent, self._added, strict=True)
-        return Batch(
-            self._stamp[0], {name: sent - old for name, sent, old in both if sent != old}
-        )
+        both = enumerate(zip(self._sent, self._added, strict=True))
+        counts = {self._name_of(cell): sent - old for cell, (sent, old) in both if sent != old}
+        return Batch(self._stamp[0], counts)
+
+    def _name_of(self, cell: int) -> str:
+        if cell < len(NAMES):
+            return NAMES[cell]
+        return self._agents.field(cell - len(NAMES))
 
     def added(self) -> None:
         """The store has the batch."""
@@ -152,6 +174,10 @@ class Row:
         return self._counted == self._added
 
 
+# How a tree leaves: its store goes with it, or stays for other hosts.
+_ALONE, _WITH_STORE = 1, 2
+
+
 class Board:
     """The rows of one tree, made before its first fork. Where all are taken, a process counts
     in memory of its own, as one without a tree does."""
@@ -161,14 +187,29 @@ class Board:
         # Kept open for its locks, without a name: it goes with the last of the tree.
         self._fd, path = tempfile.mkstemp(prefix="plateau-", dir=shared)
         os.unlink(path)
-        size = ROWS * _ROW_CELLS * _CELL_BYTES
+        size = (ROWS * _ROW_CELLS + 1) * _CELL_BYTES
         os.truncate(self._fd, size)
-        self._cells = memoryview(mmap.mmap(self._fd, size)).cast("Q")
+        cells = memoryview(mmap.mmap(self._fd, size)).cast("Q")
+        self._cells, self._leaving = cells[:-1], cells[-1:]
         self._name = secrets.token_hex(8)
         self._mine: set[int] = set()
         self._ended: list[int] = []
         self._masters = self._row(_MASTERS)
         self._masters.open()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the tree is about to end: others are to be asked."""
+        return bool(self._leaving[0])
+
+    @property
+    def closing(self) -> bool:
+        """Whether the streams' server goes with it: nothing new is begun."""
+        return self._leaving[0] == _WITH_STORE
+
+    def leave(self, *, with_store: bool) -> None:
+        """The master's alone."""
+        self._leaving[0] = _WITH_STORE if with_store else _ALONE
 
     def died(self, name: str) -> None:
         """Count one of `DEATHS`; the master's alone."""

@@ -2,7 +2,7 @@
 
 Invariant: figures have an age, by the store's own clock: who has not said anything for
 `SILENT_S` is frozen, cut off or dead, and after `LIFE_S` forgotten; a dead one of a tree as
-soon as another of it reports.
+soon as another of it reports, one of an earlier tree of this host as soon as another begins.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Workers:
                 pipe.delete(keys.worker(name))
                 pipe.zrem(keys.WORKERS, name)
                 await pipe.execute()
+
+    async def of_this_host(self) -> list[Figures]:
+        """As `all`, of those alone. Raises StoreError."""
+        return [one for one in await self.all() if one["host"] == self._who["host"]]
 
     async def all(self) -> list[Figures]:
         """Of each process that reported within `LIFE_S`, with `age_s`. Raises StoreError."""

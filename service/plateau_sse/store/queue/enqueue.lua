@@ -1,23 +1,27 @@
-#!lua
--- Puts a run into the queue, if somebody is there to take it and the queue is not full.
+-- Puts a run into its line, if somebody is there to take runs and not too many wait for the
+-- first time. One that waits or is held already stays where it is.
 --
--- KEYS  queue
--- ARGV  group, run id, agent, most that may wait, ms after which a runner counts as dead
+-- ARGV  run, what its line is called, owner, most that may wait, ms after which a runner is dead
 -- Gives ok, full or no_runner.
-local alive = false
-for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  for i = 1, #consumer, 2 do
-    if consumer[i] == 'idle' and consumer[i + 1] < tonumber(ARGV[5]) then
-      alive = true
-    end
-  end
+local run, name, owner = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('HEXISTS', places, run) == 1 then
+  return 'ok'
 end
-if not alive then
+if redis.call('ZCOUNT', runners, now - ARGV[5], '+inf') == 0 then
   return 'no_runner'
 end
-local claimed = redis.call('XPENDING', KEYS[1], ARGV[1])[1]
-if redis.call('XLEN', KEYS[1]) - claimed >= tonumber(ARGV[4]) then
+-- What a dead runner had is no reason to turn others away.
+if redis.call('ZCARD', since) - redis.call('ZCARD', back) >= tonumber(ARGV[4]) then
   return 'full'
 end
-redis.call('XADD', KEYS[1], '*', 'run', ARGV[2], 'agent', ARGV[3])
+local mine = tonumber(redis.call('GET', turn) or 0)
+local last = redis.call('ZSCORE', turns, owner)
+if last then
+  mine = math.max(mine, last + 1)
+end
+redis.call('ZADD', turns, mine, owner)
+stand(line(1), name, run, mine)
+wait(run, now)
+write(run, 'n', '-', owner, name)
+ring()
 return 'ok'

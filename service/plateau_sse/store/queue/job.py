@@ -1,6 +1,7 @@
 """What a run was asked: written by the web worker that took it on, read by the runner.
 
-Invariant: both sides agree on this one struct; unknown members are ignored, so that a newer
+Invariant: what is kept of a request is as bounded as the request. Both sides agree on this one
+struct; unknown members are ignored, so that a newer
 web worker and an older runner can share a Redis.
 """
 
@@ -12,12 +13,14 @@ import msgspec
 
 
 class Job(msgspec.Struct, omit_defaults=True):
-    """`cache_key` is empty where the answer is not to be stored, `flight` where nobody may
-    join, `place` (the name of the conversation `conversation` in the store) where there is
-    none. `asked_ms` is when it was asked, since the epoch; `format` is that of the entries
+    """`version` is the one of its agent that it was asked of. `cache_key`, and the digest
+    `question` that it is made of beside the version, are empty where the answer is not to be
+    stored, `flight` where nobody may join, `place` (the name of the conversation `conversation`
+    in the store) where there is none, `instead_of` the messages there of whose place this takes
+    that. `asked_ms` is when it was asked, since the epoch; `format` is that of the entries
     under `cache_key`."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any] = {}
     user: str = ""
     version: str = ""
@@ -26,10 +29,20 @@ class Job(msgspec.Struct, omit_defaults=True):
     flight: str = ""
     conversation: str = ""
     place: str = ""
+    instead_of: list[str] = []
+    # The user whose run it is, where its answer is all users'.
+    reader: str = ""
+    # Whose share of all conversations it is in.
+    account: str = ""
     asked_ms: int = 0
     format: str = ""
     # Of the request that it came with, for the logs.
     request_id: str = ""
+    # The place of what its agent remembers; empty where that is nothing.
+    memory: str = ""
+    # Of the span that asked, '' where nothing is traced.
+    traceparent: str = ""
+    question: str = ""
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

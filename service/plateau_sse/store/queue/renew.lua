@@ -1,14 +1,19 @@
-#!lua flags=allow-oom
--- Renews the leases that a runner still holds; it never takes one back that another has got.
+-- Renews the leases that a runner still holds; a run that it has lost and nobody has taken is its
+-- own again. It never takes one back that another has got.
 --
--- KEYS  queue      ARGV  group, runner, entry ids
--- Gives the ids that the runner holds no more.
-local lost = {}
-for i = 3, #ARGV do
-  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 0 then
-    lost[#lost + 1] = ARGV[i]
+-- ARGV  runner, ms of a lease, runs; the lines are theirs, one a run
+-- Gives the runs that are not the runner's any more.
+local ends, lost = now + ARGV[2], {}
+for n = 1, #ARGV - 2 do
+  local run = ARGV[2 + n]
+  local _, runner, _, name = read(run)
+  if runner ~= ARGV[1] then
+    lost[#lost + 1] = run
   else
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    if wait_no_more(run) == 1 then
+      step_out(line(n), name, run)
+    end
+    redis.call('ZADD', held, ends, run)
   end
 end
 return lost

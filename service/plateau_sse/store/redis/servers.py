@@ -5,11 +5,15 @@ Invariant: nothing is asked that a hosted Redis refuses: INFO and DBSIZE, no CON
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
-from plateau_sse.store.redis.connections import store_errors
+from plateau_sse.errors import StoreError
+from plateau_sse.store.redis.connections import servers_of, store_errors
 
 SECTIONS = ("server", "clients", "memory", "stats", "persistence")
 # Of INFO, what an operator looks at; bytes and counts.
@@ -31,6 +35,15 @@ SHOWN = (
 )
 
 
+# Of several servers these are not added up.
+_OF_ONE = {
+    "mem_fragmentation_ratio": max,
+    "uptime_in_seconds": min,
+    "used_memory_peak": max,
+    "connected_clients": max,
+}
+
+
 class Role(NamedTuple):
     """What a server must be for what we keep there."""
 
@@ -42,9 +55,24 @@ STREAMS = Role("streams", "noeviction")
 CACHE = Role("cache", "allkeys-lru")
 
 
-async def look(redis: Redis) -> dict[str, Any]:
-    """What of INFO is shown, with `version`, `policy`, `keys` and `process_id`. Raises
-    StoreError."""
+# In the place of what it says, where its user may not ask.
+CLOSED = "it answers, and says nothing of itself: its user lacks +info"
+
+
+async def look(redis: Redis) -> dict[str, Any] | str:
+    """What of INFO is shown, with `version`, `policy`, `keys` and `process_id`; or `CLOSED`. Of
+    a cluster's primaries all together. Raises StoreError."""
+    try:
+        with store_errors():
+            servers = await servers_of(redis)
+        return together(await asyncio.gather(*map(_look, servers)))
+    except StoreError as error:
+        if isinstance(error.__cause__, NoPermissionError):
+            return CLOSED
+        raise
+
+
+async def _look(redis: Redis) -> dict[str, Any]:
     asked: Any = redis
     with store_errors():
         async with asked.pipeline(transaction=False) as pipe:
@@ -61,6 +89,25 @@ async def look(redis: Redis) -> dict[str, Any]:
         "aof_enabled": info.get("aof_enabled"),
         **figures,
     }
+
+
+def together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several servers as one: bytes and counts are those of all, 0 is no bound."""
+    first, *others = found
+    if not others:
+        return first
+    merged: dict[str, Any] = {}
+    for name, value in first.items():
+        values = [one[name] for one in found]
+        if None in values or name == "process_id":
+            merged[name] = None
+        elif not isinstance(value, int | float):
+            merged[name] = ", ".join(sorted({str(it) for it in values}))
+        elif name == "maxmemory" and 0 in values:
+            merged[name] = 0
+        else:
+            merged[name] = _OF_ONE.get(name, sum)(values)
+    return merged
 
 
 def faults(role: Role, server: dict[str, Any]) -> list[str]:

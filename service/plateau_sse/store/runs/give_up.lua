@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- One caller gives up its share in a run.
 --
--- KEYS  record, text, events, tokens (one slot)      ARGV  token, reason
+-- KEYS  record, text, events, tokens, marks (one slot)      ARGV  token, reason
 -- Gives how many callers still hold theirs. With the last share the wish to cancel is noted in
 -- the same step, so nobody can join a run that is about to be cancelled. A share given up still
 -- reads: its token stays, and is marked by a second member.
@@ -16,7 +16,7 @@ for _, member in ipairs(all) do
   end
 end
 local held = #all - 2 * given
-local status = redis.call('HGET', KEYS[1], 'status')
+local status = redis.call('HGET', KEYS[1], 'state')
 if held == 0 and (status == 'queued' or status == 'running') then
   redis.call('HSET', KEYS[1], 'cancel', ARGV[2])
 end

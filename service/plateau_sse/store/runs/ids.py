@@ -1,7 +1,8 @@
 """Ids of runs and of events.
 
 Invariant: a run's id begins with its creation time, so that an absent run can be told from an
-expired one; event ids order as integers: `number(a, n) < number(a, n + 1) < number(a + 1, 1)`.
+expired one; positions order as integers: `number(a, n) < number(a, n + 1) < number(a + 1, 0)`.
+An event's id is the tag of its run and the position behind it: `3fa29c-1-500`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,28 @@ import re
 import secrets
 import time
 from hashlib import blake2b
+from typing import NamedTuple
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 HIT_ID = re.compile(r"hit-([0-9A-Za-z_-]{24})")
-_EVENT_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})")
+_EVENT_ID = re.compile(r"(?:([0-9a-f]{6})-)?([1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})")
 # Begins as ours do. Those of other servers are words, or longer numbers, or have more dashes.
-_OURS = re.compile(r"(?!0*-)[0-9]{1,9}-(?!0+\Z)[0-9]*[^-]{0,2}")
-_SEQ_BITS = 32
-_SEQ_MASK = (1 << _SEQ_BITS) - 1
+_OURS = re.compile(r"(?:[0-9a-f]{6}-)?(?!0*-)[0-9]{1,9}-[0-9]*[^-]{0,2}")
+AT_BITS = 32
+AT_MASK = (1 << AT_BITS) - 1
+# Of a run's id, behind its time: they tell its tape from another's.
+_TAG = slice(12, 18)
+
+
+class Seen(NamedTuple):
+    """What a client says it has seen: a position as a number, 0 for none, and the tag of the
+    run that it belongs to, '' where it was not said."""
+
+    number: int = 0
+    tag: str = ""
+
+
+NOTHING_SEEN = Seen()
 
 
 def new_run_id() -> str:
@@ -26,18 +41,19 @@ def new_run_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
-def derived_run_ids(owner: str, key: str, window_s: int) -> tuple[str, str]:
-    """The ids that an idempotency key may stand for: in this window of time and in the one
-    before. They begin with a window's start, so that they age as other ids do; a repeat within
-    `window_s` finds the first run under one of the two."""
-    window = int(time.time() // window_s)
+def derived_run_ids(owner: str, key: str, window_s: int, now_s: float) -> tuple[str, str, str]:
+    """The ids that an idempotency key may stand for: in this window of time, the one before and
+    the next, where whoever made it had a clock that was ahead. They begin with a window's
+    start, so that they age as other ids do; a repeat within `window_s` finds the first run
+    under one of them."""
+    window = int(now_s // window_s)
 
     def derived(number: int) -> str:
         text = f"{owner}\n{key}\n{number}".encode()
         digest = blake2b(text, digest_size=10).hexdigest()
         return f"{number * window_s * 1000:012x}{digest}"
 
-    return derived(window), derived(window - 1)
+    return derived(window), derived(window - 1), derived(window + 1)
 
 
 def age_s(run_id: str) -> float:
@@ -50,43 +66,48 @@ def new_token() -> str:
     return secrets.token_urlsafe(16)
 
 
-def number(attempt: int, seq: int) -> int:
-    """An event id as one integer; 0 stands for a position before the first event."""
-    return attempt << _SEQ_BITS | seq
+def tag_of(run_id: str) -> str:
+    """The characters of a run's id that stand in those of its events."""
+    return run_id[_TAG]
 
 
-def split(event_number: int) -> tuple[int, int]:
-    return event_number >> _SEQ_BITS, event_number & _SEQ_MASK
+def number(attempt: int, at: int) -> int:
+    """A position as one integer; 0 stands for the one before everything."""
+    return attempt << AT_BITS | at
 
 
-def parse(event_id: str) -> int:
-    """`3-14` as a number; ValueError for anything else."""
+def split(position: int) -> tuple[int, int]:
+    return position >> AT_BITS, position & AT_MASK
+
+
+def parse(event_id: str) -> Seen:
+    """`3fa29c-1-500`, or `1-500`; ValueError for anything else."""
     match = _EVENT_ID.fullmatch(event_id)
     if match is None:
         raise ValueError(f"not an event id: {event_id[:40]!r}")
-    return number(int(match[1]), int(match[2]))
+    return Seen(number(int(match[2]), int(match[3])), match[1] or "")
 
 
-def position(text: str) -> int:
-    """What a client says it has seen last, as a number. 0 where that is nothing of ours: stock
-    clients send `0`, `null` or `undefined` before the first event, and what another server
-    called its events. ValueError for an id of ours that is damaged."""
+def seen(text: str) -> Seen:
+    """What a client says it has seen last. Nothing where that is none of ours: stock clients
+    send `0`, `null` or `undefined` before the first event, and what another server called its
+    events. ValueError for an id of ours that is damaged."""
     text = text.strip()
     if not _OURS.fullmatch(text):
-        return 0
+        return NOTHING_SEEN
     return parse(text)
 
 
-def show_of(attempt: int, seq: int) -> str:
-    return f"{attempt}-{seq}"
+def show(position: int) -> str:
+    """Without a tag: `1-500`."""
+    return f"{position >> AT_BITS}-{position & AT_MASK}"
 
 
-def show(event_number: int) -> str:
-    return f"{event_number >> _SEQ_BITS}-{event_number & _SEQ_MASK}"
+def of_one_attempt(one: int, other: int) -> bool:
+    return (one ^ other) <= AT_MASK
 
 
-def follows(event_number: int, last: int) -> bool:
-    """Whether nothing can be missing between `last` and this event."""
-    return event_number == last + 1 or (
-        event_number & _SEQ_MASK == 1 and event_number >> _SEQ_BITS > last >> _SEQ_BITS
-    )
+def follows(before: int, head: int) -> bool:
+    """Whether nothing can be missing between `head` and an event that begins at `before`: it
+    begins there, or a later attempt begins with it."""
+    return before == head or (before & AT_MASK == 0 and before >> AT_BITS > head >> AT_BITS)

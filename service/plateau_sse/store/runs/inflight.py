@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
+from plateau_sse.store.redis.together import Call
 
 _TAKE = """#!lua
 -- KEYS  the hint      ARGV  run id, holder that is known to be over ('' for none), life_s
@@ -51,11 +52,15 @@ class Inflight:
 
     async def take(self, key: str, run_id: str, *, instead_of: str = "") -> str:
         """Put this run's hint where there is none, or that of `instead_of`: the holder then."""
+        call = self.taking(key, run_id, instead_of=instead_of)
         with store_errors():
-            holder: bytes = await self._take(
-                keys=[keys.inflight(key)], args=[run_id, instead_of, self._life_s]
-            )
+            await call.alone()
+        holder: bytes = call.reply
         return holder.decode()
+
+    def taking(self, key: str, run_id: str, *, instead_of: str = "") -> Call:
+        """The same, for who sends it behind something else."""
+        return Call(self._take, [keys.inflight(key)], [run_id, instead_of, self._life_s])
 
     async def drop(self, key: str, run_id: str) -> None:
         """Take this run's hint away; another's stays."""

@@ -1,7 +1,7 @@
 #!lua
 -- One more caller for a run that is on. Refused when memory is full, as new runs are.
 --
--- KEYS  record, text, events, tokens (one slot)
+-- KEYS  record, text, events, tokens, marks (one slot)
 -- ARGV  token, most tokens, ms that a caller may take to find a run its place
 --
 -- Gives the run's status; in place of 'queued' may stand 'enqueued' (known to have a place in
@@ -10,7 +10,7 @@
 -- cancelled, or shared by as many as may. Who has a share keeps it: it is told what became of
 -- the run.
 local record, tokens = KEYS[1], KEYS[4]
-local state = redis.call('HMGET', record, 'status', 'cancel', 'enqueued', 'placer')
+local state = redis.call('HMGET', record, 'state', 'cancel', 'enqueued', 'placer')
 local status = state[1]
 if not status then
   return 'over'

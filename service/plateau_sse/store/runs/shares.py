@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
+from plateau_sse.store.redis.replicas import replicated
 
 # Callers that may share one run.
 TOKENS_MOST = 1000
@@ -39,11 +40,17 @@ class Denied(Exception):
 
 
 class Shares:
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, replicas: int = 0) -> None:
+        self._redis: Any = redis
+        self._replicas = replicas
         scripts = files("plateau_sse.store.runs")
-        self._share = redis.register_script(scripts.joinpath("share.lua").read_text())
-        self._withdraw = redis.register_script(scripts.joinpath("withdraw.lua").read_text())
-        self._give_up = redis.register_script(scripts.joinpath("give_up.lua").read_text())
+        self._share = redis.register_script(scripts.joinpath("share.lua").read_text("utf-8"))
+        self._withdraw = redis.register_script(
+            scripts.joinpath("withdraw.lua").read_text("utf-8")
+        )
+        self._give_up = redis.register_script(
+            scripts.joinpath("give_up.lua").read_text("utf-8")
+        )
         self._step_back = redis.register_script(_STEP_BACK)
 
     async def share(self, run_id: str, token: str) -> Joined:
@@ -51,8 +58,16 @@ class Shares:
         that is queued is `enqueued` where it is known to have a place in the queue, `unplaced`
         where the caller is to see to that, `queued` where another is. `over` where nobody can
         join it any more."""
-        args = (token, TOKENS_MOST, int(PLACING_S * 1000))
-        reply: Any = await self._call(self._share, run_id, *args)
+        reply: Any = await self._call(self._share, run_id, *_sharing(token))
+        return reply.decode()  # type: ignore[no-any-return]
+
+    async def join(self, run_id: str, token: str) -> Joined:
+        """The first share with this token, which is not given out before replicas have it."""
+        if not self._replicas:
+            return await self.share(run_id, token)
+        names, args = list(keys.run(run_id)), _sharing(token)
+        with store_errors():
+            reply = await replicated(self._redis, self._share, names, args, self._replicas)
         return reply.decode()  # type: ignore[no-any-return]
 
     async def withdraw(self, run_id: str, token: str, reason: str) -> Withdrawn:
@@ -65,6 +80,13 @@ class Shares:
     async def step_back(self, run_id: str, token: str) -> None:
         """Who was refused a place for the run keeps its share, and lets another see to it."""
         await self._call(self._step_back, run_id, token)
+
+    async def tokens(self, run_id: str) -> list[str]:
+        """Of all callers who share the run."""
+        with store_errors():
+            found: set[bytes] = await self._redis.smembers(keys.run(run_id).tokens)
+        # The others are the marks of shares that were given up.
+        return [token.decode() for token in found if not token.startswith(b"!")]
 
     async def give_up(self, run_id: str, token: str, reason: str) -> int:
         """One caller's share is given up: how many still hold theirs. With the last one the
@@ -82,3 +104,7 @@ def check_form(token: str) -> None:
     # The set also holds the marks of shares given up, which open nothing.
     if token.startswith("!"):
         raise Denied
+
+
+def _sharing(token: str) -> tuple[str, int, int]:
+    return token, TOKENS_MOST, int(PLACING_S * 1000)

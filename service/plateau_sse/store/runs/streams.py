@@ -7,38 +7,71 @@ always agree, and at most one terminal event is ever written.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
+from plateau_sse.errors import StoreFull
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 from plateau_sse.store.redis.fullness import TIGHT
+from plateau_sse.store.redis.replicas import replicated
+from plateau_sse.store.redis.together import Call, together
 from plateau_sse.store.runs import appending, events, ids, records
-from plateau_sse.store.runs.appending import Appended
+from plateau_sse.store.runs.appending import NOW, Appended, Claimant
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading, reading_of
-from plateau_sse.store.runs.records import Record
+from plateau_sse.store.runs.records import Outline, Record, row_point
 from plateau_sse.store.runs.shares import TOKENS_MOST, Denied, check_form
+from plateau_sse.store.runs.tape import Point
 
+# The agent that is a producer outside, which claims its runs itself.
+EXTERNAL = "external"
+# What one reading holds: a piece for a socket, or a little more.
+READ_BYTES = 16 * 1024
+# Of marks and openings; each may have 32 KiB.
+POINTS_AT_ONCE = 24
 # Beyond the bounds that end a run: time for whoever ends it to do so.
 ALIVE_SLACK_S = 60
 
-_CREATE = files("plateau_sse.store.runs").joinpath("create.lua").read_text()
-_READ = files("plateau_sse.store.runs").joinpath("read.lua").read_text()
+_CREATE = files("plateau_sse.store.runs").joinpath("create.lua").read_text("utf-8")
+_READ = files("plateau_sse.store.runs").joinpath("read.lua").read_text("utf-8")
+
+_FORGET = """#!lua flags=allow-oom
+-- KEYS  record, text, events, tokens, marks      Gives 0 where the run is on, and stays.
+local state = redis.call('HGET', KEYS[1], 'state')
+if state == 'queued' or state == 'running' then
+  return 0
+end
+redis.call('DEL', unpack(KEYS))
+return 1
+"""
 
 
 class Claimed(NamedTuple):
-    """A run that is the caller's to execute, with what it was asked."""
+    """A run that is the caller's to execute, with what it was asked. `tries` counts the
+    attempts that were begun, but for those that were handed back; `age_s` is the time since
+    the first of all, where the caller has looked for it."""
 
     attempt: int
     seq: int
     agent: str
     owner: str
     request: bytes
+    cancel: str | None
+    tries: int
+    age_s: float = 0.0
+
+
+class Standing(NamedTuple):
+    """What is asked of a run that nobody has: its attempt, the time since the first, and why it
+    is to be cancelled, None where it is not."""
+
+    attempt: int
+    age_s: float
     cancel: str | None
 
 
@@ -50,10 +83,14 @@ class Crowded(Exception):
     """As many callers share the run as may."""
 
 
+class OtherRelease(Conflict):
+    """The run is one of another release, whose records mean something else."""
+
+
 class Streams:
     """The streams instance, as far as runs go. Lives: `alive_s` without an event while a run
     is on, `record_s` after its end; `share` tells how full it is, and a full one keeps ended
-    runs for a minute only."""
+    runs for a minute only. New runs and ends are there once `replicas` have them."""
 
     def __init__(
         self,
@@ -62,11 +99,15 @@ class Streams:
         alive_s: int,
         record_s: int,
         share: Callable[[], Awaitable[float]] | None = None,
+        replicas: int = 0,
     ) -> None:
         self._redis: Any = redis
+        self._replicas = replicas
         self._create = redis.register_script(_CREATE)
         self._append = redis.register_script(appending.SCRIPT)
+        self._append_tight = redis.register_script(appending.TIGHT_SCRIPT)
         self._read = redis.register_script(_READ)
+        self._forget = redis.register_script(_FORGET)
         self._alive_s = alive_s + ALIVE_SLACK_S
         self._record_s = record_s
         self._share = share
@@ -80,16 +121,17 @@ class Streams:
         token: str,
         request: bytes,
         fingerprint: str = "",
+        behind: Sequence[Call] = (),
     ) -> str:
         """Write the record of a queued run: `created`, or the status of the run that has this
         id already and has been joined. Conflict where it was asked something else (another
         `fingerprint`), Crowded where nobody else may join it, StoreFull where there is no
-        room."""
+        room. What is `behind` is sent with it, in one round trip."""
         fields: list[str | int | bytes] = [
-            *("status", "queued", "agent", agent, "owner", owner, "attempt", 0, "seq", 0),
-            *("created_ms", int(time.time() * 1000), "request", request),
+            *("state", "queued", "agent", agent, "owner", owner, "attempt", 0, "seq", 0),
+            *("request", request),
         ]
-        return await self._create_or_join(run_id, token, fingerprint, fields)
+        return await self._create_or_join(run_id, token, fingerprint, fields, behind)
 
     async def mark_enqueued(self, run_id: str) -> None:
         """So that who repeats the request does not enqueue it again."""
@@ -100,16 +142,37 @@ class Streams:
         return await self._create_or_join(run_id, token, fingerprint, [])
 
     async def _create_or_join(
-        self, run_id: str, token: str, fingerprint: str, fields: Sequence[str | int | bytes]
+        self,
+        run_id: str,
+        token: str,
+        fingerprint: str,
+        fields: Sequence[str | int | bytes],
+        behind: Sequence[Call] = (),
     ) -> str:
         args = [token, self._alive_s, fingerprint, TOKENS_MOST, *fields]
+        creating = Call(self._create, list(keys.run(run_id)), args)
         with store_errors():
-            reply: bytes = await self._create(keys=list(keys.run(run_id)), args=args)
+            if fields and self._replicas:
+                await self._lasting(creating)
+                # What follows is not to be there without it.
+                for call in behind:
+                    await call.alone()
+            else:
+                await together(self._redis, creating, *behind)
+                if self._replicas and creating.reply != b"absent":
+                    # Whoever made it may have waited in vain; a token is given out here, too.
+                    await self._lasting(creating)
+        reply: bytes = creating.reply
         if reply == b"conflict":
             raise Conflict
+        if reply == b"version":
+            raise OtherRelease(run_id)
         if reply == b"crowded":
             raise Crowded
         return reply.decode()
+
+    async def _lasting(self, call: Call) -> None:
+        call.reply = await self._run(call.script, list(call.keys), call.args, is_lasting=True)
 
     async def append(
         self,
@@ -119,24 +182,43 @@ class Streams:
         *,
         first_seq: int = 0,
         fields: Sequence[str | int | bytes] = (),
+        briefly: bool = False,
     ) -> Appended:
         """Append as the producer of `attempt`; a repeat with the same `first_seq` is a dup."""
-        return await self._write(run_id, "append", attempt, first_seq, batch, fields)
+        return await self._write(
+            run_id, "append", attempt, first_seq, batch, fields, briefly=briefly
+        )
 
     async def claim(
-        self, run_id: str, attempt: int, runner: str, first: Event
+        self,
+        run_id: str,
+        attempt: int,
+        runner: str,
+        first: Event,
+        *,
+        in_doubt: bool = False,
+        spared_at: int | None = None,
+        is_blamed: bool = False,
     ) -> Claimed | Appended:
-        """Start `attempt` (one more than the record's); else why not, as `append` says it."""
-        now_ms = int(time.time() * 1000)
-        appended = await self._write(
-            run_id, "claim", attempt, 0, [first], ("runner", runner, "started_ms", now_ms)
-        )
+        """Start `attempt`, later than the record's; else why not, as `append` says it. `skip`:
+        an attempt of that number may have been lost, as it may where it is `in_doubt`; claim
+        the one that stands for `seq`. With `spared_at` that many have been begun, this one
+        with them: it stands for one that does not count. `is_blamed` is remembered: the one
+        before has held up its runner."""
+        fields: list[str | int | bytes] = ["runner", runner, "started_ms", NOW]
+        if runner == EXTERNAL:
+            fields += ["lease_ms", NOW]
+        if spared_at is not None:
+            fields += ["tries", spared_at, "spared", 1]
+        if is_blamed:
+            fields += ["blamed", 1]
+        lives = (self._alive_s, self._record_s, appending.ENDED_EVENTS_LIFE_S)
+        args = appending.append_args("claim", attempt, int(in_doubt), lives, [first], fields)
+        reply = await self._call_append(run_id, args)
+        appended = appending.appended_of(reply)
         if appended.code not in ("ok", "dup"):
             return appended
-        with store_errors():
-            agent, owner, request, cancel = await self._redis.hmget(
-                keys.run(run_id).record, ["agent", "owner", "request", "cancel"]
-            )
+        agent, owner, request, cancel, tries = reply[4]
         if request is None:
             return Appended("gone", attempt, 0)
         return Claimed(
@@ -146,19 +228,84 @@ class Streams:
             owner.decode(),
             request,
             cancel.decode() if cancel is not None else None,
+            int(tries or 0),
         )
 
-    async def claimant(self, run_id: str) -> tuple[int, str] | None:
-        """The attempt that a run is at and who claimed it; None for a run that is gone."""
-        with store_errors():
-            attempt, runner = await self._redis.hmget(
-                keys.run(run_id).record, ["attempt", "runner"]
-            )
-        return None if attempt is None else (int(attempt), (runner or b"").decode())
+    async def begin(
+        self,
+        run_id: str,
+        attempt: int,
+        runner: str,
+        agent: str,
+        *,
+        in_doubt: bool = False,
+        spared_at: int | None = None,
+        is_blamed: bool = False,
+    ) -> Claimed | Appended:
+        """Claim `attempt`, or, where that number may have been lost, the one that was not."""
+        claim = partial(
+            self.claim, run_id, runner=runner, spared_at=spared_at, is_blamed=is_blamed
+        )
+        first = events.started(run_id, agent, attempt)
+        claimed = await claim(attempt, first=first, in_doubt=in_doubt)
+        if isinstance(claimed, Appended) and claimed.code == "skip":
+            first = events.started(run_id, agent, claimed.seq)
+            claimed = await claim(claimed.seq, first=first)
+        return claimed
 
-    async def end(self, run_id: str, attempt: int, last: Event) -> Appended:
-        """End a run on behalf of a producer that is gone; `attempt` is the one seen."""
-        return await self._write(run_id, "end", attempt, 0, [last], appending.ended_now())
+    async def hand_back(self, run_id: str, claimed: Claimed | Claimant) -> None:
+        """That its attempt ends here is no death: it does not count among the tries. Harmless
+        where the attempt is over."""
+        await self.append(
+            run_id, claimed.attempt, [], fields=appending.not_a_try(claimed.tries)
+        )
+
+    async def claimant(self, run_id: str) -> Claimant | None:
+        """None for a run that is gone."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hmget(keys.run(run_id).record, *appending.CLAIMANT, "begun_ms")
+                pipe.time()
+                (*row, begun_ms), now = await pipe.execute()
+        found = appending.claimant_of(row)
+        return found and found._replace(age_s=_age_s(begun_ms, now))
+
+    async def request(self, run_id: str) -> bytes | None:
+        """What was asked; None for a run that is gone, or has ended."""
+        with store_errors():
+            return await self._redis.hget(keys.run(run_id).record, "request")  # type: ignore[no-any-return]
+
+    async def standings(self, run_ids: Sequence[str]) -> list[Standing | None]:
+        """Of each run, None for one that is gone; one round trip."""
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for run_id in run_ids:
+                    pipe.hmget(keys.run(run_id).record, ["attempt", "begun_ms", "cancel"])
+                pipe.time()
+                *rows, now = await pipe.execute()
+        return [
+            None
+            if attempt is None
+            else Standing(
+                int(attempt),
+                _age_s(begun_ms, now),
+                None if cancel is None else cancel.decode(),
+            )
+            for attempt, begun_ms, cancel in rows
+        ]
+
+    async def claimed_by(self, runner: str, run_id: str) -> Claimant | None:
+        """None where that runner has not begun the last attempt."""
+        found = await self.claimant(run_id)
+        return found if found is not None and found.runner == runner else None
+
+    async def end(
+        self, run_id: str, attempt: int, last: Event, *, briefly: bool = False
+    ) -> Appended:
+        """End a run on behalf of a producer that is gone; `attempt` is the one seen. `briefly`:
+        nothing was said in it, and its record lives no longer than its readers need."""
+        fields = appending.ENDED
+        return await self._write(run_id, "end", attempt, 0, [last], fields, briefly=briefly)
 
     async def finish(
         self,
@@ -167,11 +314,11 @@ class Streams:
         batch: Sequence[Event],
         *,
         first_seq: int,
-        usage: dict[str, int] | None = None,
         output: str | None = None,
     ) -> Appended:
-        """Append a batch whose last event is terminal, together with the record's end."""
-        fields = appending.end_fields(usage, output)
+        """Append a batch whose last event is terminal, together with the record's end; `output`
+        is the answer where it is not the text."""
+        fields = appending.end_fields(output)
         return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
 
     async def append_external(
@@ -181,41 +328,73 @@ class Streams:
         batch: Sequence[Event],
         *,
         first_seq: int = 0,
-        usage: dict[str, int] | None = None,
         output: str | None = None,
+        briefly: bool = False,
     ) -> Appended:
         """As the producer of an external run: any append, an empty one too, renews its lease;
-        a last event that is terminal ends the run."""
-        # The batch names this call: a producer without `first_seq` is not answered twice for
-        # one request, though the connection may send it twice.
-        fields: list[str | int | bytes] = ["batch", secrets.token_hex(8)]
-        fields += ["lease_ms", int(time.time() * 1000)]
+        a last event that is terminal ends the run, `briefly` as in `end`."""
+        fields: list[str | int | bytes] = []
+        if batch and not first_seq:
+            # It names this call: what a producer sent once is not written twice, though the
+            # connection may send it twice.
+            fields += ["batch", secrets.token_urlsafe(8)]
+        fields += ["lease_ms", NOW]
         if batch and batch[-1].op == "e":
-            fields += appending.end_fields(usage, output)
-        return await self.append(run_id, attempt, batch, first_seq=first_seq, fields=fields)
+            fields += appending.end_fields(output)
+        return await self.append(
+            run_id, attempt, batch, first_seq=first_seq, fields=fields, briefly=briefly
+        )
 
-    async def ask_to_cancel(self, run_id: str, reason: str, *, external: bool = False) -> str:
+    async def ask_to_cancel(
+        self,
+        run_id: str,
+        reason: str,
+        *,
+        external: bool = False,
+        waits: Callable[[str], Awaitable[bool]] | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> str:
         """The status that follows: `cancelled`, `running` (its runner will see to it), another
         one where the run had ended already, or `gone`. An `external` run ends at once: its
-        producer learns of it with its next append."""
+        producer learns of it with its next append; and so does one that `waits` for another
+        runner. `on_end` is called where this call has ended it."""
         fields = ("cancel", reason)
         while True:
             (number,) = await self.last_numbers([run_id])
             if number is None:
                 return "gone"
-            attempt, _ = ids.split(number)
+            attempt, at = ids.split(number)
             if attempt == 0 or external:
-                ended = await self.end(run_id, attempt, events.cancelled(reason))
-                code, status = ended.code, "cancelled"
+                briefly = external and at <= 1
+                code = await self._cancel(run_id, attempt, reason, briefly=briefly)
+                status = "cancelled"
             else:
                 code = (await self.append(run_id, attempt, [], fields=fields)).code
                 status = "running"
+                # Only now: who lets go of it from here on finds the wish.
+                if code == "ok" and waits is not None and await waits(run_id):
+                    # Whoever takes it meanwhile begins another attempt, or finds its end.
+                    code = await self._cancel(run_id, attempt, reason)
+                    status = "cancelled"
             if code == "ok":
+                if status == "cancelled":
+                    on_end()
                 return status
             if code == "ended":
                 record = await self.record(run_id)
                 return "gone" if record is None else record.status
             # Claimed or taken over between the two steps: look again.
+
+    async def forget(self, run_id: str) -> bool:
+        """All of a run that has ended; False where it has not."""
+        with store_errors():
+            return bool(await self._forget(keys=list(keys.run(run_id)), args=[]))
+
+    async def _cancel(
+        self, run_id: str, attempt: int, reason: str, *, briefly: bool = False
+    ) -> str:
+        last = events.cancelled(reason)
+        return (await self.end(run_id, attempt, last, briefly=briefly)).code
 
     async def cancel_reasons(self, run_ids: Sequence[str]) -> dict[str, str]:
         """Of these runs, those that somebody wants cancelled, with the reason."""
@@ -238,55 +417,110 @@ class Streams:
         first_seq: int,
         batch: Sequence[Event],
         fields: Sequence[str | int | bytes],
+        *,
+        briefly: bool = False,
     ) -> Appended:
-        record_s = self._record_s
-        if batch and batch[-1].op == "e" and self._share is not None:
-            record_s = (
-                appending.ENDED_EVENTS_LIFE_S if await self._share() > TIGHT else record_s
-            )
-        lives = (self._alive_s, record_s, appending.ENDED_EVENTS_LIFE_S)
+        record_s, events_s = self._record_s, appending.ENDED_EVENTS_LIFE_S
+        if briefly:
+            record_s, events_s = appending.BRIEF_LIVES_S
+        elif batch and batch[-1].op == "e" and self._share is not None:
+            record_s = events_s if await self._share() > TIGHT else record_s
+        lives = (self._alive_s, record_s, events_s)
         args = appending.append_args(verb, attempt, first_seq, lives, batch, fields)
-        with store_errors():
-            code, now_attempt, seq = await self._append(keys=list(keys.run(run_id)), args=args)
-        return Appended(code.decode(), now_attempt, seq)
+        ends = bool(batch) and batch[-1].op == "e"
+        return appending.appended_of(await self._call_append(run_id, args, ends=ends))
 
-    async def read(self, run_id: str, last: int = 0, token: str = "") -> Reading | None:
-        """What follows event number `last`, in one moment; None where there is no such run.
+    async def _call_append(
+        self, run_id: str, args: list[str | int | bytes], *, ends: bool = False
+    ) -> list[Any]:
+        """The script's reply."""
+        names = list(keys.run(run_id))
+        try:
+            with store_errors():
+                reply: list[Any] = await self._run(self._append, names, args, is_lasting=ends)
+        except StoreFull:
+            # It may write a little all the same, so that what is on can end.
+            args = appending.tightened(args)
+            with store_errors():
+                reply = await self._run(self._append_tight, names, args, is_lasting=ends)
+        return reply
 
-        Raises `shares.Denied` where a token is given that is not one of the run's.
-        """
+    async def _run(
+        self, script: Any, names: list[str], args: Sequence[Any], *, is_lasting: bool
+    ) -> Any:
+        """`is_lasting`: a failover is not to take it back."""
+        if is_lasting and self._replicas:
+            return await replicated(self._redis, script, names, args, self._replicas)
+        return await script(keys=names, args=args)
+
+    async def read(self, run_id: str, seen: int = 0, token: str = "") -> Reading | None:
+        """What follows position `seen`, in one moment, as far as one piece goes; None where
+        there is no such run. Raises `shares.Denied` where a token is given that is not one of
+        the run's, `OtherRelease` for a run that cannot be read here."""
+        return await self._follow(run_id, seen, token, log="")
+
+    async def read_log(self, run_id: str, seen: int) -> Reading | None:
+        """As `read`, but as the stream has it while it has it: to repair a hole in it."""
+        return await self._follow(run_id, seen, "", log="1")
+
+    async def _follow(self, run_id: str, seen: int, token: str, log: str) -> Reading | None:
         check_form(token)
+        args: list[str | int] = [token, *ids.split(seen), READ_BYTES, log]
         with store_errors():
-            reply = await self._read(
-                keys=list(keys.run(run_id)), args=[token, *ids.split(last)]
-            )
+            reply = await self._read(keys=list(keys.run(run_id)), args=args)
         if reply[0] == b"gone":
             return None
         if reply[0] == b"denied":
             raise Denied
-        return reading_of(reply, last)
+        if reply[0] == b"version":
+            raise OtherRelease(run_id)
+        return reading_of(reply, seen)
 
-    async def said(self, run_id: str, attempt: int, start: int, end: int) -> bytes | None:
-        """Bytes of the text of an attempt; None where the run or the attempt is no more."""
+    async def recall(
+        self, run_id: str, attempt: int, start: int, end: int, *, points: bool = False
+    ) -> tuple[bytes, list[Point]] | None:
+        """An attempt's text from byte `start` to byte `end`, and all its points where those are
+        wanted; None where it is not the run's latest any more, or has no such text."""
         key = keys.run(run_id)
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.getrange(key.text, start, end - 1)
-                # Last: had another attempt begun before, it would show.
+                pipe.getrange(key.text, start, max(0, end - 1))
+                if points:
+                    pipe.xrange(key.marks, attempt, attempt)
+                # Last: what was read before is of no later one.
                 pipe.hget(key.record, "attempt")
-                text, now_attempt = await pipe.execute()
-        there = now_attempt is not None and int(now_attempt) == attempt
-        return text if there and len(text) == end - start else None
+                text, *rows, latest = await pipe.execute()
+        text = text[: end - start]
+        if latest is None or int(latest) != attempt or len(text) < end - start:
+            return None
+        return text, [row_point(*row) for row in rows[0]] if points else []
+
+    async def points(
+        self, run_id: str, attempt: int, after: int, until: int
+    ) -> list[Point] | None:
+        """The first of an attempt's points behind `after` and not behind `until`, [] for none;
+        None where it is not the run's latest any more."""
+        key = keys.run(run_id)
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                first, last = f"({attempt}-{after}", f"{attempt}-{until}"
+                pipe.xrange(key.marks, first, last, count=POINTS_AT_ONCE)
+                pipe.hget(key.record, "attempt")
+                rows, latest = await pipe.execute()
+        if latest is None or int(latest) != attempt:
+            return None
+        return [row_point(*row) for row in rows]
 
     async def last_numbers(self, run_ids: Sequence[str]) -> list[int | None]:
-        """The number of each run's last event, None for a run that is gone; one round trip."""
+        """Where each run's tape ends, None for a run that is gone; one round trip."""
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for run_id in run_ids:
-                    pipe.hmget(keys.run(run_id).record, ["attempt", "seq"])
+                    pipe.hmget(keys.run(run_id).record, ["attempt", "tape"])
                 rows = await pipe.execute()
         return [
-            None if row[0] is None else ids.number(int(row[0]), int(row[1])) for row in rows
+            None if None in row else ids.number(int(row[0]), int(row[1].split(b" ", 1)[0]))
+            for row in rows
         ]
 
     async def statuses(self, run_ids: Sequence[str]) -> list[str | None]:
@@ -296,26 +530,87 @@ class Streams:
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for run_id in run_ids:
-                    pipe.hget(keys.run(run_id).record, "status")
+                    pipe.hget(keys.run(run_id).record, "state")
                 found: list[bytes | None] = await pipe.execute()
         return [None if status is None else status.decode() for status in found]
 
+    async def outline(self, run_id: str, token: str = "") -> Outline | None:
+        """How far a run is, without what it has said; None, Denied and OtherRelease as in
+        `record`."""
+        check_form(token)
+        key = keys.run(run_id)
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.hmget(key.record, list(records.OUTLINE))
+                pipe.sismember(key.tokens, token)
+                pipe.exists(key.record)
+                pipe.time()
+                row, known, there, (seconds, micros) = await pipe.execute()
+        if not there:
+            return None
+        if token and not known:
+            raise Denied
+        found = dict(zip(records.OUTLINE, row, strict=True))
+        if None in (found["state"], found["tape"]):
+            raise OtherRelease(run_id)
+        return records.outline_of(found, seconds * 1000 + micros // 1000)
+
+    async def outlines(self, run_ids: Sequence[str]) -> list[Outline | None]:
+        """Of each run, None for one that is gone or of another release; one round trip."""
+        if not run_ids:
+            return []
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.time()
+                for run_id in run_ids:
+                    pipe.hmget(keys.run(run_id).record, list(records.OUTLINE))
+                (seconds, micros), *rows = await pipe.execute()
+        now_ms = seconds * 1000 + micros // 1000
+        found = [dict(zip(records.OUTLINE, row, strict=True)) for row in rows]
+        return [
+            None if None in (row["state"], row["tape"]) else records.outline_of(row, now_ms)
+            for row in found
+        ]
+
+    async def time_s(self) -> float:
+        """The server's, which is the same for all who share it. Raises StoreError."""
+        with store_errors():
+            seconds, micros = await self._redis.time()
+        return float(seconds + micros / 1e6)
+
     async def record(self, run_id: str, token: str = "") -> Record | None:
-        """The run's record; None where there is none, Denied as in `read`."""
+        """The run's record; None where there is none, Denied and OtherRelease as in `read`."""
         check_form(token)
         key = keys.run(run_id)
         with store_errors():
             # No transaction: a full Redis refuses it, whatever is in it. Once the record says
-            # that the run has ended, the text changes no more.
+            # that the run has ended, its tape changes no more.
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hmget(key.record, list(records.FIELDS))
                 pipe.get(key.text)
+                pipe.xrange(key.marks)
                 pipe.sismember(key.tokens, token)
                 pipe.exists(key.record)
-                row, text, known, there = await pipe.execute()
-        # Expired in between, text and all.
-        if row[1] is None or not there:
+                row, text, points, known, there = await pipe.execute()
+        if row[1] is not None and points and not _is_of(points[0][0], row):
+            # Another attempt began in between.
+            return await self.record(run_id, token)
+        if not there:
             return None
         if token and not known:
             raise Denied
-        return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text)
+        if None in (row[records.FIELDS.index("state")], row[records.FIELDS.index("tape")]):
+            # Or it was made in between: who asks again finds it.
+            raise OtherRelease(run_id)
+        return records.record_of(dict(zip(records.FIELDS, row, strict=True)), text, points)
+
+
+def _age_s(begun_ms: bytes | None, now: tuple[int, int]) -> float:
+    """Since a run was first begun, by the store's clock; 0 for one that never was."""
+    seconds, micros = now
+    return 0.0 if begun_ms is None else seconds + micros / 1e6 - int(begun_ms) / 1000
+
+
+def _is_of(point_id: bytes, row: list[bytes]) -> bool:
+    """Whether the point is of the attempt that the record is at."""
+    return point_id.partition(b"-")[0] == row[records.FIELDS.index("attempt")]

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- The caller whose run found no place in the queue takes it back, unless others share it.
 --
--- KEYS  record, text, events, tokens (one slot)      ARGV  token, reason
+-- KEYS  record, text, events, tokens, marks (one slot)      ARGV  token, reason
 -- Gives 'gone'; 'left' where it is the others', or has been claimed; 'given_up' where all of
 -- them have given it up: the wish to cancel is noted then, so nobody can join it any more.
-if redis.call('HGET', KEYS[1], 'status') ~= 'queued' then
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then
   return 'left'
 end
 redis.call('SREM', KEYS[4], ARGV[1], '!' .. ARGV[1])
@@ -15,7 +15,7 @@ if placer and placer:match('^%S+') == ARGV[1] then
 end
 local given, all = 0, redis.call('SMEMBERS', KEYS[4])
 if #all == 0 then
-  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
   return 'gone'
 end
 for _, member in ipairs(all) do

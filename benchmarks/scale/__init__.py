@@ -1,0 +1,1 @@
+"""What the service does at its limits: many readers, many runs, full streams."""

@@ -1,0 +1,62 @@
+"""What a graph takes as its input, by the types of its state.
+
+Invariant: what is refused could not have become a part of the state; what has no type that can
+be looked at is let through, for the graph to say what it makes of it.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from plateau_sse.agents import AgentError
+
+SHOWN_MOST = 20
+
+
+def fields_of(graph: Any) -> dict[str, Any]:
+    """The names in its input with their types, `Any` where that is not known."""
+    schema = getattr(getattr(graph, "builder", None), "input_schema", None)
+    try:
+        hints = typing.get_type_hints(schema, include_extras=True)
+    except (TypeError, NameError):
+        hints = {}
+    if hints:
+        return hints
+    channels = graph.input_channels
+    if not isinstance(channels, str):
+        return dict.fromkeys(channels, Any)
+    try:
+        # Of the functional interface.
+        return dict.fromkeys(graph.get_input_jsonschema().get("properties", {}), Any)
+    except Exception:
+        # There are types that have no schema.
+        return {}
+
+
+def check_options(fields: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Whether the options can be the input. A member that is missing may be one that the graph
+    itself fills. Raises AgentError."""
+    given = options.keys() & fields.keys()
+    if fields and not given:
+        names = ", ".join(sorted(fields)[:SHOWN_MOST])
+        raise AgentError("invalid_options", f"The options are the graph's input: {names}.")
+    for name in sorted(given):
+        if wrong := _wrong(fields[name], options[name]):
+            said = f"The options are the graph's input, and {name} does not fit: {wrong}."
+            raise AgentError("invalid_options", said)
+
+
+def _wrong(form: Any, value: Any) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(form).validate_python(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[:3]
+        return "; ".join(str(it["msg"]) for it in found).rstrip(".")
+    except Exception:
+        # It has no such form.
+        return ""
+    return ""

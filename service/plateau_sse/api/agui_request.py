@@ -1,0 +1,170 @@
+"""What AG-UI's clients send, as the messages and options of chat.completions.
+
+Invariant: a call of a tool goes with its result or not at all, as endpoints want it; what only
+the client understands (activities, thoughts) is not sent to an agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plateau_sse import jsontext
+from plateau_sse.api.bodies import DEPTH_MOST, invalid, too_deep
+from plateau_sse.api.responses_request import matched
+from plateau_sse.api.resuming import message_of, texts_of
+from plateau_sse.jsontext import is_deeper
+
+Message = dict[str, Any]
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def messages_of(given: Any, resume: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """From the messages, and what a person has answered to the last; Problem
+    `invalid_request` where they are none."""
+    if not isinstance(given, list):
+        raise invalid("messages", "A list of messages.")
+    messages: list[Message] = []
+    for index, message in enumerate(given):
+        at = f"messages[{index}]"
+        if not isinstance(message, Mapping):
+            raise invalid(at, "Not an object.")
+        if is_deeper(dict(message), DEPTH_MOST):
+            raise too_deep(at)
+        if message.get("role") in _ROLES:
+            messages.append(_message(message, at))
+    if resume and messages and messages[-1]["role"] not in ("user", "tool"):
+        messages += _answers(messages, resume)
+    return matched(messages)
+
+
+def _message(message: Mapping[str, Any], at: str) -> Message:
+    role = message["role"]
+    found: Message = {"role": role, "content": _content(message.get("content"), at)}
+    if role == "assistant":
+        calls = message.get("toolCalls") or []
+        if not isinstance(calls, list):
+            raise invalid(f"{at}.toolCalls", "A list of calls.")
+        found["tool_calls"] = [call for call in map(_call, calls) if call is not None]
+    elif role == "tool":
+        if not isinstance(message.get("toolCallId"), str):
+            raise invalid(f"{at}.toolCallId", "The id of the call that it answers.")
+        found["tool_call_id"] = message["toolCallId"]
+        if isinstance(message.get("error"), str) and message["error"]:
+            found["content"] = f"Error: {message['error']}"
+    if found["content"] is None and role != "assistant":
+        raise invalid(f"{at}.content", "A text, or a list of parts.")
+    return found
+
+
+def _content(content: Any, at: str) -> str | list[dict[str, Any]] | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise invalid(f"{at}.content", "A text, or a list of parts.")
+    parts = [part for part in map(_part, content) if part is not None]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(part: Any) -> dict[str, Any] | None:
+    if not isinstance(part, Mapping):
+        return None
+    kind, source = part.get("type"), part.get("source")
+    if kind == "text":
+        text = part.get("text")
+        return {"type": "text", "text": text if isinstance(text, str) else ""}
+    if not isinstance(source, Mapping) or not isinstance(source.get("value"), str):
+        return None
+    value, media_type = source["value"], str(source.get("mimeType") or "")
+    is_data = source.get("type") == "data"
+    url = f"data:{media_type};base64,{value}" if is_data else value
+    if kind == "image":
+        return {"type": "image_url", "image_url": {"url": url}}
+    if kind == "audio" and is_data:
+        form = media_type.partition("/")[2].removeprefix("x-")
+        data = {"data": value, "format": "mp3" if form == "mpeg" else form}
+        return {"type": "input_audio", "input_audio": data}
+    if kind in ("audio", "video", "document"):
+        name = "file_id" if source.get("type") == "file" else "file_data"
+        return {"type": "file", "file": {name: url}}
+    return None
+
+
+def _call(call: Any) -> dict[str, Any] | None:
+    if not isinstance(call, Mapping) or not isinstance(call.get("id"), str):
+        return None
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        return None
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = jsontext.encode(arguments or {}).decode()
+    told = {"name": function["name"], "arguments": arguments}
+    return {"id": call["id"], "type": "function", "function": told}
+
+
+def _answers(messages: Sequence[Message], resume: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """What a person has said, as the results of the calls that wait for it, or in words."""
+    texts = texts_of(resume)
+    answered = {it.get("tool_call_id") for it in messages}
+    calls = messages[-1].get("tool_calls") or []
+    waiting = [call["id"] for call in calls if call["id"] not in answered]
+    if not waiting:
+        return [message_of(resume)]
+    last = texts[-1]
+    texts += [last] * (len(waiting) - len(texts))
+    return [
+        {"role": "tool", "tool_call_id": call_id, "content": text}
+        for call_id, text in zip(waiting, texts, strict=False)
+    ]
+
+
+def resume_of(given: Any) -> list[dict[str, Any]]:
+    """What a person has answered, as an agent resumes with it."""
+    if given is None:
+        return []
+    if not isinstance(given, list):
+        raise invalid("resume", "A list of answers.")
+    found: list[dict[str, Any]] = []
+    for index, entry in enumerate(given):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("interruptId"), str):
+            raise invalid(f"resume[{index}]", "An answer, with its `interruptId`.")
+        status = "cancelled" if entry.get("status") == "cancelled" else "resolved"
+        answer: dict[str, Any] = {"id": entry["interruptId"], "status": status}
+        if entry.get("payload") is not None:
+            answer["payload"] = entry["payload"]
+        found.append(answer)
+    return found
+
+
+def options_of(body: Mapping[str, Any], resume: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the application passes on, and what else an agent may want to know."""
+    passed = body.get("forwardedProps")
+    found = {
+        name: value
+        for name, value in (passed.items() if isinstance(passed, Mapping) else ())
+        if value is not None
+    }
+    if tools := _tools(body.get("tools")):
+        found["tools"] = tools
+    for name in ("context", "state"):
+        if body.get(name):
+            found[name] = body[name]
+    if resume:
+        found["resume"] = resume
+    if is_deeper(found, DEPTH_MOST):
+        raise too_deep("")
+    return found
+
+
+def _tools(given: Any) -> list[dict[str, Any]]:
+    found = []
+    for tool in given if isinstance(given, list) else []:
+        if isinstance(tool, Mapping) and isinstance(tool.get("name"), str):
+            names = ("name", "description", "parameters")
+            function = {name: tool[name] for name in names if tool.get(name) is not None}
+            found.append({"type": "function", "function": function})
+    return found

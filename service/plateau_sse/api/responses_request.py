@@ -1,0 +1,191 @@
+"""What OpenAI's Responses are asked with, as the messages and options of chat.completions.
+
+Invariant: a call of a tool goes with its result or not at all, as endpoints want it; items that
+only OpenAI's own servers understand (references, thoughts, calls of their tools) are left out,
+never refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plateau_sse import jsontext
+from plateau_sse.api.bodies import DEPTH_MOST, invalid, too_deep
+from plateau_sse.jsontext import is_deeper
+
+Message = dict[str, Any]
+
+# What says how the answer is to be told or kept, and has no part in it.
+_TOLD = (
+    *("model", "input", "instructions", "stream", "stream_options", "background", "store"),
+    *("previous_response_id", "conversation", "metadata", "user", "include", "truncation"),
+)
+_ROLES = ("system", "developer", "user", "assistant")
+_TEXTS = ("input_text", "output_text", "text")
+
+
+def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything else, where chat.completions have it by another name under that."""
+    given = {name: body[name] for name in body.keys() - _TOLD if body[name] is not None}
+    if is_deeper(given, DEPTH_MOST):
+        raise too_deep("")
+    if "max_output_tokens" in given:
+        given.setdefault("max_completion_tokens", given.pop("max_output_tokens"))
+    reasoning = given.get("reasoning")
+    if isinstance(reasoning, dict) and isinstance(reasoning.get("effort"), str):
+        del given["reasoning"]
+        given.setdefault("reasoning_effort", reasoning["effort"])
+    if isinstance(text := given.get("text"), dict):
+        del given["text"]
+        given |= _text_options(text)
+    if isinstance(tools := given.get("tools"), list):
+        given["tools"] = [_tool(it) for it in tools]
+    if isinstance(choice := given.get("tool_choice"), dict):
+        given["tool_choice"] = _tool(choice)
+    return given
+
+
+def _text_options(text: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if text.get("verbosity") is not None:
+        found["verbosity"] = text["verbosity"]
+    form = text.get("format")
+    if isinstance(form, dict) and form.get("type") == "json_schema":
+        schema = {name: it for name, it in form.items() if name != "type"}
+        found["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif isinstance(form, dict) and form.get("type") != "text":
+        found["response_format"] = form
+    return found
+
+
+def _tool(tool: Any) -> Any:
+    """A function's name and the rest stand one level deeper there."""
+    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
+        return tool
+    return {"type": "function", "function": {n: it for n, it in tool.items() if n != "type"}}
+
+
+def messages_of(given: Any) -> list[Message]:
+    """Of `input`, in its order; Problem where it is none."""
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        raise invalid("input", "A text, or a list of items.")
+    messages: list[Message] = []
+    for index, item in enumerate(given):
+        at = f"input[{index}]"
+        if not isinstance(item, Mapping):
+            raise invalid(at, "Not an object.")
+        if is_deeper(dict(item), DEPTH_MOST):
+            raise too_deep(at)
+        _add(messages, item, at)
+    return messages
+
+
+def _add(messages: list[Message], item: Mapping[str, Any], at: str) -> None:
+    kind = item.get("type", "message")
+    if kind == "message":
+        messages.append(_message(item, at))
+    elif kind == "function_call":
+        call = _call(item)
+        if call is None:
+            return
+        last = messages[-1] if messages else {}
+        if last.get("role") == "assistant":
+            # What was said and called in one round is one message.
+            last.setdefault("tool_calls", []).append(call)
+        else:
+            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    elif kind == "function_call_output" and isinstance(item.get("call_id"), str):
+        content = _result(item.get("output"))
+        messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
+
+
+def _message(item: Mapping[str, Any], at: str) -> Message:
+    role, content = item.get("role"), item.get("content")
+    if role not in _ROLES:
+        raise invalid(f"{at}.role", f"One of {', '.join(_ROLES)}.")
+    if isinstance(content, list):
+        parts = [part for part in map(_content, content) if part is not None]
+        if all(part["type"] == "text" for part in parts):
+            content = "".join(part["text"] for part in parts)
+        else:
+            content = parts
+    if not isinstance(content, str | list):
+        raise invalid(f"{at}.content", "A text, or a list of parts.")
+    return {"role": role, "content": content}
+
+
+def _content(part: Any) -> dict[str, Any] | None:
+    if not isinstance(part, Mapping):
+        return None
+    kind = part.get("type")
+    if kind in _TEXTS or kind == "refusal":
+        text = part.get("refusal" if kind == "refusal" else "text")
+        return {"type": "text", "text": text if isinstance(text, str) else ""}
+    if kind == "input_image" and isinstance(part.get("image_url"), str):
+        image = {"url": part["image_url"]}
+        if isinstance(part.get("detail"), str):
+            image["detail"] = part["detail"]
+        return {"type": "image_url", "image_url": image}
+    if kind == "input_file":
+        names = ("file_data", "file_id", "file_url", "filename")
+        return {"type": "file", "file": {it: part[it] for it in names if part.get(it)}}
+    if kind == "input_audio" and isinstance(part.get("input_audio"), dict):
+        return {"type": "input_audio", "input_audio": part["input_audio"]}
+    return None
+
+
+def _call(item: Mapping[str, Any]) -> dict[str, Any] | None:
+    call_id, name, arguments = item.get("call_id"), item.get("name"), item.get("arguments")
+    if not isinstance(call_id, str) or not isinstance(name, str):
+        return None
+    if not isinstance(arguments, str):
+        arguments = jsontext.encode(arguments or {}).decode()
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+
+
+def _result(output: Any) -> str:
+    if isinstance(output, str):
+        return output
+    if isinstance(output, list):
+        parts = [part for part in map(_content, output) if part is not None]
+        if parts and all(part["type"] == "text" for part in parts):
+            return "".join(part["text"] for part in parts)
+    return jsontext.encode(output).decode()
+
+
+def matched(messages: Sequence[Message]) -> list[Message]:
+    """Without calls that nobody has answered, and results that nobody has called for."""
+    answered = {it.get("tool_call_id") for it in messages if it["role"] == "tool"}
+    called: set[Any] = set()
+    found: list[Message] = []
+    for message in messages:
+        if message["role"] == "tool":
+            if message["tool_call_id"] in called:
+                found.append(message)
+            continue
+        calls = [it for it in message.get("tool_calls", []) if it["id"] in answered]
+        called |= {it["id"] for it in calls}
+        said = {name: it for name, it in message.items() if name != "tool_calls"}
+        if calls:
+            said["tool_calls"] = calls
+        if said["content"] is not None or calls:
+            found.append(said)
+    return found
+
+
+def conversation_of(given: Any) -> str:
+    """The id of the conversation that is named, '' for none."""
+    if isinstance(given, Mapping):
+        given = given.get("id")
+    if given is None:
+        return ""
+    if not isinstance(given, str):
+        raise invalid("conversation", "The id of a conversation.")
+    return given

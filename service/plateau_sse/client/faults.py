@@ -1,0 +1,45 @@
+"""What is told to whoever asked, where there is no answer.
+
+Invariant: whatever goes wrong on the way to the service and back is one of these two.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+from plateau_sse.errors import PlateauError
+
+
+class Unreachable(PlateauError):
+    """The service could not be reached, or not any more."""
+
+
+class Refused(PlateauError):
+    """The service said no: `code` (docs/errors.md) and `detail` are what it said; `status` is
+    that of the response."""
+
+    def __init__(self, code: str, detail: str, status: int = 200) -> None:
+        super().__init__(f"{detail} ({code})")
+        self.code = code
+        self.detail = detail
+        self.status = status
+
+
+def problem_of(response: httpx.Response) -> Refused:
+    """What a response that is none of the expected says; its body has been read."""
+    problem = object_of(response.content)
+    code = problem.get("code") or f"status {response.status_code}"
+    detail = problem.get("detail") or problem.get("title") or response.text.strip()[:200]
+    return Refused(str(code), str(detail or response.reason_phrase), response.status_code)
+
+
+def object_of(body: str | bytes) -> dict[str, Any]:
+    """The JSON object that it is, or an empty one."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

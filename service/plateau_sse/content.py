@@ -1,0 +1,80 @@
+"""What a message says: a text, or parts in the shapes of chat.completions.
+
+Invariant: parts are passed on as they came. Of those that are known by name only the text is
+ever looked into, so that an agent may be sent what only it understands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Part = dict[str, Any]
+Content = str | list[Part] | None
+
+_REMARKS = {
+    "image_url": "image",
+    "input_image": "image",
+    "input_audio": "audio",
+    "input_file": "file",
+}
+_REMARK_CHARS = 40
+
+
+def text_of(content: Content) -> str:
+    """Its text parts, joined; '' where there are none."""
+    if isinstance(content, list):
+        return "".join(_text(part) for part in content)
+    return content or ""
+
+
+def words_of(content: Content) -> str:
+    """As `text_of`, for whoever gets no parts: each of the others is a remark such as
+    `[image]`."""
+    if isinstance(content, list):
+        pieces = [_text(part) or _remark(part) for part in content]
+        return " ".join(piece for piece in pieces if piece)
+    return content or ""
+
+
+def parts_of(content: Content) -> list[Part]:
+    """As parts, also where it is a text."""
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
+
+
+def is_blank(content: Content) -> bool:
+    """Whether nothing is in it but white space."""
+    if isinstance(content, list):
+        return all(part.get("type") == "text" and not _text(part).strip() for part in content)
+    return not (content or "").strip()
+
+
+def latest_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What the user said last."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            return text_of(message["content"])
+    return ""
+
+
+def too_long(agent: str, text: str, most: int) -> str:
+    """What is said of an input of more than `most` bytes; '' where it fits."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size <= most:
+        return ""
+    return (
+        f"{agent} reads {most / 1024:g} KiB at a time, and this text has {size / 1024:.0f}: "
+        "send a part of it."
+    )
+
+
+def _text(part: Part) -> str:
+    text = part.get("text") if part.get("type") == "text" else None
+    return text if isinstance(text, str) else ""
+
+
+def _remark(part: Part) -> str:
+    kind = str(part.get("type", ""))
+    return "" if kind == "text" else f"[{_REMARKS.get(kind, kind)[:_REMARK_CHARS]}]"

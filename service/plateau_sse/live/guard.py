@@ -1,0 +1,189 @@
+"""The guard: what a worker bears of connections whose requests have not come yet.
+
+Invariant: whoever does not ask within its time is closed on, and there are never more
+connections than files that this process may open: where there is no room for a newcomer, the
+one goes that has said nothing for longest. Some room is kept for what is no stream, since
+streams stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+from plateau_sse.files import FILES_MOST, connections_most, streams_most
+from plateau_sse.live.hub import Count, nowhere
+
+log = logging.getLogger("plateau.guard")
+
+# From the first byte, or from connecting, to the end of a head; from there to that of a body.
+HEAD_S, BODY_S = 10.0, 30.0
+LOOK_S = 1.0
+# Of bodies that have not come to their ends: what of each always finds room, and what the rest
+# of all may take together. `BODIES_LEAST` of the largest do in any case.
+BODY_FREE_BYTES = 16 * 1024
+BODIES_BYTES = 16 * 1024 * 1024
+BODIES_LEAST = 4
+
+Owed = Literal["head", "body"]
+
+
+class Connection(Protocol):
+    """What is asked of one."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it is being answered."""
+
+    def give_up(self, owed: Owed) -> bool:
+        """Close it, since that does not come; False where it is not its peer who keeps us
+        waiting."""
+
+    def cut(self) -> None:
+        """End it at once."""
+
+
+class Guard:
+    """One a worker; `files` are those that its process may open, `body_bytes` what a body may
+    have, `count` is told whom it closed on, and why. There may be `most` connections,
+    `streams_most` of them streams."""
+
+    def __init__(
+        self, count: Count = nowhere, files: int = FILES_MOST, body_bytes: int = 0
+    ) -> None:
+        self.count = count
+        self.most = connections_most(files)
+        self.streams_most = streams_most(self.most)
+        self._bodies_most = max(BODIES_BYTES, BODIES_LEAST * body_bytes)
+        self._bodies_bytes = 0
+        # Streams that were promised room, and have not begun.
+        self.promised = 0
+        # Responses that may have left something behind: a worker is replaced after many.
+        self.served = 0
+        self._connections: Collection[Connection] = ()
+        # Since when, the oldest first.
+        self._heads: dict[Connection, float] = {}
+        self._bodies: dict[Connection, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def open(self) -> int:
+        """Connections."""
+        return len(self._connections)
+
+    # Who owes something
+
+    def expect(
+        self, connection: Connection, owed: Owed, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Its clock runs from the first call until `settle`, or a body is owed, not a head."""
+        if owed == "head":
+            self._heads.setdefault(connection, loop.time())
+        else:
+            self._heads.pop(connection, None)
+            self._bodies.setdefault(connection, loop.time())
+        if self._timer is None:
+            self._timer = loop.call_later(LOOK_S, self._look, loop)
+
+    def settle(self, connection: Connection) -> None:
+        """A request is whole, or its connection has gone."""
+        self._heads.pop(connection, None)
+        self._bodies.pop(connection, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all, that runs while anything is owed."""
+        now = loop.time()
+        self._close_on(self._heads, "head", now, HEAD_S)
+        self._close_on(self._bodies, "body", now, BODY_S)
+        owes = self._heads or self._bodies
+        self._timer = loop.call_later(LOOK_S, self._look, loop) if owes else None
+
+    def _close_on(
+        self, since: dict[Connection, float], owed: Owed, now: float, most_s: float
+    ) -> None:
+        late = []
+        for connection, began_at in since.items():
+            if now - began_at < most_s:
+                break
+            late.append(connection)
+        for connection in late:
+            del since[connection]
+            if connection.give_up(owed):
+                self.count(f"connections_cut_{owed}")
+            else:
+                since[connection] = now
+
+    # Bodies
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], bool]]:
+        """For as long as one is read: what is called with its length so far, and says whether
+        there is room for that."""
+        held = 0
+
+        def holds(length: int) -> bool:
+            nonlocal held
+            more = max(0, length - BODY_FREE_BYTES) - held
+            if more > 0 and self._bodies_bytes + more > self._bodies_most:
+                self.count("bodies_refused")
+                log.warning("a body is refused: others take %d bytes", self._bodies_bytes)
+                return False
+            held += more
+            self._bodies_bytes += more
+            return True
+
+        try:
+            yield holds
+        finally:
+            self._bodies_bytes -= held
+
+    # Room
+
+    def takes_stream(self, streams: int) -> bool:
+        """Whether there may be one more than so many and those that were promised room; they
+        stay for as long as they like."""
+        taken = streams + self.promised
+        if taken < self.streams_most:
+            return True
+        self.count("streams_put_off")
+        log.warning("a stream is put off: %d are open, as many as may be", taken)
+        return False
+
+    def admit(self, newcomer: Connection, connections: Collection[Connection]) -> bool:
+        """Whether a newcomer, who is one of the connections already, may stay."""
+        self._connections = connections
+        open_now = len(connections)
+        if open_now <= self.most:
+            return True
+        cut = self._make_room(newcomer)
+        if cut:
+            self.count("connections_cut_room", cut)
+            log.warning(
+                "%d connections are open, as many as may be: %d made room that asked nothing",
+                open_now,
+                cut,
+            )
+            return True
+        self.count("connections_cut_refused")
+        log.warning(
+            "a connection is refused: %d are open, as many as may be, and all are in use",
+            open_now,
+        )
+        return False
+
+    def _make_room(self, newcomer: Connection) -> int:
+        """How many have been cut: the one that has said nothing for longest, else some of those
+        that are kept for a next request."""
+        for connection in self._heads:
+            if connection.is_idle and connection is not newcomer:
+                connection.cut()
+                return 1
+        idle = [it for it in self._connections if it.is_idle and it is not newcomer]
+        # Not one at a time: each such look is at all of them.
+        some = idle[: 1 + self.most // 16]
+        for connection in some:
+            connection.cut()
+        return len(some)

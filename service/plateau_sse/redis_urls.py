@@ -1,0 +1,156 @@
+"""Addresses of Redis servers, as people write them.
+
+Invariant: one that is taken leads where its author meant; the error for another quotes nothing
+of it, since a password may be anywhere in one that is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+FORM = (
+    "redis://[user:password@]host[:port][/db], rediss://…, unix://…, "
+    "redis+sentinel://[user:password@]host[:port],host[:port]/service[/db] or "
+    "redis+cluster://[user:password@]host[:port],host[:port], its password percent-encoded"
+)
+# What people have for other programs, and what it is called here.
+OTHERS = {
+    "valkey": "redis://…, which is the same: valkey:// is not supported yet",
+    "valkeys": "rediss://…, which is the same: valkeys:// is not supported yet",
+    **dict.fromkeys(
+        ("sentinel", "redis-sentinel"),
+        "redis+sentinel://host[:port],host[:port]/service[/db] for a Sentinel's service",
+    ),
+    **dict.fromkeys(
+        ("cluster", "redis-cluster"), "redis+cluster://host[:port],host[:port] for a cluster"
+    ),
+}
+MANY = (
+    "redis+cluster://host,host for a cluster, redis+sentinel://host,host/service for a "
+    "Sentinel's service, or the redis://… of one server"
+)
+SERVICE = "redis+sentinel://host[:port],host[:port]/service[/db]: it names no service"
+DATABASE = "redis+cluster://host[:port],host[:port] without a database: a cluster has one only"
+# How we speak to a server is not for a URL to say.
+_OPTION = re.compile(r"(?:(?:db|username|password|ssl_[a-z_]+)=[^=]*)?")
+# Sentinels have users of their own, or none.
+_SENTINEL_OPTION = re.compile(r"(?:(?:sentinel_(?:username|password)|ssl_[a-z_]+)=[^=]*)?")
+_CLUSTER_OPTION = re.compile(r"(?:ssl_[a-z_]+=[^=]*)?")
+_OPTIONS = {"server": _OPTION, "sentinel": _SENTINEL_OPTION, "cluster": _CLUSTER_OPTION}
+SENTINEL_PORT, PORT = 26379, 6379
+
+Kind = Literal["server", "sentinel", "cluster"]
+
+
+class Address(NamedTuple):
+    """Where the servers of one role are. `url` is that of the first of `hosts` as a server that
+    stands alone: with user, password, database and what TLS needs. `service` is what Sentinels
+    call it, `sentinel_url` has their own user and password."""
+
+    kind: Kind
+    url: str
+    hosts: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    sentinel_url: str = ""
+
+    def at(self, host: str, port: int) -> str:
+        """The URL of another of these servers."""
+        return _at(self.url, host, port)
+
+    def sentinel_at(self, host: str, port: int) -> str:
+        """The URL of one of the Sentinels."""
+        return _at(self.sentinel_url, host, port)
+
+
+def _at(url: str, host: str, port: int) -> str:
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{_netloc(host, port)}"))
+
+
+def address_of(url: str) -> Address:
+    """Of a URL that `redis_url_of` takes."""
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    if kind not in ("sentinel", "cluster"):
+        return Address("server", url)
+    user, at, netloc = parts.netloc.rpartition("@")
+    port = SENTINEL_PORT if kind == "sentinel" else PORT
+    hosts = tuple(_host(host, port) for host in netloc.split(","))
+    options = [option for option in parts.query.split("&") if option]
+    theirs = [it for it in options if it.startswith("sentinel_")]
+    query = "&".join(it for it in options if it not in theirs)
+    service, _, database = parts.path.strip("/").partition("/")
+    one = _netloc(*hosts[0])
+    alone = urlunsplit((scheme, f"{user}{at}{one}", f"/{database or 0}", query, ""))
+    if kind == "cluster":
+        return Address("cluster", alone, hosts)
+    asked = "&".join([*(it.removeprefix("sentinel_") for it in theirs), query]).strip("&")
+    sentinel_url = urlunsplit((scheme, one, "", asked, ""))
+    return Address("sentinel", alone, hosts, unquote(service), sentinel_url)
+
+
+def _host(text: str, port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "", parts.port or port
+
+
+def _netloc(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def redis_url_of(text: str) -> str:
+    """A URL that `address_of` and redis-py take; ValueError says what it has to be."""
+    # Whoever has such a URL has the library, too; nobody else needs it.
+    from redis.asyncio import ConnectionPool
+    from redis.exceptions import RedisError
+
+    url = text.strip()
+    other = OTHERS.get(url.partition("://")[0])
+    if other is not None:
+        raise ValueError(other)
+    try:
+        parts = urlsplit(url)
+        kind: Kind = address_of(url).kind
+        wrong = _shape(kind, parts)
+        if not wrong:
+            for part in (address_of(url).url, address_of(url).sentinel_url):
+                if part:
+                    ConnectionPool.from_url(part).make_connection()  # type: ignore[no-untyped-call]
+            if _means_it(kind, parts):
+                return url
+    except (ValueError, TypeError):
+        raise ValueError(FORM) from None
+    except RedisError:
+        raise ValueError("a URL whose ssl_cert_reqs is none, optional or required") from None
+    raise ValueError(wrong or FORM)
+
+
+def _shape(kind: Kind, parts: SplitResult) -> str:
+    """What is wrong with how it is put together, '' where nothing is."""
+    if kind == "server":
+        return MANY if "," in parts.netloc.rpartition("@")[2] else ""
+    path = parts.path.strip("/")
+    if kind == "sentinel":
+        return "" if path else SERVICE
+    return "" if path in ("", "0") else DATABASE
+
+
+def _means_it(kind: Kind, parts: SplitResult) -> bool:
+    """A `/`, `#` or `?` that is not encoded ends the password: the rest is shown as a path, or
+    what stands before it is taken for the server."""
+    if not all(map(_OPTIONS[kind].fullmatch, parts.query.split("&"))):
+        return False
+    if parts.scheme == "unix":
+        return parts.path not in ("", "/")
+    if kind == "server":
+        return parts.port != 0 and bool(re.fullmatch(r"/?[0-9]*", parts.path + parts.fragment))
+    if parts.scheme.partition("+")[0] not in ("redis", "rediss") or parts.fragment:
+        return False
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    ports = [urlsplit(f"//{host}").port for host in hosts]
+    if not all(_host(host, PORT)[0] for host in hosts) or 0 in ports:
+        return False
+    return kind == "cluster" or bool(re.fullmatch(r"/[^/]+(?:/[0-9]*)?", parts.path))
