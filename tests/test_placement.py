@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.errors import Problem, StoreError
+from plateau_sse.errors import Problem, StoreError, StoreUnavailable
 from plateau_sse.intake.ask import Ask, Taken
 from plateau_sse.intake.reaper import Reaper
 from plateau_sse.store.queue.owners import Owners
@@ -258,6 +258,28 @@ def test_a_share_that_is_taken_back_leaves_the_run_to_those_who_hold_theirs(
         assert await shares.share(run_id, "e") == "over"
         # What has been given up still reads.
         assert await desk.streams.record(run_id, "a") is not None
+
+    at_desk(streams_url, "", scenario)
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "joined"])
+def test_who_is_refused_since_replicas_lack_it_holds_no_share(
+    streams_url: str, keyed: bool
+) -> None:
+    """The run ends early once all who were told of it have given it up."""
+
+    async def scenario(desk: Desk) -> None:
+        taken = await desk.intake().take(KEYED if keyed else QUESTION)
+        # There are not as many that could have it.
+        streams = Streams(desk.redis, alive_s=120, record_s=600, replicas=9)
+        placement = desk.placement(streams=streams, shares=Shares(desk.redis, replicas=9))
+        with pytest.raises(StoreUnavailable, match="of 9 replicas"):
+            if keyed:
+                await placement.join_keyed(KEYED, [taken.run_id])
+            else:
+                await placement.join(taken.run_id)
+        assert len(await desk.shares.tokens(taken.run_id)) == 2
+        assert await desk.shares.give_up(taken.run_id, taken.token, "requested") == 0
 
     at_desk(streams_url, "", scenario)
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 from plateau_sse import tasks
@@ -274,9 +274,10 @@ class Placement:
         token = ids.new_token()
         with _refused():
             for run_id in run_ids:
-                status = await self._streams.join(
-                    run_id, token=token, fingerprint=ask.fingerprint()
-                )
+                async with self._shared(run_id, token):
+                    status = await self._streams.join(
+                        run_id, token=token, fingerprint=ask.fingerprint()
+                    )
                 if status != "absent":
                     repeat = Taken(run_id, token, status=status, is_repeat=True)
                     return await self.place(ask, repeat)
@@ -286,10 +287,22 @@ class Placement:
         """A share in a run that is answering the same question; None where it is over. One
         that is `queued` or `unplaced` may have no place yet: `place` sees to it."""
         token = ids.new_token()
-        status = await self._shares.join(run_id, token)
+        async with self._shared(run_id, token):
+            status = await self._shares.join(run_id, token)
         if status == "over":
             return None
         return Taken(run_id, token, status=status, how="joined")
+
+    @asynccontextmanager
+    async def _shared(self, run_id: str, token: str) -> AsyncIterator[None]:
+        """Who is refused a share is not told of it, though it may have been written: held by
+        nobody, it would keep the others from ending the run early."""
+        try:
+            yield
+        except StoreError:
+            with suppress(StoreError):
+                await self._shares.give_up(run_id, token, GIVEN_UP)
+            raise
 
     async def _hand_over(self, ask: Ask, taken: Taken) -> str:
         """To the queue, or to a producer outside; the run's status then."""

@@ -7,9 +7,10 @@
 --
 -- An entry is id, role, ms, length, the id that it replies to and, of an answer, the attempt that
 -- gave it. What is there already is not added again, though an answer gives way to that of a
--- later attempt, and a question without its run's token to the same with it; a question that is there no more is known by its answer. What was asked before
--- the conversation was deleted is not added at all, unless it has been asked again since. What
--- goes is never added again: its run may end later than that.
+-- later attempt, and a question without its run's token to the same with it; a question that is
+-- there no more is known by its answer. What was asked before the conversation was deleted is
+-- not added at all, unless it has been asked again since. What goes is never added again: its
+-- run may end later than that.
 -- Gives the bytes that the conversation takes, 0 where it has been deleted, or is empty.
 
 local index, bodies, wholes = KEYS[1], KEYS[2], KEYS[5]
