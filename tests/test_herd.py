@@ -101,6 +101,25 @@ def test_who_comes_back_together_to_where_nobody_is_asks_once(worker: Worker) ->
         assert scripts(worker) - before < OTHERS + HERD // 10
 
 
+def test_who_comes_back_together_to_where_one_is_alone_asks_once(worker: Worker) -> None:
+    """The first of them was quicker than the others: nothing was kept for one."""
+    run_id = worker.start()
+    with ExitStack() as stack:
+        first = Reader(worker, run_id)
+        stack.callback(first.close)
+        worker.publish(run_id, 10, after=first.next)
+        before = scripts(worker)
+        peers = arrivals(worker, run_id, position(6))
+        for peer in peers:
+            stack.callback(peer.close)
+        texts = [read_to(peer, position(10)) for peer in peers]
+        assert scripts(worker) - before < OTHERS + HERD // 10
+        assert all(text.count(PIECE) == 4 for text in texts)
+        worker.publish(run_id, 1, after=first.next)
+        for peer in peers:
+            assert read_to(peer, position(11)).count(PIECE) == 1
+
+
 def test_what_is_kept_opens_to_nobody_whose_token_the_store_has_not_known(
     worker: Worker,
 ) -> None:

@@ -43,6 +43,8 @@ SCRIPTS: dict[str, Script] = {
     "fails": always(Call("fail", {"why": "no reason"})),
     # Under the same id each time, as some number theirs.
     "loop": always(Call("weather", {"city": "Rome"}, "call_0")),
+    # So that it is still at it when it is cancelled.
+    "slow_loop": always(Say(words("l"), pause_s=PAUSE_S), Call("weather", {"city": "Rome"})),
     "approve": approve,
     "structured": always(Say('{"city": "Rome", "degrees": 7}')),
     "slow": always(Say(NUMBERS, pause_s=PAUSE_S)),

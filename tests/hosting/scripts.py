@@ -42,6 +42,11 @@ def loop(asked: Asked) -> list[Piece]:
     return [Call("whose", {"name": "me"})]
 
 
+def slow_loop(asked: Asked) -> list[Piece]:
+    """Still at it when it is cancelled."""
+    return [Say("again and again ", pause_s=0.1), *loop(asked)]
+
+
 def _ask_expert(asked: Asked, question: str) -> Call:
     tool = next(it for it in asked.body["tools"] if "ask_expert" in str(it))
     (parameter,) = tool.get("function", tool)["parameters"]["properties"]
@@ -153,6 +158,7 @@ SCRIPTS: dict[str, Script] = {
             breaks,
             city,
             loop,
+            slow_loop,
             expert,
             ask_silent,
             plain,

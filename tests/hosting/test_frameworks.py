@@ -214,7 +214,7 @@ MOMENTS = {
     "before the first byte": ("silent", "run.started"),
     "in a text": ("hang", "message.delta"),
     "in a tool": ("slow", "tool.call"),
-    "in a loop": ("loop", "step"),
+    "in a loop": ("slow_loop", "step"),
     "of another agent": ("ask_silent", "tool.call"),
 }
 

@@ -242,7 +242,7 @@ def test_runs_of_a_conversation_that_is_remembered_wait_for_each_other(host: Hos
         ("silent", "run.started", 1),
         ("slow", "message.delta", 1),
         ("waits", "tool.call", 1),
-        ("loop", "tool.result", 2),
+        ("slow_loop", "tool.result", 2),
         ("asks_expert", "tool.call", 2),
     ],
 )

@@ -201,7 +201,8 @@ class Feed:
             return
         self.kept.prove(token, reading.owner)
         if reading.is_whole and not reading.ended and not reading.is_ahead:
-            self.kept.learn(position, reading, live=bool(self.live))
+            at = self.head if self.live else None
+            self.kept.learn(position, reading, at=at, followers=self.followers)
 
     def release(self) -> None:
         """Nobody need wait for the first to be live."""

@@ -211,7 +211,7 @@ class Hub:
             known = feed.recall(position)
             if known is not None:
                 return known
-        if not feed.live and feed.leading is None:
+        if feed.leading is None and (feed.kept is not None or not feed.live):
             feed.leading = asyncio.get_running_loop().create_future()
         try:
             reading = await self._streams.read(feed.run_id, position, token)
@@ -220,7 +220,7 @@ class Hub:
             raise
         if reading is not None:
             feed.learn(position, reading, token)
-        if reading is None or reading.ended or not reading.is_whole:
+        if reading is None or reading.ended or not reading.is_whole or feed.live:
             feed.release()
         return reading
 

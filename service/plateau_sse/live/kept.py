@@ -72,19 +72,23 @@ class Kept:
             self.states = count
             self.progress = progress or self.progress
 
-    def learn(self, position: int, reading: Reading, *, live: bool) -> None:
-        """From a reading behind `position` that is whole; where nobody is `live`, its entries
-        as well."""
-        if live and ids.split(reading.head)[0] != ids.split(self.end)[0]:
-            return
-        if reading.states >= self.states or not live:
-            self.states, self.progress = reading.states, reading.progress
-        if not live:
-            attempt, _ = ids.split(reading.head)
-            self._begin(ids.number(attempt, 0) if reading.restarts else position)
-            for entry in reading.entries:
-                self._keep(entry, KEPT_BYTES)
-            self.end = reading.reached
+    def learn(self, position: int, reading: Reading, *, at: int | None, followers: int) -> None:
+        """From a reading behind `position` that is whole. Those who are live are `at` a head,
+        None where nobody is: what was read up to there from further back is kept, too."""
+        if at is not None:
+            if reading.states < self.states:
+                return
+            if reading.head != at or self.start <= position <= self.end:
+                if ids.split(reading.head)[0] == ids.split(self.end)[0]:
+                    self.states, self.progress = reading.states, reading.progress
+                return
+        self.states, self.progress = reading.states, reading.progress
+        attempt, _ = ids.split(reading.head)
+        self._begin(ids.number(attempt, 0) if reading.restarts else position)
+        most = KEPT_BYTES if at is None else min(KEPT_BYTES, FOLLOWER_BYTES * followers)
+        for entry in reading.entries:
+            self._keep(entry, most)
+        self.end = reading.reached
 
     def behind(self, position: int) -> list[Entry] | None:
         """What follows; None where that does not begin at one of its positions."""
