@@ -113,7 +113,8 @@ class Model:
         in_line = sorted(
             (place.turn, run) for run, place in self.waiting().items() if place.line in lines
         )
-        chosen, has = [], self.places_of(runner)
+        chosen: list[str] = []
+        has = self.places_of(runner)
         self.has_passed_over = False
         for turn, run in in_line:
             owner, left = self.places[run].owner, free - len(chosen)

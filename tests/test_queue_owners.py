@@ -9,7 +9,7 @@ import pytest
 
 from plateau_sse.store.queue.queue import Queue
 from plateau_sse.store.redis import keys
-from tests.queues import LIMIT, enqueue, names, on_queue, take
+from tests.queues import LIMIT, enqueue, names, on_queue, sign_of_life, take
 
 PLACES, ANN_MOST = 32, 28
 
@@ -128,24 +128,28 @@ def test_what_somebody_had_is_taken_whoever_s_it_is(streams_url: str) -> None:
 def test_others_are_found_behind_any_number_at_no_more_cost(streams_url: str) -> None:
     """By what Redis itself says it took."""
 
+    async def asked(queue: Queue, number: int, owner: str) -> None:
+        assert await queue.enqueue(f"run-{number}", "notes", owner, 10 * LIMIT) == "ok"
+
     async def cost_us(queue: Queue, redis: Any, waiting: int) -> float:
         await redis.flushall()
         runner = Runner(queue)
-        await enqueue(queue, 1, owner="ann")
-        for number in range(1, waiting):
-            found = await queue.enqueue(f"run-{number}", "notes", "ann", 10 * LIMIT)
-            assert found == "ok"
+        await sign_of_life(queue, "starter")
+        for number in range(waiting):
+            await asked(queue, number, "ann")
         await runner.take()
+
+        async def bob(number: int) -> None:
+            await asked(queue, number, "bob")
+            assert await runner.take() == [f"run-{number}"]
+            await runner.end_one("bob")
+
         # Far behind Ann in turns.
         for number in range(50_000, 50_100):
-            await enqueue(queue, 1, start=number, owner="bob")
-            await runner.take()
-            await runner.end_one("bob")
+            await bob(number)
         await redis.config_resetstat()
         for number in range(60_000, 60_050):
-            await enqueue(queue, 1, start=number, owner="bob")
-            assert len(await runner.take()) == 1
-            await runner.end_one("bob")
+            await bob(number)
         stats = await redis.info("commandstats")
         return float(stats["cmdstat_evalsha"]["usec"])
 

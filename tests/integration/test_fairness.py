@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +118,18 @@ def test_who_has_all_that_one_may_keeps_no_other_waiting(tmp_path: Path) -> None
         def running() -> int:
             return [record_of(ann, run)["status"] for run in of_ann].count("running")
 
-        wait_until(lambda: running() == 3, "Ann has three of the four places")
+        def is_on(count: int) -> bool:
+            return running() == count
+
+        wait_until(partial(is_on, 3), "Ann has three of the four places")
         for _ in range(5):
             wait_for_status(bob, ask(bob, "echo"), "completed")
         assert running() == 3
         for number, gate in enumerate(gates):
             gate.touch()
             wait_for_status(ann, of_ann[number], "completed")
-            left = len(gates) - number - 1
-            wait_until(lambda left=left: running() == min(3, left), "the next of hers begins")
+            on = min(3, len(gates) - number - 1)
+            wait_until(partial(is_on, on), "the next of hers begins")
 
 
 def test_one_owner_alone_has_all_places(tmp_path: Path) -> None:
