@@ -115,7 +115,7 @@ async def _round(stage: PlateauStage, client: httpx.AsyncClient, load: Load) -> 
             assert await greedy.stdout.readline() == b"full\n"
         beside = await asks(client, load)
         async with asyncio.timeout(WAIT_S):
-            said, _ = await greedy.communicate()
+            said, _ = await greedy.communicate(b"")
     finally:
         if greedy.returncode is None:
             greedy.kill()
