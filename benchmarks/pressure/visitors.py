@@ -27,9 +27,13 @@ class Visitor(Reader):
         kept = _Kept(self, cast(asyncio.Transport, transport))
         super().connection_made(cast(asyncio.Transport, kept))
 
+    def _ended(self, how: str) -> None:
+        cast(Visitors, self.herd).live -= self.is_live and not self.end
+        super()._ended(how)
+
     def connection_lost(self, exc: Exception | None) -> None:
         visitors = cast(Visitors, self.herd)
-        visitors.live -= self.is_live
+        visitors.live -= self.is_live and not self.end
         if not (self.has_closed or self.is_put_off or visitors.is_over):
             visitors.resets += 1
             visitors.fault(f"cut off: {exc!r}")
@@ -86,7 +90,8 @@ class Visitors(Herd):
         if reader in self._away:
             self.waits_s.append(self._loop.time() - self._came_at)
         super().arrived(reader)
-        self.live += 1
+        # Who is told all at once takes nobody's room.
+        self.live += not reader.end
         self.most = max(self.most, self.live)
 
     def one_put_off(self, visitor: Visitor) -> None:
