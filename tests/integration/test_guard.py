@@ -72,7 +72,7 @@ def test_streams_leave_room_and_who_finds_none_is_to_come_back(
             peer.sendall(stream)
             told.append(read_on(peer, b"retry: "))
         assert all(statuses(read) == [b"200"] for read in told)
-        assert not any(CLOSED in read.lower() for read in told)
+        assert not any(CLOSED in read.lower() for read in told[: STREAMS // 2])
         late = [stack.enter_context(connected(plateau)) for _ in range(3)]
         for peer in late:
             peer.sendall(stream)
