@@ -33,6 +33,7 @@ from benchmarks import (
     ttft,
 )
 from benchmarks.chaos import __main__ as chaos
+from benchmarks.pressure import __main__ as pressure
 from benchmarks.rows import Row
 from benchmarks.scale import __main__ as scale
 
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "lost": lost.main,
     "failover": failover.main,
     "scale": scale.main,
+    "pressure": pressure.main,
     "hosts": hosts.main,
     "runners": runners.main,
     "smoke": smoke.main,
@@ -82,6 +84,7 @@ USAGE = """usage: scripts/bench [NAME] [options]
   hosts      two hosts behind one nginx: one is drained, one cut off
   runners    what a run costs a runner and Redis, whatever its agent does
   scale      16,000 readers, and a worker killed; 2,000 runs at once; 64 MB of streams full
+  pressure   3,000 readers where 840 find room; hostile connections; an owner who wants all
   smoke      50 requests of 10 users
   chaos      kills, pauses and restarts under 1,000 readers: nothing may be lost
   soak       readers coming and going for half an hour, or --hours 8: whether memory stays on a

@@ -161,19 +161,30 @@ class Publisher:
         self._wire.close()
 
 
+SERVE = ("-m", "plateau_sse", "serve")
+# As `ulimit -n` of the shell, or LimitNOFILE of the unit, that it is started from.
+_LIMITED = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
+from plateau_sse.cli import main
+raise SystemExit(main(["serve"]))
+"""
+
+
 @contextmanager
 def plateau(
-    env: Mapping[str, str] | None = None, *, commit: str = ""
+    env: Mapping[str, str] | None = None, *, commit: str = "", files: int = 0
 ) -> Iterator[PlateauStage]:
     """`plateau serve` as it is shipped, with its own servers; that of an earlier `commit` in
-    this one's environment."""
+    this one's environment; each process with so many `files`, where any are given."""
+    arguments = ("-c", _LIMITED.format(files=files)) if files else SERVE
     with tempfile.TemporaryDirectory() as folder:
         settings = dict(env or {})
         if commit:
             code = Path(folder) / "code"
             _unpack(commit, code)
             settings["PYTHONPATH"] = path_of(code)
-        with serving(Path(folder) / "data", env=settings) as service:
+        with serving(Path(folder) / "data", arguments=arguments, env=settings) as service:
             yield PlateauStage(service)
 
 

@@ -6,10 +6,16 @@ has not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 FRONT = -1
+# Of an owner's places and those that are free beside them, all but one.
+SHARE = 7
+
+# A run, its line, whether somebody had it, its owner.
+Taken = tuple[str, str, bool, str]
 
 
 @dataclass
@@ -34,6 +40,11 @@ class Model:
     # Of each runner its own lines; and what the queue's user has been told is left.
     serving: dict[str, set[str]] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
+    # Whether owners share the service, and whether the last taking has passed one over.
+    is_shared: bool = False
+    has_passed_over: bool = False
+    # Those that were asked while they did.
+    owned: set[str] = field(default_factory=set)
 
     def waiting(self, line: str | None = None) -> dict[str, Place]:
         return {
@@ -49,7 +60,11 @@ class Model:
             if place.is_held and runner in (None, place.runner)
         }
 
-    def enqueue(self, run: str, line: str, owner: str) -> str:
+    def places_of(self, runner: str) -> Counter[str]:
+        """Of each owner."""
+        return Counter(place.owner for place in self.held(runner).values())
+
+    def enqueue(self, run: str, line: str, owner: str, *, shared: bool = False) -> str:
         if run in self.places:
             return "ok"
         # What a runner had is no reason to turn others away.
@@ -58,11 +73,21 @@ class Model:
         turn = max(self.turn, self.turns.get(owner, -1) + 1)
         self.turns[owner] = turn
         self.places[run] = Place(line, owner, turn)
+        self.is_shared |= shared
+        (self.owned.add if shared else self.owned.discard)(run)
         return "ok"
+
+    def members(self) -> set[str]:
+        """Of those that wait by owners."""
+        return {
+            f"{place.line}\n{place.owner}\n{place.turn:016d}\n{run}"
+            for run, place in self.waiting().items()
+            if run in self.owned and place.turn != FRONT
+        }
 
     def take(
         self, runner: str, lines: Collection[str], free: int, *, without: bool = False
-    ) -> list[tuple[str, str, bool]]:
+    ) -> list[Taken]:
         """Of these lines, and of those of the same agents that no runner has; and what is late
         goes back behind that."""
         self.serving[runner] = set(lines)
@@ -83,18 +108,36 @@ class Model:
 
     def _take(
         self, runner: str, lines: Collection[str], free: int, *, without: bool
-    ) -> list[tuple[str, str, bool]]:
+    ) -> list[Taken]:
         """`without` a place, too, where somebody had it, once all places are taken."""
         in_line = sorted(
             (place.turn, run) for run, place in self.waiting().items() if place.line in lines
         )
-        rest = [run for turn, run in in_line[free:] if without and turn == FRONT]
+        chosen: list[str] = []
+        has = self.places_of(runner)
+        self.has_passed_over = False
+        for turn, run in in_line:
+            owner, left = self.places[run].owner, free - len(chosen)
+            if not left:
+                break
+            if (
+                turn == FRONT
+                or not self.is_shared
+                or not has[owner]
+                or (has[owner] < SHARE * (left - 1))
+            ):
+                chosen.append(run)
+                has[owner] += 1
+            else:
+                self.has_passed_over = True
+        self.has_passed_over &= len(chosen) < free
+        rest = [run for turn, run in in_line if turn == FRONT and run not in chosen]
         taken = []
-        for run in (*(run for _, run in in_line[:free]), *rest):
+        for run in (*chosen, *(rest if without else ())):
             place = self.places[run]
             place.runner, place.is_held, place.is_late = runner, True, False
-            taken.append((run, place.line, place.how != "n"))
-        reached = max((self.places[run].turn for run, _, _ in taken), default=FRONT)
+            taken.append((run, place.line, place.how != "n", place.owner))
+        reached = max((self.places[run].turn for run, *_ in taken), default=FRONT)
         if reached > self.turn:
             self.turn = reached
             self.turns = {who: turn for who, turn in self.turns.items() if turn >= reached}
@@ -121,11 +164,11 @@ class Model:
         if how == "h":
             place.runner = ""
 
-    def inherit(self, runner: str, dead: str) -> list[tuple[str, str, bool]]:
+    def inherit(self, runner: str, dead: str) -> list[Taken]:
         found = self.held(dead)
         for place in found.values():
             place.runner, place.how, place.is_late = runner, "l", False
-        return sorted((run, place.line, True) for run, place in found.items())
+        return sorted((run, place.line, True, place.owner) for run, place in found.items())
 
     def renew(self, runner: str, runs: Mapping[str, str]) -> set[str]:
         lost = set()

@@ -6,7 +6,7 @@ Invariant: a test makes a lease old, it does not wait for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from plateau_sse.store.queue.queue import LEASE_S, Queue, Ticket
@@ -27,11 +27,15 @@ class Lease(NamedTuple):
     age_ms: int
 
 
-def on_queue(url: str, scenario: Callable[[Queue, Any], Awaitable[None]]) -> None:
+def on_queue(
+    url: str, scenario: Callable[[Queue, Any], Awaitable[None]], *, shared: bool = False
+) -> None:
+    """`shared`: there may be several owners."""
+
     async def opened() -> None:
         redis, looking = connect(url, "test"), connect(url, "test-looking", connections=2)
         try:
-            await scenario(Queue(redis), looking)
+            await scenario(Queue(redis, is_shared=lambda: shared), looking)
         finally:
             await looking.aclose()
             await redis.aclose()
@@ -53,9 +57,13 @@ async def enqueue(queue: Queue, count: int, start: int = 0, owner: str = "ann") 
 
 
 async def take(
-    queue: Queue, runner: str, most: int, agents: Sequence[str] = ("notes",)
+    queue: Queue,
+    runner: str,
+    most: int,
+    agents: Sequence[str] = ("notes",),
+    places: Mapping[str, int] | None = None,
 ) -> list[Ticket]:
-    return (await queue.take(runner, agents, most)).tickets
+    return (await queue.take(runner, agents, most, places=places)).tickets
 
 
 async def idle_ms(redis: Any, runner: str) -> int:

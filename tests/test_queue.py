@@ -34,7 +34,7 @@ def test_a_run_goes_from_the_door_to_done(streams_url: str) -> None:
         assert await queue.enqueue("run-1", "notes", "ann", LIMIT) == "ok"
         assert (await queue.depth())[:3] == (1, 0, 1)
         (ticket,) = await take(queue, "r1", 10)
-        assert ticket == Ticket("run-1", "notes", False)
+        assert ticket == Ticket("run-1", "notes", False, "ann")
         assert await queue.depth() == Depth(0, 1, 1)
         await queue.done(ticket, "r1")
         assert await held(redis) == {}

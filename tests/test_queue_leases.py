@@ -189,7 +189,8 @@ def test_what_is_handed_back_goes_to_whoever_has_the_agent(streams_url: str) -> 
         await queue.hand_back("r1", ["other", "notes"])
         assert await held(redis) == {}
         assert await take(queue, "r2", 10, ["other"]) == []
-        assert await take(queue, "r2", 10) == [*map(back, tickets), ("run-2", "notes", False)]
+        new = Ticket("run-2", "notes", False, "ann")
+        assert await take(queue, "r2", 10) == [*map(back, tickets), new]
         # Who has let go of it does not end it for others.
         await queue.done(tickets[0], "r1")
         assert len(await held(redis)) == 3

@@ -40,10 +40,15 @@ RUNNERS = st.sampled_from(["r1", "r2", "r3"])
 
 
 class QueueMachine(RuleBasedStateMachine):
+    # Whether some web workers know of one owner alone.
+    is_mixed = True
+
     def __init__(self, runner: asyncio.Runner, redis: Any, leases: Leases) -> None:
         super().__init__()
         self.runner, self.redis, self.leases = runner, redis, leases
-        self.model, self.queue = Model(LIMIT), Queue(redis)
+        self.model = Model(LIMIT)
+        self.shares = False
+        self.queue = Queue(redis, is_shared=lambda: self.shares)
         # The store has not been away, however slow this machine is.
         self.queue._late.heard = lambda: True  # type: ignore[method-assign]
 
@@ -57,21 +62,25 @@ class QueueMachine(RuleBasedStateMachine):
         self.wait(self.queue.take("r1", (), 0))
         self.model.take("r1", (), 0)
 
-    @rule(run=RUNS, line=LINES, owner=OWNERS)
-    def enqueue(self, run: str, line: str, owner: str) -> None:
-        expected = self.model.enqueue(run, line, owner)
+    @rule(run=RUNS, line=LINES, owner=OWNERS, shared=st.booleans())
+    def enqueue(self, run: str, line: str, owner: str, shared: bool) -> None:
+        self.shares = shared or not self.is_mixed
+        expected = self.model.enqueue(run, line, owner, shared=self.shares)
         assert self.wait(self.queue.enqueue(run, line, owner, LIMIT)) == expected
 
-    @rule(owner=OWNERS, line=LINES)
-    def enqueue_more(self, owner: str, line: str) -> None:
+    @rule(owner=OWNERS, line=LINES, shared=st.booleans())
+    def enqueue_more(self, owner: str, line: str, shared: bool) -> None:
         for number in range(3):
-            self.enqueue(f"run-{len(self.model.places) + number}", line, owner)
+            self.enqueue(f"run-{len(self.model.places) + number}", line, owner, shared)
 
     @rule(runner=RUNNERS, lines=SOME_LINES, free=st.integers(0, 3), without=st.booleans())
     def take(self, runner: str, lines: tuple[str, ...], free: int, without: bool) -> None:
+        places = self.model.places_of(runner)
         expected = self.model.take(runner, lines, free, without=without)
         after_s = 0 if without else 1000
-        assert self.wait(self.queue.take(runner, lines, free, after_s)).tickets == expected
+        taken = self.wait(self.queue.take(runner, lines, free, after_s, places))
+        assert taken.tickets == expected
+        assert self.queue.has_passed_over == self.model.has_passed_over
 
     @rule(run=RUNS)
     def expire(self, run: str) -> None:
@@ -119,7 +128,9 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def it_is_what_the_model_says(self) -> None:
         model = self.model
-        since, back, held, places, turn, turns, asked, serving, *lines = self.wait(self._look())
+        since, back, held, places, turn, turns, asked, serving, shared, owned, *lines = (
+            self.wait(self._look())
+        )
         assert {run.decode() for run in since} == set(model.waiting())
         again = {run for run, place in model.waiting().items() if place.turn == FRONT}
         assert {run.decode() for run in back} == again
@@ -131,6 +142,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert {name.decode() for name in asked} == {
             place.line for place in model.waiting().values()
         }
+        assert bool(shared) == model.is_shared
+        assert {member.decode() for member in owned} == model.members()
         assert {who.decode(): set(own.decode().split()) for who, own in serving.items()} == (
             model.serving
         )
@@ -154,6 +167,8 @@ class QueueMachine(RuleBasedStateMachine):
             pipe.zrange(names.turns, 0, -1, withscores=True)
             pipe.smembers(names.asked)
             pipe.hgetall(names.serving)
+            pipe.exists(names.shared)
+            pipe.zrange(names.owned, 0, -1)
             for line in ALL_LINES:
                 pipe.zrange(keys.line(line), 0, -1, withscores=True)
             return await pipe.execute()
@@ -172,7 +187,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.wait(self.redis.delete(*keys.QUEUE))
 
 
-def drive(url: str, examples: int, **changed: Any) -> None:
+class SharedMachine(QueueMachine):
+    is_mixed = False
+
+
+def drive(
+    url: str, examples: int, machine: type[QueueMachine] = QueueMachine, **changed: Any
+) -> None:
     blocking: Any = connect_blocking(url, "test-leases")
     with asyncio.Runner() as runner, blocking, pytest.MonkeyPatch.context() as patch:
         # However slow this machine is, nobody has died.
@@ -181,7 +202,7 @@ def drive(url: str, examples: int, **changed: Any) -> None:
         leases = Leases(blocking)
         try:
             run_state_machine_as_test(
-                cast(Any, lambda: QueueMachine(runner, redis, leases)),
+                cast(Any, lambda: machine(runner, redis, leases)),
                 settings=settings(
                     max_examples=examples,
                     stateful_step_count=30,
@@ -199,6 +220,21 @@ def test_the_queue_is_what_the_model_says(streams_url: str) -> None:
     drive(streams_url, 60, phases=(Phase.reuse, Phase.generate, Phase.shrink))
 
 
+def test_who_is_passed_over_is_so_however_many_of_his_wait(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind so many as are looked at one by one the next is found by its owner."""
+    whole = queue_module._script
+
+    def looking_at_one(asked: str, flags: str) -> str:
+        text = whole(asked, flags)
+        assert asked != "take" or text.count("PEEK, OWNERS = 64,") == 1
+        return text.replace("PEEK, OWNERS = 64,", "PEEK, OWNERS = 1,")
+
+    monkeypatch.setattr(queue_module, "_script", looking_at_one)
+    drive(streams_url, 60, SharedMachine, phases=(Phase.reuse, Phase.generate, Phase.shrink))
+
+
 BROKEN = {
     "a turn that is pruned too early": ("take", "'(' .. reached", "reached"),
     "a lease that is taken back": ("renew", "runner ~= ARGV[1]", "not runner"),
@@ -210,6 +246,12 @@ BROKEN = {
     "another version's run": ("take", "if not by_others[name] then", "if true then"),
     "a line that is left for good": ("take", "n <= own or is_left[name]", "n <= own"),
     "a line that is asked for ever": ("take", "redis.call('SREM', asked, name)", ""),
+    "a share that is not looked at": ("take", "theirs < SHARE * (free - 1)", "true"),
+    "one who was taken and still waits": (
+        "take",
+        "owned, owned_as(name, owner or",
+        "back, owned_as(name, owner or",
+    ),
     "a turn that was never had": ("remove", "redis.call('ZINCRBY', turns, -1, owner)", ""),
 }
 

@@ -11,13 +11,16 @@ import pytest
 from plateau_sse.errors import Problem, StoreUnavailable
 from plateau_sse.intake import door
 from plateau_sse.intake.ask import Ask
+from plateau_sse.intake.door import Door
 from plateau_sse.store.queue import owners as owners_module
 from plateau_sse.store.queue.owners import Owners
+from plateau_sse.store.queue.queue import Depth
 from plateau_sse.store.redis import keys
 from tests.intakes import QUESTION, RUN_LIFE_S, Desk, at_desk
 from tests.queues import enqueue
 from tests.store import ALIVE_S, queued, until
 
+OUTSIDE = Ask("external", "ann", "", [], {})
 TIMES = 50
 LIMIT = 20
 
@@ -135,3 +138,37 @@ def test_where_the_store_is_silent_all_who_wait_are_told_at_once() -> None:
         await at_the_door.close()
 
     asyncio.run(scenario())
+
+
+class Blind(Door):
+    """Knows of nobody who waits, as one does whose knowledge is half a second old."""
+
+    async def look(self) -> Depth:
+        return (await super().look())._replace(waiting=0)
+
+
+@pytest.mark.parametrize("kind", ["queued", "outside"])
+def test_who_is_refused_behind_his_record_is_counted_nowhere(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Neither among the minute's nor among those that are on."""
+    monkeypatch.setattr("tests.intakes.Door", Blind)
+
+    async def scenario(desk: Desk) -> None:
+        ask = OUTSIDE if kind == "outside" else QUESTION._replace(mode="off")
+        owners = Owners(desk.redis, most=10, life_s=RUN_LIFE_S, per_minute=60)
+        intake = desk.intake(owners=owners)
+        if kind == "outside":
+            await desk.intake().take(OUTSIDE)
+        else:
+            await enqueue(desk.queue, 1)
+        for _ in range(TIMES):
+            with pytest.raises(Problem) as caught:
+                await intake.take(ask)
+            # None of them was one too many of the owner's, or of a minute's.
+            assert caught.value.code == "queue_full"
+        assert await desk.redis.zcard(keys.owner(ask.account)) == 0
+        for number in range(60):
+            assert (await owners.room(ask.account, f"{number:032x}")).wait_ms == 0
+
+    at_desk(streams_url, "", scenario, limit=1)

@@ -238,7 +238,8 @@ async def _opened(
             max_bytes=settings.cache_max_memory,
             count=stats.count,
         )
-        queue = Queue(redis, replicas=settings.wait_replicas)
+        access = _access(settings, jwts, cors)
+        queue = Queue(redis, replicas=settings.wait_replicas, is_shared=access.is_shared)
         announcements = Announcements(redis)
         external = External(redis, idle_s=settings.external_idle_s)
         reaper = Reaper(
@@ -339,7 +340,7 @@ async def _opened(
         )
         yield State(
             settings=settings,
-            access=_access(settings, jwts, cors),
+            access=access,
             streams=streams,
             shares=shares,
             cache=cache,

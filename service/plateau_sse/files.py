@@ -13,7 +13,7 @@ FILES_MOST = 1 << 20
 # Of those that a web worker may open: its connections to Redis, listeners, logs, documents.
 FILES_KEPT = 64
 CONNECTIONS_LEAST = 16
-# What of its connections is kept for what is no stream.
+# What of its connections is kept for what is no stream; half of that for what nobody waits for.
 RESERVE_SHARE, RESERVE_LEAST = 8, 4
 
 
@@ -39,3 +39,8 @@ def connections_most(files: int) -> int:
 def streams_most(connections: int) -> int:
     """How many of so many may be streams, which stay."""
     return connections - max(RESERVE_LEAST, connections // RESERVE_SHARE)
+
+
+def waits_most(connections: int) -> int:
+    """How many may be streams, or wait for a run's end."""
+    return (connections + streams_most(connections)) // 2

@@ -118,6 +118,20 @@ def test_a_document_needs_no_room_but_a_worker_that_stays(worker: Worker) -> Non
     on_streams(worker.url, end)
 
 
+def test_who_would_wait_takes_not_the_last_room(worker: Worker) -> None:
+    """Else those who wait for runs that take long would leave none for anybody's request."""
+    guard = state_of(worker)["guard"]
+    assert guard.streams_most < guard.waits_most < guard.most
+    guard.waits_most = 0
+    answer = post(worker, DOCUMENT)
+    assert answer.status_code == 503 and "No room" in answer.text and runs(worker) == []
+    # A preference can be done without: the run is begun, and can be asked for.
+    asked = ("/v1/runs", {"agent": "notes", "input": "Why?"})
+    answer = post(worker, asked, Prefer="wait=60")
+    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0")
+    assert runs(worker) == [answer.json()["id"]]
+
+
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("who", ["alone", "keyed", "shared"])
 def test_who_is_refused_after_all_gives_the_run_up(worker: Worker, name: str, who: str) -> None:

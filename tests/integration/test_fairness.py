@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from tests.processes import wait_until
 ENV = {"API_KEYS": "key-of-ann,key-of-bob", "RUNNER_CONCURRENCY": "1", "QUEUE_LIMIT": "20"}
 
 
+def owner(url: str, key: str) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=url, timeout=30, trust_env=False, headers=headers)
+
+
 @contextmanager
 def two_owners(folder: Path) -> Iterator[tuple[httpx.Client, httpx.Client, Path]]:
     """Ann, Bob, and the gate behind which Ann's first run has the only place there is."""
     gate = folder / "gate"
-
-    def owner(url: str, key: str) -> httpx.Client:
-        headers = {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=url, timeout=30, trust_env=False, headers=headers)
-
     with (
         api_serving(folder, ENV) as plateau,
         owner(plateau.url, "key-of-ann") as ann,
@@ -101,3 +102,43 @@ def test_a_full_queue_has_room_again_once_one_has_left(tmp_path: Path) -> None:
         gate.touch()
         for run in of_bob:
             wait_for_status(bob, run, "completed")
+
+
+def test_who_has_all_that_one_may_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """Ann's runs go on for as long as they like; and what ends of hers makes room for hers."""
+    gates = [tmp_path / f"gate-{number}" for number in range(8)]
+    env = ENV | {"RUNNER_CONCURRENCY": "4"}
+    with (
+        api_serving(tmp_path, env) as plateau,
+        owner(plateau.url, "key-of-ann") as ann,
+        owner(plateau.url, "key-of-bob") as bob,
+    ):
+        of_ann = [ask(ann, "slow", options={"gate": str(gate)}) for gate in gates]
+
+        def running() -> int:
+            return [record_of(ann, run)["status"] for run in of_ann].count("running")
+
+        def is_on(count: int) -> bool:
+            return running() == count
+
+        wait_until(partial(is_on, 3), "Ann has three of the four places")
+        for _ in range(5):
+            wait_for_status(bob, ask(bob, "echo"), "completed")
+        assert running() == 3
+        for number, gate in enumerate(gates):
+            gate.touch()
+            wait_for_status(ann, of_ann[number], "completed")
+            on = min(3, len(gates) - number - 1)
+            wait_until(partial(is_on, on), "the next of hers begins")
+
+
+def test_one_owner_alone_has_all_places(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    env = ENV | {"RUNNER_CONCURRENCY": "4", "API_KEYS": "key-of-ann"}
+    with api_serving(tmp_path, env) as plateau, owner(plateau.url, "key-of-ann") as ann:
+        runs = [ask(ann, "slow", options={"gate": str(gate)}) for _ in range(4)]
+        for run in runs:
+            wait_for_status(ann, run, "running")
+        gate.touch()
+        for run in runs:
+            wait_for_status(ann, run, "completed")

@@ -13,7 +13,7 @@ import pytest
 
 from plateau_sse.files import FILES_MOST, connections_most, streams_most
 from tests.integration.api_client import api_serving, ask
-from tests.integration.wire import connected, get, read_on, statuses
+from tests.integration.wire import connected, get, read_on, rest_of, statuses
 from tests.processes import Serving, wait_until
 
 # As a unit, or a shell, has them; the soft one is raised.
@@ -21,6 +21,7 @@ SOFT, HARD = 100, 200
 MOST = connections_most(HARD)
 STREAMS = streams_most(MOST)
 TOKEN = "a-token-of-this-test"
+CLOSED = b"\r\nconnection: close\r\n"
 LIMITED = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({SOFT}, {HARD}))
@@ -71,10 +72,14 @@ def test_streams_leave_room_and_who_finds_none_is_to_come_back(
             peer.sendall(stream)
             told.append(read_on(peer, b"retry: "))
         assert all(statuses(read) == [b"200"] for read in told)
+        assert not any(CLOSED in read.lower() for read in told[: STREAMS // 2])
         late = [stack.enter_context(connected(plateau)) for _ in range(3)]
         for peer in late:
             peer.sendall(stream)
-            assert 5000 <= int(re.findall(rb"retry: (\d+)\n", read_on(peer, b"0\r\n\r\n"))[0])
+            read = read_on(peer, b"0\r\n\r\n")
+            assert 5000 <= int(re.findall(rb"retry: (\d+)\n", read)[0])
+            # A browser would keep it, and many of them all that is left of the room.
+            assert CLOSED in read.lower() and rest_of(peer) == b""
         # What is no stream is served, and says what is the matter.
         finished = client.post(
             "/v1/runs", json={"agent": "echo", "input": "x"}, headers={"Prefer": "wait=20"}

@@ -59,6 +59,12 @@ class Access:
         self._is_keyless = keys is None and jwts is None
         self._is_allowed_origin = is_allowed_origin
 
+    def is_shared(self) -> bool:
+        """Whether there may be more than one owner."""
+        if self._jwts is not None:
+            return self._keys is not None or bool(self._settings.jwt_owner_claim)
+        return self._keys is not None and self._keys.is_of_many
+
     async def caller(self, request: Request, scope: Scope | None) -> Caller:
         """Who asks for something that takes this scope, None for what any key opens; a Problem
         for no key, a wrong one, or one that does not allow it."""

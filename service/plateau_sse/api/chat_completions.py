@@ -27,7 +27,7 @@ from plateau_sse.api.opening import (
     Manner,
     NoRoom,
     Room,
-    check_staying,
+    check_waiting,
     replay,
 )
 from plateau_sse.api.state import State, state_of
@@ -65,7 +65,7 @@ async def complete(request: Request, state: State, headers: dict[str, str]) -> R
     wish = await _wish(request, state, caller)
     try:
         with Room(state, caller.owner) as room:
-            check = room.check if wish.stream else partial(check_staying, state)
+            check = room.check if wish.stream else partial(check_waiting, state)
             taken = await state["intake"].take(wish.ask, check)
             return await _tell(request, state, taken, wish, headers, room, caller.until_s)
     except NoRoom:

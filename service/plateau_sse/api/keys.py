@@ -29,6 +29,8 @@ class ApiKeys:
         self._looked_at = time.monotonic()
         self._stamp = self._stamp_now()
         self._listed = {} if path is None else keysfile.read(path)
+        # Whether there is more than one owner.
+        self.is_of_many = self._has_many()
 
     def owner_of(self, key: str) -> str | None:
         """The owner whose key this is; None for nobody's."""
@@ -40,6 +42,9 @@ class ApiKeys:
         self._look_again(self._path)
         found = self._listed.get(keysfile.digest(key))
         return None if found is None else owners.of_name(found.owner)
+
+    def _has_many(self) -> bool:
+        return len(self._owners | {key.owner for key in self._listed.values()}) > 1
 
     def _look_again(self, path: Path) -> None:
         now = time.monotonic()
@@ -56,6 +61,7 @@ class ApiKeys:
             log.error("%s The keys of before stay in force.", error)
             return
         before, self._listed = self._listed, listed
+        self.is_of_many = self._has_many()
         for words, some in (
             ("has", listed.items() - before.items()),
             ("lacks", before.items() - listed.items()),

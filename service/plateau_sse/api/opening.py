@@ -124,6 +124,13 @@ def check_room(state: State) -> None:
         raise NoRoom(BUSY_TIMES)
 
 
+def check_waiting(state: State) -> None:
+    """Raises NoRoom where nobody is to wait here for a run's end."""
+    check_staying(state)
+    if not state["guard"].takes_wait(state["hub"].following):
+        raise NoRoom(BUSY_TIMES)
+
+
 def check_seats(state: State, owner: str) -> None:
     """Raises Problem where the owner has as many streams open as it may."""
     seats = state["seats"]

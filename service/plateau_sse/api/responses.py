@@ -26,7 +26,7 @@ from plateau_sse.api.opening import (
     Manner,
     NoRoom,
     Room,
-    check_staying,
+    check_waiting,
     follow,
     replay,
 )
@@ -79,7 +79,7 @@ async def create(request: Request, state: State, headers: dict[str, str]) -> Res
     wish = await _wish(request, state, caller)
     try:
         with Room(state, caller.owner) as room:
-            check = room.check if wish.stream else partial(check_staying, state)
+            check = room.check if wish.stream else partial(check_waiting, state)
             taken = await state["intake"].take(wish.ask, check)
             return await _tell(request, state, taken, wish, headers, room, caller.until_s)
     except NoRoom:

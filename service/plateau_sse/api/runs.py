@@ -118,6 +118,9 @@ async def create(request: Request, cors_headers: dict[str, str]) -> Response:
         if caller.until_s is not None:
             # Nobody is told anything for a token that has ended meanwhile.
             wait_s = max(0, min(wait_s, int(caller.until_s - time.time())))
+        if not state["guard"].takes_wait(state["hub"].following):
+            # It is answered all the same, and can be followed once there is room.
+            wait_s = 0
         headers["Preference-Applied"] = f"wait={wait_s}"
         # The run is on its way: a store that fails now ends the waiting, not the run.
         with suppress(StoreError):

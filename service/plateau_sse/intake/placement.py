@@ -136,7 +136,11 @@ class Placement:
             raise refusals.too_large(self._job_bytes)
         await self._check_room(ask, run_id, len(request))
         if ask.is_external:
-            await self._admit_external(run_id)
+            try:
+                await self._admit_external(run_id)
+            except Problem:
+                await self._give_back(ask)
+                raise
         token, admitting = ids.new_token(), None
         if self._owners is not None and not ask.is_external:
             admitting = self._owners.admitting(ask.account, run_id)
@@ -184,16 +188,21 @@ class Placement:
             if depth.new >= self._limit and not ask.is_external:
                 raise self._queue_full()
         except Problem:
-            # It is not begun, and is none of the minute's.
-            if self._owners is not None and not room.is_full:
-                with suppress(StoreError):
-                    await self._owners.give_back(ask.account)
+            if not room.is_full:
+                await self._give_back(ask)
             raise
+
+    async def _give_back(self, ask: Ask) -> None:
+        """It is not begun, and is none of the minute's."""
+        if self._owners is not None:
+            with suppress(StoreError):
+                await self._owners.give_back(ask.account)
 
     async def place(self, ask: Ask, taken: Taken) -> Taken:
         """Hand a run over, or wait until another has; where it is refused, the Problem that
         says why. Our share is then taken back, and the record where it was the only one; under
         a key it is left to the next who comes with it, and perhaps has come already."""
+        is_begun = taken.version is not None
         try:
             while taken.status == "queued":
                 # Another is seeing to it; or it is ours: a call that was sent again, since its
@@ -203,7 +212,7 @@ class Placement:
             if taken.status not in ("created", "unplaced"):
                 return _told(taken)
             return taken._replace(status=await self._hand_over(ask, taken))
-        except (StoreError, Problem):
+        except (StoreError, Problem) as error:
             if ask.idempotency_key:
                 with suppress(StoreError):
                     await self._shares.step_back(taken.run_id, taken.token)
@@ -217,6 +226,11 @@ class Placement:
             if ask.is_external:
                 with suppress(StoreError):
                     await self._external.forget(taken.run_id)
+            if is_begun and isinstance(error, Problem):
+                await self._give_back(ask)
+                if self._owners is not None:
+                    with suppress(StoreError):
+                        await self._owners.uncount(ask.account, taken.run_id)
             raise
 
     async def traceparent_of(self, run_id: str) -> str:

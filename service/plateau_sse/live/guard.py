@@ -2,8 +2,9 @@
 
 Invariant: whoever does not ask within its time is closed on, and there are never more
 connections than files that this process may open: where there is no room for a newcomer, the
-one goes that has said nothing for longest. Some room is kept for what is no stream, since
-streams stay.
+one goes that has said nothing for longest, and where all have, the one whose body has been
+on its way for longest. Newcomers do not cut each other. Some room is kept for what is no
+stream, since streams stay, and half of that for what does not wait for a run's end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal, Protocol
 
-from plateau_sse.files import FILES_MOST, connections_most, streams_most
+from plateau_sse.files import FILES_MOST, connections_most, streams_most, waits_most
 from plateau_sse.live.hub import Count, nowhere
 
 log = logging.getLogger("plateau.guard")
@@ -22,6 +23,8 @@ log = logging.getLogger("plateau.guard")
 # From the first byte, or from connecting, to the end of a head; from there to that of a body.
 HEAD_S, BODY_S = 10.0, 30.0
 LOOK_S = 1.0
+# What a request may take from connecting until it is read, on a worker that has much to do.
+MOMENT_S = 1.0
 # Of bodies that have not come to their ends: what of each always finds room, and what the rest
 # of all may take together. `BODIES_LEAST` of the largest do in any case.
 BODY_FREE_BYTES = 16 * 1024
@@ -49,7 +52,7 @@ class Connection(Protocol):
 class Guard:
     """One a worker; `files` are those that its process may open, `body_bytes` what a body may
     have, `count` is told whom it closed on, and why. There may be `most` connections,
-    `streams_most` of them streams."""
+    `streams_most` of them streams, and `waits_most` with those who wait for a run's end."""
 
     def __init__(
         self, count: Count = nowhere, files: int = FILES_MOST, body_bytes: int = 0
@@ -57,6 +60,7 @@ class Guard:
         self.count = count
         self.most = connections_most(files)
         self.streams_most = streams_most(self.most)
+        self.waits_most = waits_most(self.most)
         self._bodies_most = max(BODIES_BYTES, BODIES_LEAST * body_bytes)
         self._bodies_bytes = 0
         # Streams that were promised room, and have not begun.
@@ -152,6 +156,10 @@ class Guard:
         log.warning("a stream is put off: %d are open, as many as may be", taken)
         return False
 
+    def takes_wait(self, streams: int) -> bool:
+        """Whether one more may wait for a run's end; those who do are among the streams."""
+        return streams + self.promised < self.waits_most
+
     def admit(self, newcomer: Connection, connections: Collection[Connection]) -> bool:
         """Whether a newcomer, who is one of the connections already, may stay."""
         self._connections = connections
@@ -175,15 +183,44 @@ class Guard:
         return False
 
     def _make_room(self, newcomer: Connection) -> int:
-        """How many have been cut: the one that has said nothing for longest, else some of those
-        that are kept for a next request."""
-        for connection in self._heads:
+        """How many have been cut. Who has come within a moment has asked, as a rule: that is
+        only not read yet. So those go last, and first who has been silent for longer; then
+        some that are kept for a next request; then who has been sending a body for longest."""
+        now = asyncio.get_running_loop().time()
+        return (
+            self._cut_silent(newcomer, now - MOMENT_S)
+            or self._cut_kept(newcomer)
+            or self._give_up_body(now - MOMENT_S)
+            or self._cut_silent(newcomer, now)
+            or self._give_up_body(now)
+        )
+
+    def _cut_silent(self, newcomer: Connection, since: float) -> int:
+        for connection, began_at in self._heads.items():
+            if began_at > since:
+                break
             if connection.is_idle and connection is not newcomer:
                 connection.cut()
                 return 1
-        idle = [it for it in self._connections if it.is_idle and it is not newcomer]
+        return 0
+
+    def _cut_kept(self, newcomer: Connection) -> int:
+        kept = [
+            it
+            for it in self._connections
+            if it.is_idle and it is not newcomer and it not in self._heads
+        ]
         # Not one at a time: each such look is at all of them.
-        some = idle[: 1 + self.most // 16]
+        some = kept[: 1 + self.most // 16]
         for connection in some:
             connection.cut()
         return len(some)
+
+    def _give_up_body(self, since: float) -> int:
+        for connection, began_at in self._bodies.items():
+            if began_at > since:
+                break
+            if connection.give_up("body"):
+                self._bodies.pop(connection, None)
+                return 1
+        return 0

@@ -201,5 +201,9 @@ def come_back_later(
     headers: Mapping[str, str] | None = None, *, times: int = 1
 ) -> WholeResponse:
     """A passing fault on a stream: `EventSource` never comes back from another status. `times`
-    as in `retry`."""
-    return WholeResponse(sse.retry(times), headers)
+    as in `retry`; where that is more than once its connection is another's room by then, which
+    browsers would keep for seconds."""
+    response = WholeResponse(sse.retry(times), headers)
+    if times > 1:
+        response.raw_headers.append((b"connection", b"close"))
+    return response

@@ -35,8 +35,8 @@ class Places:
         self._free = asyncio.Semaphore(most)
         self._streams = streams
         self._lines = lines
-        # How many wait for the run before them in their conversation.
-        self.waiting = 0
+        # Those that wait for the run before them in their conversation.
+        self.waiting: set[str] = set()
 
     @asynccontextmanager
     async def one(self, execution: Execution, claimed: Claimed) -> AsyncGenerator[None]:
@@ -60,11 +60,11 @@ class Places:
                     async with asyncio.timeout(KEEP_ALIVE_S):
                         return await self._free.acquire()
             else:
-                self.waiting += 1
+                self.waiting.add(execution.run_id)
                 try:
                     await asyncio.sleep(LOOK_AGAIN_S)
                 finally:
-                    self.waiting -= 1
+                    self.waiting.discard(execution.run_id)
             if time.monotonic() - kept_at >= KEEP_ALIVE_S:
                 await self._keep_alive(execution.run_id, claimed.attempt)
                 kept_at = time.monotonic()

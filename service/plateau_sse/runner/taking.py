@@ -3,7 +3,7 @@
 Invariant: it looks at the queue once a second at least, however full its runner is: that is how
 others see that it lives. Only runs whose agents it has are taken, of another version only what
 waits for one that nobody has any more; what others have lost is left for a while to whoever has
-a place for it.
+a place for it. The queue is told who has its places, and leaves some to others.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+from plateau_sse import tasks as ending
 from plateau_sse.agents.registry import RegisteredAgent
 from plateau_sse.errors import StoreError, StoreFull
 from plateau_sse.runner.beat import Before
@@ -63,7 +65,7 @@ class Taking:
         tasks: Mapping[str, asyncio.Task[None]],
         most: int,
         queue_timeout_s: int,
-        waiting: Callable[[], int] = lambda: 0,
+        waiting: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._name = name
         self._agents = agents
@@ -76,10 +78,21 @@ class Taking:
         self._most = most
         # Of the tasks those that wait for another run to end: they take nobody's place.
         self._waiting = waiting
+        # Whose they are.
+        self._owners: dict[str, str] = {}
+        # Waits for the bell, also while there is something else to do.
+        self._ringing: asyncio.Task[None] | None = None
         self._without_after_s = min(WITHOUT_AFTER_S, queue_timeout_s / 2)
         self._announce_at = float("-inf")
 
     async def keep_taking(self) -> None:
+        try:
+            await self._keep_taking()
+        finally:
+            if self._ringing is not None:
+                await ending.end(self._ringing)
+
+    async def _keep_taking(self) -> None:
         wait_s = 0.1
         inherited = False
         while True:
@@ -119,21 +132,46 @@ class Taking:
 
     async def _inherit(self, name: str) -> None:
         left = await self._queue.inherit(self._name, name)
-        self._start([one for one in left if one.line in self.lines])
+        self._begin([one for one in left if one.line in self.lines])
         # Of another version than ours, too: others may have it.
         if foreign := {one.line for one in left}.difference(self.lines):
             await self._queue.hand_back(self._name, foreign, lost=True)
 
+    def _begin(self, tickets: list[Ticket]) -> None:
+        self._owners |= {ticket.run_id: ticket.owner for ticket in tickets}
+        self._start(tickets)
+
     async def _take_some(self) -> None:
-        at_work = len(self._tasks) - min(self._waiting(), self._most)
+        waiting = self._waiting()
+        at_work = len(self._tasks) - min(len(waiting), self._most)
         free = max(0, self._most - at_work)
-        taken = await self._queue.take(self._name, self.lines, free, self._without_after_s)
-        self._start(taken.tickets)
+        self._owners = {run: who for run, who in self._owners.items() if run in self._tasks}
+        places = Counter(who for run, who in self._owners.items() if run not in waiting)
+        taken = await self._queue.take(
+            self._name, self.lines, free, self._without_after_s, places
+        )
+        self._begin(taken.tickets)
         if free > len(taken.tickets):
             # Those that begin go first: what they have to say is waited for.
             await asyncio.sleep(0)
-            await self._queue.wait(taken.rung, BLOCK_MS)
+            if self._queue.has_passed_over or self._ringing is not None:
+                await self._ring_or_end(taken.rung)
+            else:
+                await self._queue.wait(taken.rung, BLOCK_MS)
         else:
             await asyncio.wait(
                 self._tasks.values(), timeout=1, return_when=asyncio.FIRST_COMPLETED
             )
+
+    async def _ring_or_end(self, rung: bytes) -> None:
+        """Where runs were passed over the end of one makes room for them, as the bell does for
+        others. It goes on waiting for the bell where it does already: had that rung since, it
+        would know."""
+        if self._ringing is None:
+            self._ringing = asyncio.create_task(self._queue.wait(rung, BLOCK_MS))
+        await asyncio.wait(
+            [self._ringing, *self._tasks.values()], return_when=asyncio.FIRST_COMPLETED
+        )
+        if self._ringing.done():
+            ringing, self._ringing = self._ringing, None
+            ringing.result()

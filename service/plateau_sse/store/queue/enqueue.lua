@@ -1,7 +1,8 @@
 -- Puts a run into its line, if somebody is there to take runs and not too many wait for the
 -- first time. One that waits or is held already stays where it is.
 --
--- ARGV  run, what its line is called, owner, most that may wait, ms after which a runner is dead
+-- ARGV  run, what its line is called, owner, most that may wait, ms after which a runner is dead;
+--       s for which it is known that owners share the service, 0 where there is only one
 -- Gives ok, full or no_runner.
 local run, name, owner = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('HEXISTS', places, run) == 1 then
@@ -20,7 +21,11 @@ if last then
   mine = math.max(mine, last + 1)
 end
 redis.call('ZADD', turns, mine, owner)
-stand(line(1), name, run, mine)
+local shares = ARGV[6] ~= '0'
+if shares then
+  redis.call('SET', shared, '', 'EX', ARGV[6])
+end
+stand(line(1), name, run, mine, shares and owner)
 wait(run, now)
 write(run, 'n', '-', owner, name)
 ring()

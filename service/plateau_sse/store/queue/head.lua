@@ -1,24 +1,14 @@
 -- What stands before each script of the queue.
 --
--- KEYS  since, held, places, turn, turns, runners, bell, back, asked, serving, then lines (see
---       keys.py); what a line is called, <agent>@<version>, is not its key
-local since, held, places, turn, turns, runners, bell, back, asked, serving = unpack(KEYS, 1, 10)
+-- KEYS  since, held, places, turn, turns, runners, bell, back, asked, serving, shared, owned, then
+--       lines (see keys.py); what a line is called, <agent>@<version>, is not its key
+local since, held, places, turn, turns, runners, bell, back, asked, serving, shared, owned =
+  unpack(KEYS, 1, 12)
 -- Keys before the lines.
-local BEFORE = 10
+local BEFORE = 12
 -- The line that is the nth given.
 local function line(n)
   return KEYS[BEFORE + n]
-end
--- In a line, by its key and what it is called.
-local function stand(key, name, run, at)
-  redis.call('ZADD', key, at, run)
-  redis.call('SADD', asked, name)
-end
-local function step_out(key, name, run)
-  redis.call('ZREM', key, run)
-  if redis.call('EXISTS', key) == 0 then
-    redis.call('SREM', asked, name)
-  end
 end
 -- In front of everyone whose turn it is.
 local FRONT = -1
@@ -31,6 +21,30 @@ local function read(run)
 end
 local function write(run, how, runner, owner, name)
   redis.call('HSET', places, run, table.concat({how, runner, owner, name}, ' '))
+end
+-- Among those of its owner in a line: all of one owner are beside each other, by their turns. A
+-- name has neither of the two characters, and \v is the next one behind \n.
+local function owned_as(name, owner, at, run)
+  return table.concat({name, owner, ('%016d'):format(at), run}, '\n')
+end
+-- In a line, by its key and what it is called; `owner` where others may wait for them to end.
+local function stand(key, name, run, at, owner)
+  redis.call('ZADD', key, at, run)
+  redis.call('SADD', asked, name)
+  if owner then
+    redis.call('ZADD', owned, 0, owned_as(name, owner, at, run))
+  end
+end
+local function step_out(key, name, run)
+  local at = tonumber(redis.call('ZSCORE', key, run) or FRONT)
+  if at ~= FRONT then
+    local _, _, owner = read(run)
+    redis.call('ZREM', owned, owned_as(name, owner or '', at, run))
+  end
+  redis.call('ZREM', key, run)
+  if redis.call('EXISTS', key) == 0 then
+    redis.call('SREM', asked, name)
+  end
 end
 -- A run that nobody has, since then.
 local function wait(run, at, again)

@@ -173,9 +173,14 @@ class Owners:
 
     async def forget(self, owner: str, run_id: str) -> None:
         """It has ended."""
+        await self.uncount(owner, run_id)
+        self._full_until.pop(owner, None)
+
+    async def uncount(self, owner: str, run_id: str) -> None:
+        """It was refused after all. Where that was for too many of them nothing has changed:
+        who comes again costs no look at all of them."""
         with store_errors():
             await self._redis.zrem(keys.owner(owner), run_id)
-        self._full_until.pop(owner, None)
 
     async def _count(self, owner: str, args: list[str | int]) -> bool:
         with store_errors():

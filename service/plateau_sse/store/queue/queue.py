@@ -6,12 +6,14 @@ ends at a time that it puts off; what it loses or hands back waits in front of e
 It stays in the line of the version that it was asked of: a runner with another version of the
 agent takes from there only while no living runner has that one.
 Owners take turns: each run has one, later than the one before it of the same owner, and the
-lowest comes first. All of it is one slot, and every step one script, by the store's clock.
+lowest comes first. Where owners share the service none of them has all places of a runner: who
+has none there finds one, or the next that is free. All of it is one slot, and every step one
+script, by the store's clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +40,8 @@ RUNNER_FORGOTTEN_S = 600.0
 TAKE_WITHOUT_A_PLACE = 100
 WITHOUT_AFTER_S = 10.0
 LOOKS_AT_ONCE = 100
+# From the last run of an owner who shares the service: longer than a run waits.
+SHARED_S = 86_400
 
 # When memory is full: what lets new runs in is refused, what works them off is not.
 _NEW, _ALWAYS, _READING = "", " flags=allow-oom", " flags=no-writes"
@@ -56,11 +60,12 @@ def _script(name: str, flags: str) -> str:
 
 class Ticket(NamedTuple):
     """A run that its taker holds now, and the line that it came from; `retaken`: others have
-    had it, and may have begun it."""
+    had it, and may have begun it. Its place is its owner's."""
 
     run_id: str
     line: str
     retaken: bool
+    owner: str = ""
 
     @property
     def agent(self) -> str:
@@ -118,11 +123,18 @@ class Depth(NamedTuple):
 
 class Queue:
     """What web workers and runners do with the queue. A new run has its place once `replicas`
-    have it."""
+    have it; `is_shared` says whether there may be others than its owner."""
 
-    def __init__(self, redis: Redis, *, replicas: int = 0) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        replicas: int = 0,
+        is_shared: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._redis: Any = redis
         self._replicas = replicas
+        self._is_shared = is_shared
         self._enqueue = redis.register_script(_script("enqueue", _NEW))
         self._take = redis.register_script(_script("take", _ALWAYS))
         self._put_back = redis.register_script(_script("put_back", _ALWAYS))
@@ -134,6 +146,8 @@ class Queue:
         self._looked = 0
         # Lines of versions that no living runner has, from which the next taking may take.
         self.left: tuple[str, ...] = ()
+        # Whether the last taking has left places free for other owners than those who wait.
+        self.has_passed_over = False
         # Who has just begun to look does not know how long the store was away.
         self._abandoned = Pulse(pause_s=2 * PAUSE_S, grace_s=LEASE_S, wary=True)
 
@@ -141,6 +155,7 @@ class Queue:
         """Put a run into the queue, unless `limit` wait there for the first time already or no
         runner is alive; one that has its place keeps it."""
         args: list[str | int] = [run_id, line, owner, limit, _ms(RUNNER_DEAD_S)]
+        args.append(SHARED_S if self._is_shared() else 0)
         if self._replicas:
             with store_errors():
                 found = await replicated(
@@ -156,17 +171,21 @@ class Queue:
         lines: Sequence[str],
         free: int,
         without_after_s: float = WITHOUT_AFTER_S,
+        places: Mapping[str, int] | None = None,
     ) -> Taken:
         """Runs of these lines for so many free places, first what others have lost or handed
         back; and those of lines that are `left` of the same agents. A sign of life of a runner
         whose own lines these are, whatever there is. What has waited in vain for
-        `without_after_s` since somebody had it is taken also where no place is free."""
+        `without_after_s` since somebody had it is taken also where no place is free. `places`
+        are those that owners have there, who may be passed over for that."""
+        has = "\n".join(f"{owner} {count}" for owner, count in (places or {}).items())
         while True:
             args: list[str | int] = [runner, _ms(LEASE_S), free]
             args += [TAKE_WITHOUT_A_PLACE, _ms(without_after_s), _ms(RUNNER_FORGOTTEN_S)]
-            args += [_ms(RUNNER_DEAD_S), len(lines), *lines, *self.left]
+            args += [_ms(RUNNER_DEAD_S), has, len(lines), *lines, *self.left]
             found = await _call(self._take, [*lines, *self.left], args)
-            rung, now_ms, late, rows, names = found
+            rung, now_ms, late, rows, names, passed = found
+            self.has_passed_over = bool(passed)
             is_steady = self._late.heard()
             if is_steady:
                 await self._lose(late, now_ms)
@@ -319,7 +338,10 @@ def _handing_back(
 
 
 def _tickets(rows: list[list[bytes]]) -> list[Ticket]:
-    return [Ticket(run.decode(), line.decode(), how != b"n") for run, line, how in rows]
+    return [
+        Ticket(run.decode(), line.decode(), how != b"n", owner.decode())
+        for run, line, how, owner in rows
+    ]
 
 
 def _waiting(rows: list[list[bytes]]) -> list[Waiting]:

@@ -29,6 +29,8 @@ def _types() -> dict[str, str]:
         keys.QUEUE.bell: "stream",
         keys.QUEUE.asked: "set",
         keys.QUEUE.serving: "hash",
+        keys.QUEUE.shared: "string",
+        keys.QUEUE.owned: "zset",
         keys.EXTERNAL: "zset",
         keys.AGENTS: "hash",
         keys.ANNOUNCED: "hash",

@@ -17,7 +17,8 @@ class QueueKeys(NamedTuple):
     wait, and those that are held by when their leases end; the place of each; the turn that was
     reached, and owners by their last; runners by when they last looked; a stream that says that
     there is something to take; of those that wait the ones that somebody had; the lines in
-    which anybody waits; and of each runner the lines that are its own."""
+    which anybody waits; of each runner the lines that are its own; where several owners share
+    the service, that they do, and those that wait by line, owner and turn."""
 
     since: str
     held: str
@@ -29,6 +30,8 @@ class QueueKeys(NamedTuple):
     back: str
     asked: str
     serving: str
+    shared: str
+    owned: str
 
 
 class ConversationsKeys(NamedTuple):

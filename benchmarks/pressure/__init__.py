@@ -1,0 +1,1 @@
+"""What the service does when too many come, or come to harm."""
