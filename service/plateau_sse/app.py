@@ -68,10 +68,12 @@ from plateau_sse.live.hub import Hub
 from plateau_sse.live.leaving import leave_with_server
 from plateau_sse.live.paced import Pacer
 from plateau_sse.live.seats import Seats
+from plateau_sse.live.weight import Weight
 from plateau_sse.ops.canary import Canary
 from plateau_sse.ops.fitness import Fitness
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.history import History
+from plateau_sse.ops.process import own_memory
 from plateau_sse.ops.reporting import Reporter
 from plateau_sse.ops.watch import Watch
 from plateau_sse.settings import Settings
@@ -251,7 +253,8 @@ async def _opened(
             life_s=settings.begun_life_s,
             external_idle_s=settings.external_idle_s,
         )
-        guard = Guard(stats.count, files_most(), settings.max_body_bytes)
+        weight = Weight(settings.worker_max_memory, own_memory)
+        guard = Guard(stats.count, files_most(), settings.max_body_bytes, weight)
         hub = Hub(
             settings.redis_url, streams, "plateau-hub", stats.count, streams_over(repairing)
         )

@@ -3,7 +3,8 @@
 Invariant: whoever does not ask within its time is closed on, and there are never more
 connections than files that this process may open: where there is no room for a newcomer, the
 one goes that has said nothing for longest. Some room is kept for what is no stream, since
-streams stay.
+streams stay; and one whose memory is beyond its bound takes no more of them, and keeps those
+that it has.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal, Protocol
 
 from plateau_sse.files import FILES_MOST, connections_most, streams_most
 from plateau_sse.live.hub import Count, nowhere
+from plateau_sse.live.weight import Weight
 
 log = logging.getLogger("plateau.guard")
 
@@ -49,12 +51,17 @@ class Connection(Protocol):
 class Guard:
     """One a worker; `files` are those that its process may open, `body_bytes` what a body may
     have, `count` is told whom it closed on, and why. There may be `most` connections,
-    `streams_most` of them streams."""
+    `streams_most` of them streams, and none more while its `weight` is too much."""
 
     def __init__(
-        self, count: Count = nowhere, files: int = FILES_MOST, body_bytes: int = 0
+        self,
+        count: Count = nowhere,
+        files: int = FILES_MOST,
+        body_bytes: int = 0,
+        weight: Weight | None = None,
     ) -> None:
         self.count = count
+        self.weight = weight or Weight()
         self.most = connections_most(files)
         self.streams_most = streams_most(self.most)
         self._bodies_most = max(BODIES_BYTES, BODIES_LEAST * body_bytes)
@@ -146,11 +153,19 @@ class Guard:
         """Whether there may be one more than so many and those that were promised room; they
         stay for as long as they like."""
         taken = streams + self.promised
-        if taken < self.streams_most:
-            return True
-        self.count("streams_put_off")
-        log.warning("a stream is put off: %d are open, as many as may be", taken)
-        return False
+        if taken >= self.streams_most:
+            self.count("streams_put_off")
+            log.warning("a stream is put off: %d are open, as many as may be", taken)
+            return False
+        if self.weight.is_too_much:
+            self.count("streams_put_off")
+            log.warning(
+                "a stream is put off: this worker has %.1f MiB, and may have %.1f",
+                self.weight.bytes / 1024**2,
+                self.weight.most / 1024**2,
+            )
+            return False
+        return True
 
     def admit(self, newcomer: Connection, connections: Collection[Connection]) -> bool:
         """Whether a newcomer, who is one of the connections already, may stay."""

@@ -201,5 +201,7 @@ def come_back_later(
     headers: Mapping[str, str] | None = None, *, times: int = 1
 ) -> WholeResponse:
     """A passing fault on a stream: `EventSource` never comes back from another status. `times`
-    as in `retry`."""
-    return WholeResponse(sse.retry(times), headers)
+    as in `retry`. Whom this worker has no room for is to try others: on the connection that is
+    there it would be this one again."""
+    leaves = {"Connection": "close"} if times > 1 else {}
+    return WholeResponse(sse.retry(times), {**(headers or {}), **leaves})
