@@ -89,6 +89,7 @@ from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.figures.tally import Board
 from plateau_sse.store.figures.workers import Workers
 from plateau_sse.store.queue.announcements import Announcements
+from plateau_sse.store.queue.asked import Asked
 from plateau_sse.store.queue.due import Due
 from plateau_sse.store.queue.owners import Owners
 from plateau_sse.store.queue.queue import Queue
@@ -318,6 +319,7 @@ async def _opened(
             job_bytes=settings.job_bytes,
             is_closing=partial(_is_closing, board),
             due=Due(redis) if settings.webhook_url else None,
+            asked=None if settings.is_keyless else Asked(redis),
         )
         stack.push_async_callback(placement.close)
         versions = Versions(announcements)

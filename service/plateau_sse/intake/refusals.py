@@ -53,6 +53,15 @@ def owner_limit() -> Problem:
     )
 
 
+def owner_bytes() -> Problem:
+    return Problem(
+        "owner_limit",
+        "What was asked of your runs that have not ended takes a quarter of the store already; "
+        "try again when some of them have.",
+        headers={"Retry-After": "5"},
+    )
+
+
 def rate_limited(per_minute: int, wait_ms: int) -> Problem:
     seconds = -(-wait_ms // 1000)
     return Problem(
