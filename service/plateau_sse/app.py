@@ -93,6 +93,7 @@ from plateau_sse.store.queue.asked import Asked
 from plateau_sse.store.queue.due import Due
 from plateau_sse.store.queue.owners import Owners
 from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.queue.spoken import Spoken
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect, is_cluster, keep_following
 from plateau_sse.store.redis.fullness import Fullness
@@ -356,6 +357,7 @@ async def _opened(
             hub=hub,
             guard=guard,
             seats=seats,
+            spoken=None if settings.is_keyless else Spoken(redis, fullness),
             pacer=Pacer(),
             intake=intake,
             placement=placement,

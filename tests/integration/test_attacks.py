@@ -164,6 +164,27 @@ def test_large_questions_take_no_others_room(tmp_path: Path) -> None:
         wait_until(lambda: post(it.evil).status_code == 202, "there is room again")
 
 
+def test_answers_of_one_owner_leave_room(tmp_path: Path) -> None:
+    """Of producers outside, that say as much as they may and do not end."""
+    with under_attack(tmp_path, STREAM_MAX_MEMORY="8mb") as it:
+        text = "".join(chr(97 + number % 26) for number in range(200 * 1024))
+
+        def fill(number: int) -> int:
+            run = ask(it.evil, "external")
+            path = f"/v1/runs/{run['id']}/events"
+            said = [{"type": "message.delta", "text": f"{number} {text}"}]
+            answer = it.evil.post(path, json=said)
+            if answer.status_code != 200:
+                assert_problem(answer, 429, "owner_limit")
+                # Its end is taken all the same.
+                assert it.evil.post(path, json=[{"type": "run.completed"}]).status_code == 200
+            return answer.status_code
+
+        found = [fill(number) for number in range(60)]
+        assert 5 <= found.count(200) and found[-1] == 429, found
+        finish(it.ann, "echo")
+
+
 def test_what_study_makes_of_texts_is_given_back(tmp_path: Path) -> None:
     """Six at once of distinct words, as many as it takes; more than that is no question."""
 

@@ -62,6 +62,15 @@ def owner_bytes() -> Problem:
     )
 
 
+def owner_answers() -> Problem:
+    return Problem(
+        "owner_limit",
+        "What your runs have said that have not ended takes a quarter of the store, which is half "
+        "full: end some of them, then send this again.",
+        headers={"Retry-After": "5"},
+    )
+
+
 def rate_limited(per_minute: int, wait_ms: int) -> Problem:
     seconds = -(-wait_ms // 1000)
     return Problem(
