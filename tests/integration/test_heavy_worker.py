@@ -115,8 +115,6 @@ def test_a_heavy_worker_sends_new_readers_on_and_keeps_its_own(
 
             whole = client.get("/health", headers=BEARER).json()["components"]["web"]
             assert whole["status"] == "degraded" and "takes no more streams" in whole["cause"]
-            short = client.get("/health").json()["components"]["web"]
-            assert short["status"] in ("degraded", "up")
             picture = picture_of(plateau.url)
             assert "heavy" in {advice["rule"] for advice in picture["advice"]}
             metrics = client.get("/metrics", headers=BEARER).text

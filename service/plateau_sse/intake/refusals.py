@@ -65,7 +65,7 @@ def owner_bytes() -> Problem:
 def owner_answers() -> Problem:
     return Problem(
         "owner_limit",
-        "What your runs have said that have not ended takes a quarter of the store, which is half "
+        "What your runs that are on have said takes a quarter of the store, which is half "
         "full: end some of them, then send this again.",
         headers={"Retry-After": "5"},
     )

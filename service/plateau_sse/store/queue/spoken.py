@@ -1,8 +1,8 @@
 """What the answers of an owner's runs take of the store while these are on.
 
 Invariant: where the store is tight, an owner whose answers take more than a quarter of it gives
-way first: what its producers say is put off, and nothing of others'. It is looked at then alone,
-and not twice in `FRESH_S`.
+way first: what its producers say is put off, and nothing of others'. It is looked at then
+alone, and not twice in `FRESH_S`.
 """
 
 from __future__ import annotations
