@@ -118,7 +118,7 @@ def test_a_heavy_worker_sends_new_readers_on_and_keeps_its_own(
             picture = picture_of(plateau.url)
             assert "heavy" in {advice["rule"] for advice in picture["advice"]}
             metrics = client.get("/metrics", headers=BEARER).text
-            assert re.search(r"^plateau_workers_heavy\{[^}]*\} 1$", metrics, re.M), metrics
+            assert re.search(r"^plateau_workers_heavy\{[^}]*\} 1.0$", metrics, re.M), metrics
             assert "a stream is put off: this worker has" in plateau.stderr
 
         wait_until(lambda: not heavy(), "it has given back what it held", timeout_s=40)

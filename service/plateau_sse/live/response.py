@@ -203,5 +203,7 @@ def come_back_later(
     """A passing fault on a stream: `EventSource` never comes back from another status. `times`
     as in `retry`. Whom this worker has no room for is to try others: on the connection that is
     there it would be this one again."""
-    leaves = {"Connection": "close"} if times > 1 else {}
-    return WholeResponse(sse.retry(times), {**(headers or {}), **leaves})
+    response = WholeResponse(sse.retry(times), headers)
+    if times > 1:
+        response.raw_headers.append((b"connection", b"close"))
+    return response

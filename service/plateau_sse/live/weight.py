@@ -1,13 +1,16 @@
 """How much memory a worker has, beside how much it may have.
 
 Invariant: it is looked at when somebody wants to know, and not again within `LOOK_S`, however
-many do; never where there is no bound. What the platform does not tell is not too much.
+many do; never where there is no bound. What the platform does not tell is not too much, nor is
+what nothing uses any more: that goes back to the kernel first.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+
+from plateau_sse.heap import give_back_free_pages
 
 LOOK_S = 1.0
 
@@ -34,4 +37,7 @@ class Weight:
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
             self.bytes = self._weigh()
+            if self.bytes > self.most:
+                give_back_free_pages()
+                self.bytes = self._weigh()
         return self.bytes > self.most
