@@ -75,10 +75,15 @@ def damaged(draw: Random, data: bytes, most: int = 4) -> bytes:
     return data
 
 
-def misvalued(draw: Random, text: bytes, most: int = 3) -> bytes:
+def _names(token: re.Match[bytes]) -> bool:
+    """Whether it is the name of a member: only a string may stand there."""
+    return token.string[token.end() :].lstrip()[:1] == b":"
+
+
+def misvalued(draw: Random, text: bytes, most: int = 2) -> bytes:
     """JSON of which up to `most` values, or names, are others."""
     for _ in range(draw.randint(1, most)):
-        found = list(_TOKENS.finditer(text))
+        found = [it for it in _TOKENS.finditer(text) if draw.random() < 0.1 or not _names(it)]
         if not found:
             break
         token = draw.choice(found)
@@ -101,5 +106,10 @@ def in_a_header(draw: Random, data: bytes) -> bytes:
 
 
 def in_a_target(draw: Random, data: bytes) -> bytes:
-    """What may stand in a request's first line without ending it."""
-    return re.sub(rb"[\x00-\x20]", b"%20", damaged(draw, data)) or b"/"
+    """What may stand in a request's first line without ending it; mostly what a client would
+    send."""
+    told = re.sub(rb"[\x00-\x20]", b"%20", damaged(draw, data)) or b"/"
+    if draw.random() < 0.1:
+        return told
+    told = re.sub(rb"[\x7f-\xff]", lambda it: b"%%%02x" % it[0][0], told)
+    return told if told.startswith((b"/", b"http:", data[:1])) else b"/" + told

@@ -211,11 +211,11 @@ async def beside_those(
     def left() -> int:
         return len(worker.net_connections()) - had
 
-    while left() > 0 and time.monotonic() - began < BODY_S + HEAD_S + 20:
+    while left() > 0 and time.monotonic() - began < BODY_S + HEAD_S:
         await asyncio.sleep(1)
         with suppress(OSError):
             await drip()
-    assert left() <= 0 and time.monotonic() - began < BODY_S + HEAD_S + 20
+    assert left() <= 0 and time.monotonic() - began < BODY_S + HEAD_S
     # Whoever reads has not noticed.
     assert await lags_s(client, run, readers, 3) < WITHIN_S
     await asyncio.gather(*(peer.close() for peer in [*readers, *silent, *heads, *bodies]))
