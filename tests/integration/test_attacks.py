@@ -189,7 +189,8 @@ def test_what_study_makes_of_texts_is_given_back(tmp_path: Path) -> None:
     """Six at once of distinct words, as many as it takes; more than that is no question."""
 
     def words(number: int, size: int) -> str:
-        found, length, at = [], 0, number * 100_000
+        found: list[str] = []
+        length, at = 0, number * 100_000
         while length < size:
             found.append(f"w{7 * at}" + "." * (len(found) % 12 == 11))
             length, at = length + len(found[-1]) + 1, at + 1
