@@ -22,7 +22,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 ENV = {"ADMIN_TOKEN": TOKEN, "MAX_REQUESTS": "0"}
 MIB = 1024**2
 # What the bound is above what an idle worker has, and what it is made to hold then.
-ABOVE, BODIES = 7 * MIB, 14
+ABOVE, BODIES = 10 * MIB, 15
 
 
 def picture_of(url: str) -> dict[str, Any]:
@@ -39,6 +39,8 @@ def web(picture: dict[str, Any]) -> list[dict[str, Any]]:
 def plateau(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """Two workers with a bound that is above what they have when they are idle."""
     with api_serving(tmp_path_factory.mktemp("idle"), ENV) as idle:
+        for _ in range(40):
+            httpx.get(f"{idle.url}/v1/models", trust_env=False).raise_for_status()
         wait_until(lambda: len(web(picture_of(idle.url))) == 2, "both are known")
         most = max(int(one["pss"]) for one in web(picture_of(idle.url)))
     env = ENV | {"WORKER_MAX_MEMORY": str(most + ABOVE)}

@@ -60,7 +60,7 @@ async def append(request: Request) -> Response:
         raise _too_large()
     # An end is the end of what it takes.
     if made and not isinstance(last, Completed | Cancelled | Failed):
-        await _check_share(state, owner)
+        await _check_share(state, owner, sum(len(event.data) for event in made))
     send = partial(
         state["streams"].append_external,
         run_id,
@@ -81,10 +81,10 @@ async def append(request: Request) -> Response:
     return _answer(appended, run_id, len(batch), first_seq, state)
 
 
-async def _check_share(state: State, owner: str) -> None:
+async def _check_share(state: State, owner: str, size: int) -> None:
     """Raises Problem where the owner's answers take more than they may."""
     spoken = state["spoken"]
-    if spoken is not None and not await spoken.has_room(account_of(owner)):
+    if spoken is not None and not await spoken.has_room(account_of(owner), size):
         raise refusals.owner_answers()
 
 

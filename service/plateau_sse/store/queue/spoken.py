@@ -2,7 +2,7 @@
 
 Invariant: where the store is tight, an owner whose answers take more than a quarter of it gives
 way first: what its producers say is put off, and nothing of others'. It is looked at then
-alone, and not twice in `FRESH_S`.
+alone, and not twice in `FRESH_S` unless a worker has passed on much meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from plateau_sse.store.redis.fullness import TIGHT, Fullness
 SHARE = 0.25
 FRESH_S = 1.0
 OWNERS_MOST = 1000
+# Of the bound, in how much of it what is known is out of date.
+MUCH = 1 / 32
 # Of the record's `tape`: how far it is, the bytes of marks, and those that stand in the stream
 # once more (`store/runs/append.lua`).
 _SIZES = (0, 5, 6)
@@ -32,9 +34,16 @@ class Spoken:
         self._fullness = fullness
         # Until when what is known of each: whether it has room.
         self._known: dict[str, tuple[float, bool]] = {}
+        # Said since that was forgotten, in bytes.
+        self._said = 0
 
-    async def has_room(self, owner: str) -> bool:
-        """Whether more may be said in its runs. Raises StoreError."""
+    async def has_room(self, owner: str, size: int) -> bool:
+        """Whether so much more may be said in its runs. Raises StoreError."""
+        self._said += size
+        if self._said > MUCH * await self._fullness.bound():
+            self._said = 0
+            self._known.clear()
+            self._fullness.forget()
         if await self._fullness.share() <= TIGHT:
             return True
         now = time.monotonic()
