@@ -41,6 +41,7 @@ ON_ITS_WAY_S = 5.0
 DRAIN, CUT, REST = "a host is drained", "a host is cut off", "before and between"
 # What is asked while a host goes: it ends well within the grace.
 BRIEF = Load(pieces=15, pause_ms=100)
+BRIEF_WITHIN_S = 15.0
 
 
 class Sizes(NamedTuple):
@@ -94,6 +95,13 @@ class Crowd:
         async with asyncio.timeout(START_S):
             await asyncio.gather(*(reader.started.wait() for reader, _ in self._readers))
         self._newcomers = asyncio.create_task(self._keep_asking(draw))
+
+    async def brief_have_ended(self) -> None:
+        """Those that were begun while a host was drained: what is done next is not theirs."""
+        followed = zip(self._readers, self._following, strict=True)
+        own = [task for (_, n), task in followed if self._begun_in[n] == DRAIN]
+        if own:
+            await asyncio.wait(own, timeout=BRIEF_WITHIN_S)
 
     async def all_hear_again(self) -> list[float]:
         # What was on its way when the host was cut off is no word of another.
@@ -195,6 +203,7 @@ async def through(
             crowd.phase = REST
             one.start()
             await asyncio.to_thread(wait_until, one.is_up, "it is back", timeout_s=60)
+            await crowd.brief_have_ended()
             crowd.phase = CUT
             two.host.cut()
             async with _seen(one, two.host.name) as outcome.seen["cut off"]:

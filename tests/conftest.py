@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from httpx import create_ssl_context
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings as hypothesis
 from redis import Redis
 from redis.exceptions import RedisError
@@ -123,6 +124,10 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, lambda *_: None)
     if STORE != "server":
         pytest.MonkeyPatch().setattr(Redis, "from_url", _of_one_server(Redis.from_url))
+    # What a test says nothing of waits as long as the machine takes: its five seconds are short
+    # beside hundreds of processes.
+    for kind in ("connect", "read", "write", "pool"):
+        setattr(DEFAULT_TIMEOUT_CONFIG, kind, 30.0)
     # Whom to trust costs httpx 40 ms of computing for each client, each `httpx.get` included.
     trust_once = "httpx._transports.default.create_ssl_context"
     pytest.MonkeyPatch().setattr(trust_once, cache(create_ssl_context))

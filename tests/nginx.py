@@ -26,18 +26,18 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 # What docs/deploy.md says to change for the path `/ai/`: where nginx takes it off, and where it
 # leaves it on (with ROOT_PATH=/ai).
 LOCATION = "location / {\n      proxy_pass http://plateau;"
-EVENTS = "location ~ ^/v1/runs/[^/]+/events$ {\n      proxy_pass http://plateau;"
+EVENTS = "location ~ ^/v1/runs/[^/]+/events$ {\n      proxy_pass http://plateau_streams;"
 METRICS = "location = /metrics "
 STRIPPED = {
     'X-Forwarded-Prefix "";': "X-Forwarded-Prefix /ai;",
     LOCATION: "location /ai/ {\n      proxy_pass http://plateau/;",
     EVENTS: "location ~ ^/ai(/v1/runs/[^/]+/events)$ {\n"
-    "      proxy_pass http://plateau$1$is_args$args;",
+    "      proxy_pass http://plateau_streams$1$is_args$args;",
     METRICS: "location = /ai/metrics ",
 }
 UNSTRIPPED = {
     LOCATION: "location /ai/ {\n      proxy_pass http://plateau;",
-    EVENTS: "location ~ ^/ai/v1/runs/[^/]+/events$ {\n      proxy_pass http://plateau;",
+    EVENTS: "location ~ ^/ai/v1/runs/[^/]+/events$ {\n      proxy_pass http://plateau_streams;",
     METRICS: "location = /ai/metrics ",
 }
 # For clients that know no certificate of ours.

@@ -112,6 +112,8 @@ class Reader:
     heard_at: float = 0.0
     silence_s: float = 0.0
     heard: int = 0
+    # The port of its connection at this end, by which the kernel knows it.
+    port: int = 0
 
     @property
     def text(self) -> str:
@@ -166,7 +168,10 @@ class Reader:
 
     def answer(self, url: str) -> AsyncGenerator[tuple[int | None, bytes], None]:
         """What it gets there, as `get` gives it."""
-        return get(url, self.headers(), bite=self.bite, reset=self.reset)
+        return get(url, self.headers(), bite=self.bite, reset=self.reset, opened=self._opened)
+
+    def _opened(self, connection: socket.socket) -> None:
+        self.port = connection.getsockname()[1]
 
     def headers(self) -> dict[str, str]:
         """Those of its next request."""
@@ -225,7 +230,12 @@ def _mark(kind: str) -> str:
 
 
 async def get(
-    url: str, headers: dict[str, str], *, bite: int = 0, reset: bool = False
+    url: str,
+    headers: dict[str, str],
+    *,
+    bite: int = 0,
+    reset: bool = False,
+    opened: Callable[[socket.socket], None] = lambda _: None,
 ) -> AsyncGenerator[tuple[int | None, bytes], None]:
     """A GET over a socket of its own: first (status, b""), then (None, bytes) as they come.
 
@@ -235,10 +245,11 @@ async def get(
     assert parts.hostname and parts.port
     reader, writer = await _open(parts.hostname, parts.port, small=bool(bite))
     try:
+        connection: socket.socket = writer.get_extra_info("socket")
+        opened(connection)
         if reset:
             linger = struct.pack("ii", 1, 0)
-            opened: socket.socket = writer.get_extra_info("socket")
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

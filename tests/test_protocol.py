@@ -439,3 +439,49 @@ def test_large_bodies_find_room_beside_others_and_small_ones_always() -> None:
         assert not held[0](guard.BODY_FREE_BYTES + 1024 * 1024 + 1)
     with full.body() as holds:
         assert holds(16 * 1024 * 1024)
+
+
+# The worker goes
+
+
+@pytest.mark.parametrize("asked_before", [True, False], ids=["kept", "new"])
+def test_who_asks_as_the_worker_goes_is_answered(asked_before: bool) -> None:
+    """What has arrived and was not read yet would reset the connection that is closed."""
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await answer(send, b"yes")
+
+    async def scenario(host: Host) -> None:
+        loop = asyncio.get_running_loop()
+        peer = host.connect()
+        peer.settimeout(5)
+        await until(lambda: bool(host.state.connections), "it is taken")
+        if asked_before:
+            peer.sendall(GET)
+            assert b"yes" in await loop.run_in_executor(None, peer.recv, 4096)
+        (connection,) = host.state.connections
+        # The loop comes to neither of these before the other.
+        peer.sendall(GET)
+        connection.shutdown()
+        assert b"yes" in await loop.run_in_executor(None, peer.recv, 4096)
+        peer.close()
+
+    run(app, scenario, timeout_keep_alive=75)
+
+
+def test_who_asks_nothing_as_the_worker_goes_is_closed() -> None:
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await answer(send, b"yes")
+
+    async def scenario(host: Host) -> None:
+        loop = asyncio.get_running_loop()
+        peer = host.connect()
+        peer.settimeout(5)
+        peer.sendall(GET)
+        assert b"yes" in await loop.run_in_executor(None, peer.recv, 4096)
+        (connection,) = host.state.connections
+        connection.shutdown()
+        assert await loop.run_in_executor(None, peer.recv, 4096) == b""
+        peer.close()
+
+    run(app, scenario, timeout_keep_alive=75)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,9 @@ LEAST_PIECES, MOST_PIECES = 20, 150
 LENGTHS = (0.05, 0.5)
 ASK_AGAIN_S = (0.1, 0.6)
 TWICE_SHARE = 0.3
+# Its connection is closed as its time is over.
+LOOK_BEFORE_S = 2.0
+LOOKS = asyncio.Semaphore(4)
 
 
 @dataclass
@@ -172,12 +176,28 @@ async def follow(follower: Follower, first: Reader, timeout_s: float) -> None:
         await asyncio.sleep(follower.delay_s)
     reader = follower.reader
     reader.path = follower.asked.answer["events_url"]
+    following = asyncio.ensure_future(reader.follow(timeout_s=timeout_s))
     try:
-        await reader.follow(timeout_s=timeout_s)
+        await asyncio.wait({following}, timeout=timeout_s - LOOK_BEFORE_S)
+        sockets = "" if following.done() else await kernel_says(reader.port)
+        await following
     except TimeoutError:
-        follower.failure = f"no end within {timeout_s:.0f} s"
+        follower.failure = f"no end within {timeout_s:.0f} s; its sockets: {sockets}"
     except Exception as error:
         follower.failure = f"{type(error).__name__}: {error}"
     finally:
+        following.cancel()
         # Whoever waits for its end waits no longer.
         reader.finished.set()
+
+
+async def kernel_says(port: int) -> str:
+    """Of both ends of the connection: what is unread, unsent and unacknowledged, timers, and
+    what was sent again. It tells a kernel that waits from a worker that has written nothing."""
+    if not shutil.which("ss"):
+        return "ss (iproute2) is not installed"
+    asking = ("ss", "-Htinoem", f"( sport = :{port} or dport = :{port} )")
+    async with LOOKS:
+        process = await asyncio.create_subprocess_exec(*asking, stdout=asyncio.subprocess.PIPE)
+        said, _ = await process.communicate()
+    return " ".join(said.decode().split()) or "none"

@@ -16,7 +16,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+import uvloop
 
+from plateau_sse.live.guard import Guard
+from plateau_sse.live.protocol import LiveProtocol
 from plateau_sse.live.weight import Weight
 from plateau_sse.serve.worker import (
     FAREWELL_S,
@@ -336,6 +339,36 @@ def test_a_worker_says_farewell_before_it_leaves() -> None:
     assert (b"connection", b"close") in server.config.encoded_headers
     assert not tick(server, MIN_AGE_S + 5 + FAREWELL_S / 2)
     assert tick(server, MIN_AGE_S + 5 + FAREWELL_S)
+
+
+def test_who_is_connected_as_a_worker_goes_is_answered() -> None:
+    """The kernel resets those that nobody has accepted."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"yes"})
+
+    async def scenario() -> None:
+        server = make_server(turn=True)
+        server.config = uvicorn.Config(app, http=LiveProtocol, lifespan="off", log_config=None)
+        server.config.load()
+        server.lifespan.state["guard"] = Guard()
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        server.servers = [await loop.create_server(server._newcomer, sock=listener)]
+        peers = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(3)]
+        for peer in peers:
+            peer.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await server._close_listeners([listener])
+        for peer in peers:
+            assert b"200 OK" in await loop.run_in_executor(None, peer.recv, 4096)
+            peer.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(scenario(), 30))
 
 
 def test_a_worker_with_readers_is_not_recycled_sooner_than_it_must_be() -> None:

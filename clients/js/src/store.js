@@ -172,19 +172,25 @@ export class Conversation {
   };
 
   async #ask(body, shownAs) {
-    // What was said before stands above it.
-    if (this.#value.status === "loading") await this.#loaded;
-    if (this.#value.status !== "idle" && this.#value.status !== "loading") {
+    const own = shownAs === null ? [] : [{id: `sent-${this.#value.messages.length}`, role: "user",
+      text: shownAs, status: null, parts: [{type: "text", part: 0, text: shownAs}], tools: [],
+      sources: []}];
+    const asking = {status: "asking", error: null, cache: null};
+    const isLoading = this.#value.status === "loading";
+    if (isLoading) {
+      // It is seen at once, and below what was said before as soon as that is there.
+      this.#set({messages: own, ...asking});
+      await this.#loaded;
+    }
+    const {status} = this.#value;
+    if (isLoading ? ["queued", "running"].includes(status) : status !== "idle") {
       const title = "An answer is on: wait for its end, or stop it.";
       return this.#set({error: problem(new PlateauError({title, code: "busy"}))});
     }
     this.#opened += 1;
     this.#last = {body, shown: shownAs};
-    const before = this.#value.messages;
-    const own = {id: `sent-${before.length}`, role: "user", text: shownAs, status: null,
-      parts: [{type: "text", part: 0, text: shownAs}], tools: [], sources: []};
-    this.#set({messages: shownAs === null ? before : [...before, own], status: "asking", error: null,
-      cache: null});
+    const before = this.#value.messages.filter((one) => !own.includes(one));
+    this.#set({messages: [...before, ...own], ...asking});
     const {url, agent, conversation: conversation_id, key, user, options, cache} = this.#options;
     const asked = {agent, conversation_id, ...(user && {user}), ...(options && {options}),
       ...(cache && {cache}), ...body};

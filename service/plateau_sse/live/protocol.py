@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
+import termios
 from http import HTTPStatus
 from typing import Any
 
@@ -36,6 +38,9 @@ LOW_WATER_BYTES = 2 * 1024
 # itself connected, and another worker would have answered. A packet that is lost is sent again
 # after a second.
 NEWCOMER_S = 3.0
+# A kept connection is closed when its client may just be asking on it: a proxy passes most of
+# those errors on. What is on its way has arrived by then.
+KEPT_S = 0.1
 
 # The parser below keeps whatever a client calls headers; nginx stops at 32 KiB. Of an empty one
 # it makes a hundred times what was sent.
@@ -320,8 +325,7 @@ class LiveProtocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        under_way = self.cycle is not None and not self.cycle.response_complete
-        return not (under_way or self.pipeline or self._holds() or self.transport.is_closing())
+        return not (self._is_asked() or self._holds() or self.transport.is_closing())
 
     def give_up(self, owed: Owed) -> bool:
         answering = self._answering()
@@ -347,12 +351,28 @@ class LiveProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The worker goes: a connection that it has just taken from others still gets its
         answer. Whoever does not read is cut by the hub, or when the grace is over."""
-        # A cycle is what uvicorn makes of the first request.
-        if not self.cycle:
-            self.loop.call_later(NEWCOMER_S, self._close_if_silent)
+        if self._is_asked():
+            super().shutdown()
             return
-        super().shutdown()
+        # A cycle is what uvicorn makes of the first request.
+        self.loop.call_later(KEPT_S if self.cycle else NEWCOMER_S, self._close_if_silent)
+
+    def _is_asked(self) -> bool:
+        return bool(self.pipeline) or bool(self.cycle and not self.cycle.response_complete)
 
     def _close_if_silent(self) -> None:
-        if not self.cycle:
-            self.transport.close()
+        # What was asked meanwhile is answered, and told that nothing follows.
+        if self._is_asked() or self.transport.is_closing():
+            return
+        if self._has_unread():
+            # With them the kernel would reset the connection, and its client not know why.
+            self.loop.call_later(KEPT_S, self._close_if_silent)
+            return
+        self.transport.close()
+
+    def _has_unread(self) -> bool:
+        """Bytes of the peer's that the loop has not come to."""
+        if self.flow.read_paused:
+            return False
+        count = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.FIONREAD, bytes(4))
+        return any(count)

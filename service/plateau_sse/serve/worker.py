@@ -123,9 +123,8 @@ class WorkerServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Nothing new may come in behind the hub's back.
-        for server in self.servers:
-            server.close()
         self._say_farewell()
+        await self._close_listeners(sockets or [])
         # There are no ticks any more, and the grace may be longer than a silence.
         beating = asyncio.create_task(self._beat())
         try:
@@ -136,6 +135,29 @@ class WorkerServer(uvicorn.Server):
             await self._cut()
         finally:
             await tasks.end(beating)
+
+    async def _close_listeners(self, sockets: list[socket.socket]) -> None:
+        """The kernel resets whoever is connected and was not accepted: they are taken first."""
+        accepted = []
+        for listener in sockets:
+            listener.setblocking(False)
+            with suppress(OSError):
+                while True:
+                    accepted.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        for connection in accepted:
+            with suppress(OSError):
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    self._newcomer, connection
+                )
+
+    def _newcomer(self) -> asyncio.Protocol:
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     async def _beat(self) -> None:
         while True:

@@ -148,7 +148,10 @@ export class Talk {
     const isOn = !["idle", "loading"].includes(value.status);
     const {connected, dropped} = value;
     const {stopping, waitsLong} = this;
-    while (this.turns.length > all.length) this.turns.pop().card.remove();
+    // What was asked before the conversation was there goes below what was said in it.
+    const isAbove = all.length > 1 && this.turns.length === 1 && this.turns[0].isOwn &&
+      !this.turns[0].said;
+    while (this.turns.length > (isAbove ? 0 : all.length)) this.turns.pop().card.remove();
     all.forEach(({question, said}, at) => {
       const turn = this.turns[at] ?? this.begin(question);
       const own = this.events.filter(([, run]) => run === said?.id);
