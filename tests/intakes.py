@@ -103,7 +103,8 @@ class Desk:
             Lines(self.redis, self.streams.statuses, life_s=RUN_LIFE_S),
             self.stats,
             run_life_s=RUN_LIFE_S,
-            job_bytes=JOB_BYTES,
+            job_bytes=parts.get("job_bytes", JOB_BYTES),
+            asked=parts.get("asked"),
         )
 
     async def queued(self) -> list[str]:

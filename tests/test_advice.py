@@ -133,6 +133,12 @@ CASES = [
         ("3 streams found no room", "2 connections found none"),
         lately(connections_cut_head=7),
     ),
+    Case(
+        "heavy",
+        web(heavy=1, pss=130 * MIB, memory_most=120 * MIB),
+        ("box:12 has 130.0 of the 120.0 MiB", "takes no more streams"),
+        web(heavy=0, pss=119 * MIB, memory_most=120 * MIB),
+    ),
     Case("timeouts", lately(workers_timed_out=1), ("1", "WORKER_TIMEOUT_S=120"), lately()),
     Case(
         "queue",

@@ -146,13 +146,14 @@ def test_servers_are_told_apart() -> None:
 
 
 def test_what_processes_say_is_told_by_role() -> None:
-    silent = worker(pid=12, age_s=20.0, deaf=1, cpu=0.5)
+    silent = worker(pid=12, age_s=20.0, deaf=1, heavy=1, cpu=0.5)
     shown = scraped(seen(workers=[worker("runner", 13), worker(), silent]))
     assert shown.total("plateau_processes", role="web") == 2
     assert shown.total("plateau_processes_silent", role="web") == 1
     assert shown.total("plateau_processes_silent", role="runner") == 0
     assert shown.total("plateau_processes_cpu_ratio", role="web") == 0.51
     assert shown.total("plateau_workers_deaf") == 1
+    assert shown.total("plateau_workers_heavy") == 1
     assert shown.total("plateau_connections") == 10
     assert shown.total("plateau_connections_most") == 1800
     assert shown.total("plateau_runs_followed") == 4

@@ -19,7 +19,8 @@ NUMBERS = [
     setting.name
     for setting in fields(Settings)
     if type(setting.default) is int
-    and setting.name not in ("cache_max_memory", "stream_max_memory", "max_body_bytes")
+    and not setting.name.endswith("_max_memory")
+    and setting.name != "max_body_bytes"
 ]
 SIZES = ["cache_max_memory", "stream_max_memory", "max_body_bytes"]
 SECRETS = {
@@ -222,6 +223,14 @@ def test_the_bounds_of_a_body(text: str, size: int) -> None:
     assert Settings().max_body_bytes == MIB
     assert Settings.from_env({"MAX_BODY_BYTES": text}).max_body_bytes == size
     assert "(1mb)" in next(it for it in help_text().splitlines() if "MAX_BODY_BYTES" in it)
+
+
+@pytest.mark.parametrize(("text", "size"), [("0", 0), (" 0 ", 0), ("120mb", 120 * MIB)])
+def test_a_worker_may_have_a_bound(text: str, size: int) -> None:
+    assert Settings().worker_max_memory == 0
+    assert Settings.from_env({"WORKER_MAX_MEMORY": text}).worker_max_memory == size
+    said = refusal(WORKER_MAX_MEMORY="much")
+    assert said == "WORKER_MAX_MEMORY must be a size such as 120mb, or 0 for none, not 'much'."
 
 
 @pytest.mark.parametrize("text", ["16383", "17mb", "1g"])

@@ -68,10 +68,12 @@ from plateau_sse.live.hub import Hub
 from plateau_sse.live.leaving import leave_with_server
 from plateau_sse.live.paced import Pacer
 from plateau_sse.live.seats import Seats
+from plateau_sse.live.weight import Weight
 from plateau_sse.ops.canary import Canary
 from plateau_sse.ops.fitness import Fitness
 from plateau_sse.ops.health import Health
 from plateau_sse.ops.history import History
+from plateau_sse.ops.process import own_memory
 from plateau_sse.ops.reporting import Reporter
 from plateau_sse.ops.watch import Watch
 from plateau_sse.settings import Settings
@@ -87,9 +89,11 @@ from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.figures.tally import Board
 from plateau_sse.store.figures.workers import Workers
 from plateau_sse.store.queue.announcements import Announcements
+from plateau_sse.store.queue.asked import Asked
 from plateau_sse.store.queue.due import Due
 from plateau_sse.store.queue.owners import Owners
 from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.queue.spoken import Spoken
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect, is_cluster, keep_following
 from plateau_sse.store.redis.fullness import Fullness
@@ -252,7 +256,8 @@ async def _opened(
             life_s=settings.begun_life_s,
             external_idle_s=settings.external_idle_s,
         )
-        guard = Guard(stats.count, files_most(), settings.max_body_bytes)
+        weight = Weight(settings.worker_max_memory, own_memory)
+        guard = Guard(stats.count, files_most(), settings.max_body_bytes, weight)
         hub = Hub(
             settings.redis_url, streams, "plateau-hub", stats.count, streams_over(repairing)
         )
@@ -316,6 +321,7 @@ async def _opened(
             job_bytes=settings.job_bytes,
             is_closing=partial(_is_closing, board),
             due=Due(redis) if settings.webhook_url else None,
+            asked=None if settings.is_keyless else Asked(redis),
         )
         stack.push_async_callback(placement.close)
         versions = Versions(announcements)
@@ -352,6 +358,7 @@ async def _opened(
             hub=hub,
             guard=guard,
             seats=seats,
+            spoken=None if settings.is_keyless else Spoken(redis, fullness),
             pacer=Pacer(),
             intake=intake,
             placement=placement,

@@ -43,6 +43,16 @@ def parse_size(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
+def _bound(text: str) -> int:
+    """A size, or 0 where there is to be none."""
+    if text.strip() == "0":
+        return 0
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise ValueError("a size such as 120mb, or 0 for none") from None
+
+
 BODY_BYTES_LEAST, BODY_BYTES_MOST = 16 * 1024, 16 * 1024**2
 
 
@@ -236,6 +246,9 @@ class Settings:
         64 * 1024**2, parse_size, "bound of the streams instance (64mb)"
     )
     stream_ttl_s: int = _setting(600, _whole(61), "life of a finished run's record")
+    worker_max_memory: int = _setting(
+        0, _bound, "memory over which a worker takes no more streams (120mb); 0: any", of=(WEB,)
+    )
     max_requests: int = _setting(
         1000, _whole(0), "responses after which a worker is replaced; 0: never", of=(WEB,)
     )

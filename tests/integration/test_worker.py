@@ -20,6 +20,7 @@ import uvloop
 
 from plateau_sse.live.guard import Guard
 from plateau_sse.live.protocol import LiveProtocol
+from plateau_sse.live.weight import Weight
 from plateau_sse.serve.worker import (
     FAREWELL_S,
     MIN_AGE_S,
@@ -292,7 +293,9 @@ def test_what_costs_nothing_replaces_nobody(tmp_path: Path) -> None:
         wait_until(lambda: running.pids(WORKER) != first, "it is replaced", timeout_s=20)
 
 
-def make_server(turn: bool, *, readers: int = 0, served: int = 5000) -> WorkerServer:
+def make_server(
+    turn: bool, *, readers: int = 0, served: int = 5000, heavy: bool = False
+) -> WorkerServer:
     """One that is driven by hand; `turn`: whether no other worker is being recycled."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
@@ -305,7 +308,8 @@ def make_server(turn: bool, *, readers: int = 0, served: int = 5000) -> WorkerSe
         takes_turn=lambda: turn,
     )
     server = WorkerServer(uvicorn.Config(app, log_config=None), worker)
-    hub, guard = SimpleNamespace(readers=readers), SimpleNamespace(served=served)
+    guard = SimpleNamespace(served=served, weight=Weight(1, lambda: 2 if heavy else 1))
+    hub = SimpleNamespace(readers=readers)
     server.lifespan = SimpleNamespace(state={"hub": hub, "guard": guard})
     return server
 
@@ -378,6 +382,21 @@ def test_a_worker_with_readers_is_not_recycled_sooner_than_it_must_be() -> None:
     server = make_server(turn=True, readers=1, served=WITH_READERS * most)
     tick(server, MIN_AGE_S + 5)
     assert server.config.encoded_headers
+
+
+def test_a_worker_that_is_too_heavy_is_replaced_once_its_readers_have_gone() -> None:
+    server = make_server(turn=True, readers=1, served=1, heavy=True)
+    tick(server, MIN_AGE_S + 5)
+    assert not server.config.encoded_headers
+    server.lifespan.state["hub"].readers = 0
+    tick(server, MIN_AGE_S - 5)
+    assert not server.config.encoded_headers
+    tick(server, MIN_AGE_S + 6)
+    assert server.config.encoded_headers
+    # One that has done nothing is as heavy as the next one would be.
+    server = make_server(turn=True, served=0, heavy=True)
+    tick(server, MIN_AGE_S + 5)
+    assert not server.config.encoded_headers
 
 
 def test_uvicorn_itself_counts_nothing() -> None:

@@ -27,6 +27,8 @@ from plateau_sse.api.requests import run_id_of
 from plateau_sse.api.runs import absent, other_release, own_outline
 from plateau_sse.api.state import State, state_of
 from plateau_sse.errors import Problem, StoreError
+from plateau_sse.intake import refusals
+from plateau_sse.owners import account_of
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.appending import Appended
 from plateau_sse.store.runs.streams import EXTERNAL
@@ -56,6 +58,9 @@ async def append(request: Request) -> Response:
     output = last.output if isinstance(last, Completed) else None
     if output is not None and len(output.encode()) > events.TAPE_BYTES:
         raise _too_large()
+    # An end is the end of what it takes.
+    if made and not isinstance(last, Completed | Cancelled | Failed):
+        await _check_share(state, owner, sum(len(event.data) for event in made))
     send = partial(
         state["streams"].append_external,
         run_id,
@@ -74,6 +79,13 @@ async def append(request: Request) -> Response:
         if isinstance(last, Completed | Cancelled | Failed):
             await _make_room(state, run_id)
     return _answer(appended, run_id, len(batch), first_seq, state)
+
+
+async def _check_share(state: State, owner: str, size: int) -> None:
+    """Raises Problem where the owner's answers take more than they may."""
+    spoken = state["spoken"]
+    if spoken is not None and not await spoken.has_room(account_of(owner), size):
+        raise refusals.owner_answers()
 
 
 async def _make_room(state: State, run_id: str) -> None:

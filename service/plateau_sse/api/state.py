@@ -27,6 +27,7 @@ from plateau_sse.store.conversations.conversations import Conversations
 from plateau_sse.store.conversations.listed import Listed
 from plateau_sse.store.conversations.openers import Openers
 from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.queue.spoken import Spoken
 from plateau_sse.store.runs.external import External
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Streams
@@ -47,6 +48,7 @@ class State(TypedDict):
     hub: Hub
     guard: Guard
     seats: Seats | None
+    spoken: Spoken | None
     pacer: Pacer
     intake: Intake
     placement: Placement

@@ -31,6 +31,7 @@ from plateau_sse.store.conversations.conversations import Conversations
 from plateau_sse.store.conversations.lines import MOST, Lines
 from plateau_sse.store.conversations.listed import Listed
 from plateau_sse.store.figures.stats import Stats
+from plateau_sse.store.queue.asked import Asked
 from plateau_sse.store.queue.due import Due
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.queue.line import line_of
@@ -77,8 +78,10 @@ class Placement:
         job_bytes: int,
         is_closing: Callable[[], bool] = lambda: False,
         due: Due | None = None,
+        asked: Asked | None = None,
     ) -> None:
         self._due = due
+        self._asked = asked
         self._is_closing = is_closing
         self._streams = streams
         self._shares = shares
@@ -187,6 +190,11 @@ class Placement:
                 raise refusals.no_runner()
             if depth.new >= self._limit and not ask.is_external:
                 raise self._queue_full()
+            # The last: of one that is refused for something else nothing is counted.
+            if self._asked is not None:
+                bound = await self._fullness.bound()
+                if not await self._asked.admit(ask.account, run_id, size, bound):
+                    raise self._owner_bytes()
         except Problem:
             if not room.is_full:
                 await self._give_back(ask)
@@ -439,6 +447,11 @@ class Placement:
         self._stats.count("runs_refused_owner_limit")
         log.info("a run was refused: its owner has half of the queue already")
         return refusals.owner_limit()
+
+    def _owner_bytes(self) -> Problem:
+        self._stats.count("runs_refused_owner_limit")
+        log.info("a run was refused: its owner's questions take their share of the store")
+        return refusals.owner_bytes()
 
 
 def _told(taken: Taken) -> Taken:

@@ -53,6 +53,24 @@ def owner_limit() -> Problem:
     )
 
 
+def owner_bytes() -> Problem:
+    return Problem(
+        "owner_limit",
+        "What was asked of your runs that have not ended takes a quarter of the store already; "
+        "try again when some of them have.",
+        headers={"Retry-After": "5"},
+    )
+
+
+def owner_answers() -> Problem:
+    return Problem(
+        "owner_limit",
+        "What your runs that are on have said takes a quarter of the store, which is half "
+        "full: end some of them, then send this again.",
+        headers={"Retry-After": "5"},
+    )
+
+
 def rate_limited(per_minute: int, wait_ms: int) -> Problem:
     seconds = -(-wait_ms // 1000)
     return Problem(

@@ -4,7 +4,8 @@ Invariant: whoever does not ask within its time is closed on, and there are neve
 connections than files that this process may open: where there is no room for a newcomer, the
 one goes that has said nothing for longest, and where all have, the one whose body has been
 on its way for longest. Newcomers do not cut each other. Some room is kept for what is no
-stream, since streams stay, and half of that for what does not wait for a run's end.
+stream, since streams stay, and half of that for what does not wait for a run's end; and one
+whose memory is beyond its bound takes no more streams, and keeps those that it has.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal, Protocol
 
 from plateau_sse.files import FILES_MOST, connections_most, streams_most, waits_most
 from plateau_sse.live.hub import Count, nowhere
+from plateau_sse.live.weight import Weight
 
 log = logging.getLogger("plateau.guard")
 
@@ -52,12 +54,18 @@ class Connection(Protocol):
 class Guard:
     """One a worker; `files` are those that its process may open, `body_bytes` what a body may
     have, `count` is told whom it closed on, and why. There may be `most` connections,
-    `streams_most` of them streams, and `waits_most` with those who wait for a run's end."""
+    `streams_most` of them streams, `waits_most` with those who wait for a run's end; streams
+    come no more while its `weight` is too much."""
 
     def __init__(
-        self, count: Count = nowhere, files: int = FILES_MOST, body_bytes: int = 0
+        self,
+        count: Count = nowhere,
+        files: int = FILES_MOST,
+        body_bytes: int = 0,
+        weight: Weight | None = None,
     ) -> None:
         self.count = count
+        self.weight = weight or Weight()
         self.most = connections_most(files)
         self.streams_most = streams_most(self.most)
         self.waits_most = waits_most(self.most)
@@ -150,11 +158,19 @@ class Guard:
         """Whether there may be one more than so many and those that were promised room; they
         stay for as long as they like."""
         taken = streams + self.promised
-        if taken < self.streams_most:
-            return True
-        self.count("streams_put_off")
-        log.warning("a stream is put off: %d are open, as many as may be", taken)
-        return False
+        if taken >= self.streams_most:
+            self.count("streams_put_off")
+            log.warning("a stream is put off: %d are open, as many as may be", taken)
+            return False
+        if self.weight.is_too_much:
+            self.count("streams_put_off")
+            log.warning(
+                "a stream is put off: this worker has %.1f MiB, and may have %.1f",
+                self.weight.bytes / 1024**2,
+                self.weight.most / 1024**2,
+            )
+            return False
+        return True
 
     def takes_wait(self, streams: int) -> bool:
         """Whether one more may wait for a run's end; those who do are among the streams."""

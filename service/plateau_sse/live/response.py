@@ -201,8 +201,8 @@ def come_back_later(
     headers: Mapping[str, str] | None = None, *, times: int = 1
 ) -> WholeResponse:
     """A passing fault on a stream: `EventSource` never comes back from another status. `times`
-    as in `retry`; where that is more than once its connection is another's room by then, which
-    browsers would keep for seconds."""
+    as in `retry`. Whom this worker has no room for is to try others: on the connection that is
+    there, which browsers keep for seconds, it would be this one again."""
     response = WholeResponse(sse.retry(times), headers)
     if times > 1:
         response.raw_headers.append((b"connection", b"close"))

@@ -249,6 +249,17 @@ def _connections(picture: Picture, _: Settings) -> str | None:
     return "; ".join(found) or None
 
 
+def _heavy(picture: Picture, _: Settings) -> str | None:
+    found = [
+        f"web worker {one['host']}:{one['pid']} has {int(one.get('pss', 0)) / 1024**2:.1f} of "
+        f"the {int(one.get('memory_most', 0)) / 1024**2:.1f} MiB that it may have, and takes "
+        "no more streams"
+        for one in _processes(picture, "web")
+        if one.get("heavy")
+    ]
+    return "; ".join(found) or None
+
+
 RULES = (
     Rule("streams_down", "error", _streams_down, "Start it, or look at REDIS_URL."),
     Rule(
@@ -276,6 +287,13 @@ RULES = (
         _connections,
         "Raise what a process may open (LimitNOFILE, ulimit -Hn), then WEB_CONCURRENCY; where "
         "few clients have many, bound those in the proxy.",
+    ),
+    Rule(
+        "heavy",
+        "warning",
+        _heavy,
+        "Raise WEB_CONCURRENCY, so that each has fewer readers, or WORKER_MAX_MEMORY where the "
+        "machine has more; with neither many readers nor large documents it is a leak.",
     ),
     Rule(
         "versions",

@@ -183,6 +183,7 @@ def _causes(picture: Picture, said: dict[str, str]) -> dict[str, list[str | None
             died(picture, {"workers_died": "worker"}),
             said.get("timeouts"),
             said.get("connections"),
+            said.get("heavy"),
         ],
     }
 

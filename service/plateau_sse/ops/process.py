@@ -68,6 +68,12 @@ def memory(pid: int | None = None) -> tuple[int, int]:
     return rss, rss
 
 
+def own_memory() -> int:
+    """Of this process, as `/ops` has it."""
+    pss, rss = memory()
+    return pss or rss
+
+
 class Cpu:
     """The share of one core that this process has used since it was last asked; 0 where that
     was less than `LEAST_S` ago: who has just begun is busy with that."""

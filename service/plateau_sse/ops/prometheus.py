@@ -113,6 +113,7 @@ OF_PROCESSES = {
 # Of a host's web workers.
 OF_WORKERS = {
     "workers_deaf": "Workers that do not hear the events that are written",
+    "workers_heavy": "Workers above WORKER_MAX_MEMORY, which take no more streams",
     "connections": "Connections that are open",
     "connections_most": "Connections that there may be",
     "runs_followed": "Runs that readers follow",

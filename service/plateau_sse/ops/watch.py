@@ -66,6 +66,15 @@ class Readers(Protocol):
     def draining(self) -> bool: ...
 
 
+class Heavy(Protocol):
+    """Of a worker's memory: its bound, and whether it is beyond that."""
+
+    @property
+    def most(self) -> int: ...
+    @property
+    def is_too_much(self) -> bool: ...
+
+
 class Room(Protocol):
     """What is asked of the guard: connections that are open, and that may be."""
 
@@ -73,6 +82,8 @@ class Room(Protocol):
     def open(self) -> int: ...
     @property
     def most(self) -> int: ...
+    @property
+    def weight(self) -> Heavy: ...
 
 
 class Sample(NamedTuple):
@@ -231,6 +242,8 @@ class Watch:
             "oldest_s": round(self._hub.oldest_s),
             "connections": room.open if room else 0,
             "connections_most": room.most if room else 0,
+            "heavy": int(room.weight.is_too_much) if room else 0,
+            "memory_most": room.weight.most if room else 0,
             "connected": int(self._hub.connected),
             "leaving": int(self._hub.draining),
             "deaf": int(canary.deaf),

@@ -18,6 +18,7 @@ import uvloop
 from plateau_sse import tasks
 from plateau_sse.agents.registry import load_agents, open_agents
 from plateau_sse.errors import SettingsError, StoreError
+from plateau_sse.heap import give_back_large_blocks
 from plateau_sse.ops.fitness import Fitness
 from plateau_sse.runner.beat import STACKS, Alarm, Beat, Before
 from plateau_sse.runner.keeper import Keeper
@@ -171,6 +172,7 @@ def run(
     to the log, whatever the interpreter is at."""
     faulthandler.register(STACKS, all_threads=True)
     keys.begin_with(settings.key_prefix)
+    give_back_large_blocks()
     # Not closed: that would wait for agents and threads that do not stop, and the process is
     # about to end.
     loop = uvloop.new_event_loop()

@@ -26,6 +26,7 @@ from plateau_sse.runner.keeper import Keeper
 from plateau_sse.runner.lease import LeaseKeeper
 from plateau_sse.runner.marks import make_task
 from plateau_sse.runner.places import Places
+from plateau_sse.runner.settling import Settling
 from plateau_sse.runner.taking import Taking
 from plateau_sse.runner.threads import Threads, Tools
 from plateau_sse.runner.watchdog import EXIT_CODE, Watchdog
@@ -102,6 +103,7 @@ class Runner:
         self._renewing = leases
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
         self._threads = Threads()
+        self._settling = Settling(self._loop)
         # What was taken over waits here for a place; nothing new is taken on meanwhile.
         self._places = Places(settings.runner_concurrency, streams, lines)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -153,6 +155,7 @@ class Runner:
         finally:
             await tasks.end(taking, wearing, cancelling, counting, beating, reporting)
             watchdog.stop()
+            self._settling.stop()
             self._beat.stop()
             self._leases.stop()
             with suppress(StoreError):
@@ -296,9 +299,12 @@ class Runner:
                     tracing=self._tracing,
                 )
                 self._executions[ticket.run_id] = execution
-                async with self._places.one(execution, claimed):
-                    await execution.run()
-                    count_end(self._stats, execution)
+                try:
+                    async with self._places.one(execution, claimed):
+                        await execution.run()
+                        count_end(self._stats, execution)
+                finally:
+                    self._settling.ended(len(claimed.request))
             await self._done(ticket)
         except Refused as refused:
             log.warning("run %s: no longer ours (%s)", ticket.run_id, refused.code)

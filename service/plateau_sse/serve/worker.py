@@ -95,12 +95,16 @@ class WorkerServer(uvicorn.Server):
             return
         # Not what uvicorn counts: whoever asks for nothing that there is, or for a page, would
         # have the readers of each worker sent away once a minute.
-        responses = self.lifespan.state["guard"].served
-        times = WITH_READERS if self.lifespan.state["hub"].readers else 1
-        if responses < times * self._worker.max_requests:
+        guard, readers = self.lifespan.state["guard"], self.lifespan.state["hub"].readers
+        responses = guard.served
+        # What its readers have left behind may stay: it would take no stream ever again.
+        is_heavy = bool(responses) and not readers and guard.weight.is_too_much
+        times = WITH_READERS if readers else 1
+        if responses < times * self._worker.max_requests and not is_heavy:
             return
         if self._worker.takes_turn():
-            log.info("Worker recycled after %d responses.", responses)
+            why = f" with {guard.weight.bytes / 1024**2:.1f} MiB" if is_heavy else ""
+            log.info("Worker recycled after %d responses%s.", responses, why)
             self._leave_at = now + FAREWELL_S
             self._say_farewell()
 

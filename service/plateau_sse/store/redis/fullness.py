@@ -52,6 +52,10 @@ class Fullness:
         """Without asking."""
         return time.monotonic() < self._ask_at
 
+    def forget(self) -> None:
+        """It may be otherwise by now."""
+        self._ask_at = float("-inf")
+
     async def share(self) -> float:
         """Used memory over the bound: 0 is empty, 1 is full."""
         await self._ask()

@@ -213,3 +213,8 @@ def rate(owner_name: str) -> str:
     """When an owner would have begun the runs of late, were they a limit's time apart; in the
     slot of its runs."""
     return f"{PREFIX}owner:{{{owner(owner_name)}}}:rate"
+
+
+def large(owner_name: str) -> str:
+    """What of an owner's runs that have not ended was asked in many bytes."""
+    return f"{PREFIX}owner:{{{owner(owner_name)}}}:large"

@@ -66,6 +66,7 @@ def _keys(role: Role) -> tuple[str, ...]:
         *(keys.EXTERNAL, keys.AGENTS, keys.ANNOUNCED),
         *(keys.JANITOR, keys.HOSTS, keys.WORKERS),
         *(keys.inflight(NOBODY), keys.owner(NOBODY), keys.rate(NOBODY)),
+        keys.large(NOBODY),
         *(keys.chat(NOBODY), keys.worker(NOBODY), keys.listed_runs(NOBODY)),
         *(keys.stats(NOBODY), keys.stamps(NOBODY)),
     )
