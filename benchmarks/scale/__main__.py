@@ -12,6 +12,7 @@ replaced meanwhile: the kill is the only fault.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -54,6 +55,10 @@ def of_runs(count: int) -> list[Row]:
         runner.start()
         try:
             return uvloop.run(runs.many_runs(stage, count, runner.pids)).rows()
+        except BaseException:
+            # On Ctrl+C the servers have gone already, and it would wait for them.
+            runner.send(signal.SIGKILL)
+            raise
         finally:
             runner.end()
 
