@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from plateau_sse import __version__
 from plateau_sse.ops.overview import overview
 from plateau_sse.ops.watch import Seen
 from plateau_sse.settings import Settings
@@ -47,6 +48,7 @@ def worker(role: str = "web", pid: int = 11, **changed: Any) -> Figures:
         "rss": 40 * MIB,
         "cpu": 0.01,
         "age_s": 1.0,
+        "version": __version__,
     }
     if role == "web":
         found |= {"master": 10, "master_pss": 18 * MIB, "master_rss": 40 * MIB}

@@ -90,6 +90,13 @@ def test_each_alert_fires_on_its_fault_and_on_no_other(tmp_path: Path) -> None:
         for it in series_of([], "b:8000")
     ]
     groups.append(group_of("two releases", "PlateauReleasesMixed", mixed))
+    one = [
+        {**it, "series": it["series"].replace("b:8000", "a:8000")}
+        for it in mixed
+        if it["series"].startswith("plateau_info") and 'version="0.0"' in it["series"]
+    ]
+    alone = [*series_of([]), *one]
+    groups.append(group_of("one target tells of both", "PlateauReleasesMixed", alone))
     tested = {*FAULTS, "PlateauDown", "PlateauReleasesMixed"}
     assert tested == set(ALERTS)
 

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvloop
 from benchmarks.scale import load
-from benchmarks.scale.__main__ import ENV, of_runs
+from benchmarks.scale.__main__ import ENV, main, of_runs
 from benchmarks.scale.full import full_streams
-from benchmarks.scale.herd import Herd
+from benchmarks.scale.herd import Herd, Reader
 from benchmarks.scale.readers import many_readers
 from benchmarks.stages import plateau
 from locustfiles.agent import piece
@@ -187,3 +187,43 @@ def test_who_was_refused_or_cut_is_counted() -> None:
             assert list(herd.errors) == ["not taken: ConnectionRefusedError"]
 
     uvloop.run(nobody())
+
+
+def test_a_server_that_is_gone_is_not_waited_for_without_end() -> None:
+    async def gone() -> None:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            herd = Herd(closed.getsockname()[1], ["/run"])
+            with pytest.raises(RuntimeError, match="2 of 2 readers are not there"):
+                await herd.open(2, within_s=0.3)
+            herd.leave()
+
+    uvloop.run(asyncio.wait_for(gone(), 20))
+
+
+def test_an_end_that_is_told_twice_is_one() -> None:
+    async def scenario() -> None:
+        herd = Herd(1, ["/run"])
+        herd.readers += [Reader(herd, 0), Reader(herd, 0)]
+        place = PLACES[-1] + 1
+        twice = (
+            block(len(ALL) - 1),
+            block(len(ALL) - 1).replace(b"%d" % place, b"%d" % (place + 1)),
+        )
+        for told in twice:
+            herd.readers[0].data_received(chunk(told))
+        assert list(herd.errors) == ["run.completed after run.completed"]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await herd.all_ended.wait()
+
+    uvloop.run(scenario())
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "2001", "many"])
+def test_numbers_that_cannot_be_are_told_before_anything_is_started(
+    count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["runs", "--runs", count])
+    assert "a whole number from 1 to 2,000" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from plateau_sse.store.redis.rights import NOTHING
 from tests.conftest import Server as RunningServer
 from tests.conftest import end_server, start_server
 from tests.examined import examine, mended, needs_redis_cli
+from tests.far_redis import far
 from tests.processes import free_ports, wait_until
 
 MIB = 1024**2
@@ -352,6 +353,20 @@ def test_a_redis_that_is_too_old_is_an_error() -> None:
     (found,) = _judge(seen("cache", redis_version="6.2.14"), Settings())
     assert (found.check, found.level) == ("cache.version", "error")
     assert "6.2.14" in found.text
+
+
+def test_a_redis_that_is_far_answers(both: dict[str, str], tmp_path: Path) -> None:
+    """It is not there late enough to be taken for one that is away."""
+    with far(0.35, both["REDIS_URL"]) as (away,):
+        found = examine(both | {"REDIS_URL": away}, tmp_path)
+    assert (found.code, found.level("streams"), found.level("streams.latency")) == (
+        1,
+        "",
+        "error",
+    )
+    said = found.said("streams.latency")
+    assert " answers in " in said and "every event waits for it" in said
+    assert found.mend("streams.latency").endswith(" --latency")
 
 
 def test_a_slow_redis_is_a_warning() -> None:

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from plateau_sse import __version__
 from plateau_sse.errors import PROBLEMS, RUN_FAILURES
-from plateau_sse.ops.prometheus import exposition
+from plateau_sse.ops.prometheus import RELEASES_MOST, UNSAID, exposition
 from plateau_sse.ops.watch import Seen
 from plateau_sse.store.figures.by_agent import ENDS, OF_AGENT, OTHER, TOKENS
 from plateau_sse.store.figures.tally import (
@@ -87,6 +88,20 @@ def test_hosts_are_told_apart() -> None:
     assert shown.total("plateau_responses_open", host="other") == 7
     assert shown.total("plateau_responses_open", host="other", dialect="chat") == 4
     assert shown.total("plateau_memory_pss_bytes", host="other", role="web") == 20 * 1024**2
+
+
+def test_releases_are_those_of_all_processes() -> None:
+    """Who scrapes one address meets one of them at a time."""
+    others = [worker(pid=90 + n, version=f"0.0.{n}") for n in range(3)]
+    old = worker("runner", 13)
+    del old["version"]
+    shown = scraped(seen(workers=[worker(), *others, old]))
+    found = [it.label("version") for it in shown.values if it.name == "plateau_info"]
+    assert found == [__version__, "0.0.0", "0.0.1", "0.0.2", UNSAID]
+    many = [worker(pid=n, version=f"9.{n}") for n in range(100)]
+    shown = scraped(seen(workers=many))
+    assert shown.total("plateau_info") == RELEASES_MOST
+    assert shown.total("plateau_info", version=__version__) == 1
 
 
 def test_labels_come_from_bounded_sets() -> None:

@@ -12,6 +12,7 @@ replaced meanwhile: the kill is the only fault.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from benchmarks.scale.load import AGENTS, RUN_S
 from benchmarks.scale.readers import Cut
 from benchmarks.scale.strain import TOKEN
 from benchmarks.stages import PlateauStage, plateau
+from plateau_sse.files import connections_most, files_most, streams_most
 
 ENV = {
     "AGENTS": AGENTS,
@@ -38,6 +40,8 @@ ENV = {
     "RUN_TIMEOUT_S": str(RUN_S),
     "RUNNER_CONCURRENCY": str(runs.RUNS // runs.RUNNERS),
 }
+# With more than `ENV` has places for, most would wait.
+RUNS_MOST = runs.RUNS
 
 
 def of_readers(count: int, of_runs: int) -> Cut:
@@ -51,6 +55,10 @@ def of_runs(count: int) -> list[Row]:
         runner.start()
         try:
             return uvloop.run(runs.many_runs(stage, count, runner.pids)).rows()
+        except BaseException:
+            # On Ctrl+C the servers have gone already, and it would wait for them.
+            runner.send(signal.SIGKILL)
+            raise
         finally:
             runner.end()
 
@@ -72,6 +80,15 @@ def of_full() -> list[Row]:
     return found.rows()
 
 
+def _whole(most: int) -> Callable[[str], int]:
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"a whole number from 1 to {most:,}")
+        return int(text)
+
+    return parsed
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/bench scale",
@@ -81,10 +98,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help="readers, runs, full [all of them]"
     )
-    parser.add_argument("--readers", type=int, default=readers.READERS)
-    parser.add_argument("--runs", type=int, default=runs.RUNS)
-    options = parser.parse_args(arguments)
     open_files_most()
+    # Behind the kill one worker has them all.
+    files = streams_most(connections_most(files_most()))
+    readers_most = min(files, readers.READERS)
+    add = parser.add_argument
+    add(
+        "--readers",
+        type=_whole(files),
+        metavar="N",
+        default=readers_most,
+        help="[16,000, or as many as the limit of files allows]",
+    )
+    add("--runs", type=_whole(RUNS_MOST), metavar="N", default=runs.RUNS, help="[2,000]")
+    options = parser.parse_args(arguments)
     cut: list[Cut] = []
 
     def cut_off() -> list[Row]:

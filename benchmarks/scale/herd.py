@@ -23,7 +23,8 @@ import msgspec
 from locustfiles.agent import STAMP
 
 AT_ONCE = 50
-OPEN_S = 180.0
+# Until all are there.
+OPEN_S = 600.0
 # Of lags, which are those of one reader in so many.
 LAGS_MOST, LAGS_OF = 200_000, 8
 ERRORS_KEPT = 20
@@ -172,8 +173,10 @@ class Reader(asyncio.Protocol):
             self._ended(event.kind)
 
     def _ended(self, how: str) -> None:
+        """One that is told a second end is none more that has ended."""
+        if not self.end:
+            self.herd.one_ended()
         self.end = how
-        self.herd.one_ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.rest, self.is_live, self.transport = b"", False, None
@@ -188,7 +191,8 @@ class Herd:
         self.targets = targets
         self.readers: list[Reader] = []
         self.lost = self.repeated = self.cut = self._ended = 0
-        self._all_ended = asyncio.Event()
+        self.all_ended, self._all_there = asyncio.Event(), asyncio.Event()
+        self._all_there.set()
         self.errors: Counter[str] = Counter()
         self.back_s: list[float] = []
         self.lags_ms = array("d")
@@ -202,9 +206,11 @@ class Herd:
     def away(self) -> int:
         return len(self._away)
 
-    async def open(self, count: int) -> None:
-        """So many more, each until its first event, spread over the runs."""
+    async def open(self, count: int, within_s: float = OPEN_S) -> None:
+        """So many more, each until its first event, spread over the runs; RuntimeError where
+        they are not all there within that time."""
         first = len(self.readers)
+        deadline = self._loop.time() + within_s
         for start in range(first, first + count, AT_ONCE):
             some = [
                 Reader(self, number % len(self.targets))
@@ -212,27 +218,34 @@ class Herd:
             ]
             self.readers += some
             for reader in some:
-                self._away.add(reader)
+                self._goes(reader)
                 reader.away_since = 0.0
-            await asyncio.gather(*(self._come(reader, 0.0) for reader in some))
-            await self.until_there(OPEN_S)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.gather(*(self._come(reader, 0.0) for reader in some))
+                    await self._all_there.wait()
+            except TimeoutError:
+                raise self._missing(within_s) from None
 
     async def until_there(self, within_s: float) -> None:
         """Until nobody is away; RuntimeError says how many are, and what they ran into."""
-        deadline = self._loop.time() + within_s
-        while self._away:
-            if self._loop.time() > deadline:
-                raise RuntimeError(
-                    f"{self.away} of {len(self.readers)} readers are not there within "
-                    f"{within_s:g} s: {dict(self.errors)}"
-                )
-            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(within_s):
+                await self._all_there.wait()
+        except TimeoutError:
+            raise self._missing(within_s) from None
+
+    def _missing(self, within_s: float) -> RuntimeError:
+        return RuntimeError(
+            f"{self.away} of {len(self.readers)} readers are not there within "
+            f"{within_s:g} s: {dict(self.errors)}"
+        )
 
     async def until_ended(self, within_s: float) -> None:
         """Each of them, or as many as do within that time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                await self._all_ended.wait()
+                await self.all_ended.wait()
 
     def whole(self, outputs: Sequence[str]) -> int:
         """How many have had an end, and the text of their run's record."""
@@ -246,10 +259,10 @@ class Herd:
     def one_ended(self) -> None:
         self._ended += 1
         if self._ended == len(self.readers):
-            self._all_ended.set()
+            self.all_ended.set()
 
     def arrived(self, reader: Reader) -> None:
-        self._away.discard(reader)
+        self._comes(reader)
         if reader.away_since:
             self.back_s.append(self._loop.time() - reader.away_since)
 
@@ -262,13 +275,22 @@ class Herd:
 
     def left(self, reader: Reader) -> None:
         if reader.end or self._is_over:
-            self._away.discard(reader)
+            self._comes(reader)
             return
         if reader not in self._away:
-            self._away.add(reader)
+            self._goes(reader)
             self.cut += 1
             reader.away_since = self._loop.time()
         self._again(reader)
+
+    def _goes(self, reader: Reader) -> None:
+        self._away.add(reader)
+        self._all_there.clear()
+
+    def _comes(self, reader: Reader) -> None:
+        self._away.discard(reader)
+        if not self._away:
+            self._all_there.set()
 
     def _again(self, reader: Reader) -> None:
         task = self._loop.create_task(self._come(reader, reader.retry_s))

@@ -80,7 +80,9 @@ class Runs:
     async def _said(self, run_id: str) -> Said:
         async with asyncio.timeout(WAIT_S):
             while True:
-                record = (await self.client.get(f"/v1/runs/{run_id}")).json()
+                answer = await self.client.get(f"/v1/runs/{run_id}")
+                answer.raise_for_status()
+                record = answer.json()
                 if record["status"] not in ("queued", "running"):
                     text = "".join(part["text"] for part in record["parts"])
                     stamp = STAMP.match(text)

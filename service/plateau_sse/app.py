@@ -53,7 +53,7 @@ from plateau_sse.api.keys import ApiKeys
 from plateau_sse.api.prefix import Entrance
 from plateau_sse.api.requests import request_id_of
 from plateau_sse.api.state import State
-from plateau_sse.api.surfaces import Surfaces
+from plateau_sse.api.surfaces import TOLD, Surfaces
 from plateau_sse.errors import PlateauError, StoreError
 from plateau_sse.files import files_most
 from plateau_sse.intake.door import Door
@@ -173,9 +173,17 @@ class Plateau:
         elif self._direct.wants(scope):
             await self._direct(scope, receive, send)
         elif scope["path"].startswith(_SERVED):
-            await self._web(scope, receive, partial(_counting, scope["state"]["guard"], send))
+            counting = partial(_counting, scope["state"]["guard"], send)
+            await self._by_routes(scope, receive, counting)
         else:
+            await self._by_routes(scope, receive, send)
+
+    async def _by_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             await self._web(scope, receive, send)
+        except Exception as error:
+            if scope.pop(TOLD, None) is not error:
+                raise
 
 
 async def _counting(guard: Guard, send: Send, message: Message) -> None:

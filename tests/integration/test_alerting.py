@@ -128,9 +128,10 @@ def test_each_panel_has_something_to_show(tmp_path: Path) -> None:
             raise
 
 
-def alerts(url: str) -> set[str]:
+def alerts(url: str, state: str = "pending|firing") -> set[str]:
     """Those whose fault is there, also where they wait for it to last."""
-    return {it["metric"]["alertname"] for it in queried(url, "ALERTS")}
+    found = queried(url, f'ALERTS{{alertstate=~"{state}"}}')
+    return {it["metric"]["alertname"] for it in found}
 
 
 def kill_a_worker(running: Serving) -> None:
@@ -143,15 +144,20 @@ def kill_a_worker(running: Serving) -> None:
 def test_what_is_broken_on_purpose_is_alerted(tmp_path: Path) -> None:
     """A server that is frozen looks for 2 s before it says so, so it is scraped less often."""
     with watched(tmp_path, "3s") as (running, url):
-        expected: set[str] = set()
 
         def appears(*names: str) -> None:
-            expected.update(names)
             wait_until(lambda: set(names) <= alerts(url), f"{names}", timeout_s=60)
 
         ask(running, "study", "Water is wet. It flows.")
-        wait_until(lambda: queried(url, "plateau:memory_bytes"), "the rules are evaluated")
-        assert alerts(url) == set()
+        # Each group of rules is evaluated at a time of its own: when one of them has its first
+        # figures, the other may still say what it found before the first scrape, which is that
+        # nobody answers.
+        wait_until(
+            lambda: queried(url, "plateau:memory_bytes"),
+            "the rules are evaluated",
+            timeout_s=60,
+        )
+        wait_until(lambda: not alerts(url), "nothing is wrong", timeout_s=60)
 
         for number in range(25):
             ask(running, "broken", f"{number}")
@@ -163,12 +169,12 @@ def test_what_is_broken_on_purpose_is_alerted(tmp_path: Path) -> None:
         finally:
             os.kill(cache[0], signal.SIGCONT)
         wait_until(lambda: "PlateauCacheDown" not in alerts(url), "it is over", timeout_s=60)
-        expected.discard("PlateauCacheDown")
         for _ in range(4):
             kill_a_worker(running)
         appears("PlateauProcessesDie")
-        # A scrape may have met the worker that was killed.
-        assert alerts(url) <= expected | {"PlateauSilent", "PlateauDown"}
+        # On a busy machine others may wait: a scrape that met the worker that was killed, or
+        # took too long. Nobody is called for that.
+        assert alerts(url, "firing") == {"PlateauProcessesDie"}
         os.kill(streams[0], signal.SIGSTOP)
         try:
             appears("PlateauStreamsDown")

@@ -149,8 +149,6 @@ class Direct:
     def _failed(self, error: Exception, scope: Scope) -> Response:
         problem = problems.of(error)
         problems.note(scope, error, problem)
-        if problem.status == 500:
-            log.exception("a request failed", extra={"request": request_id_of(scope)})
         if self._surfaces.is_at(scope["path"]):
             return self._surfaces.refuse(problem, scope)
         return _refused(problem, scope)

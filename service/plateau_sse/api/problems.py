@@ -97,8 +97,11 @@ def of(error: Exception) -> Problem:
 
 
 def note(scope: Scope, error: Exception, problem: Problem) -> None:
-    """Count what a client is told, and log where it is a store that failed."""
+    """Count what a client is told, and log what nobody has thought of, and a store that
+    failed."""
     state_of(scope)["stats"].count(f"problems_{problem.code}")
-    if isinstance(error, StoreError):
-        logged = {"request": request_id_of(scope)}
+    logged = {"request": request_id_of(scope)}
+    if problem.status == 500:
+        log.error("a request failed", exc_info=error, extra=logged)
+    elif isinstance(error, StoreError):
         log.warning("a request met a store that failed: %s", error, extra=logged)

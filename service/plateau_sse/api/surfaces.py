@@ -19,6 +19,9 @@ from plateau_sse.api.requests import request_id_of
 from plateau_sse.api.state import State
 from plateau_sse.errors import Problem
 
+# In a request's scope: the error that its client was told of.
+TOLD = "plateau.told"
+
 # Answers with the headers that CORS asks for. Raises as routes do.
 Handler = Callable[[Request, State, dict[str, str]], Awaitable[Response]]
 
@@ -60,9 +63,11 @@ class Surfaces:
         return next((one for one in self._surfaces if path.startswith(one.prefixes)), None)
 
     async def handle(self, request: Request, error: Exception) -> Response:
-        """Starlette's exception handler."""
+        """Starlette's exception handler. It raises what ends in a 500 once more, for a server
+        that would log it; here that is done, with the request's id."""
         problem = problems.of(error)
         problems.note(request.scope, error, problem)
+        request.scope[TOLD] = error
         return self.refuse(problem, request.scope)
 
 

@@ -2,7 +2,7 @@
 
 Invariant: counters are the hosts' own, that survive their processes: whichever worker answers,
 none ever falls. Labels come from sets that are bounded: hosts, error codes, reasons, roles,
-dialects, and as many agents as a host tells apart.
+dialects, releases, and as many agents as a host tells apart.
 Nothing is registered: each scrape makes its metrics from what is seen, so none is left behind.
 """
 
@@ -25,6 +25,10 @@ from plateau_sse.store.figures.workers import SILENT_S, Figures
 from plateau_sse.store.redis.servers import CACHE, STREAMS, faults
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+RELEASES_MOST = 10
+# Of a process whose release is too old to say.
+UNSAID = "unknown"
 
 ByHost = Mapping[str, Mapping[str, int]]
 
@@ -149,8 +153,9 @@ def exposition(seen: Seen, memory: dict[str, Any], streams_bound: int) -> bytes:
 
 def families(seen: Seen, memory: dict[str, Any], streams_bound: int) -> Iterator[Family]:
     """All there are, with labels, also those that have no series now."""
-    about = Family("info", "gauge", "What answers", ("version",))
-    about.add({"version": __version__}, 1)
+    about = Family("info", "gauge", "Releases of the processes that are there", ("version",))
+    for version in _releases(seen.workers):
+        about.add({"version": version}, 1)
     yield about
     for counter in COUNTERS:
         yield _counter(counter, seen.by_host)
@@ -171,6 +176,13 @@ def families(seen: Seen, memory: dict[str, Any], streams_bound: int) -> Iterator
         apart.add({}, len(seen.apart))
     yield apart
     yield from _memory(memory)
+
+
+def _releases(workers: Sequence[Figures]) -> list[str]:
+    """Of all processes, first of this one: who scrapes one address meets one of them at a
+    time."""
+    others = {str(one.get("version", UNSAID)) for one in workers} - {__version__}
+    return [__version__, *sorted(others)][:RELEASES_MOST]
 
 
 def _counter(counter: Counter, by_host: ByHost) -> Family:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from plateau_sse import __version__
 from plateau_sse.errors import StoreError
 from plateau_sse.ops import process
 from plateau_sse.ops.damper import tell_held
@@ -46,7 +47,11 @@ class Reporter:
         self._dead: list[int] = []
         self._cpu = process.Cpu()
         self._started = int(time.time())
-        self._here: Figures = {"space": process.space(), "born": process.born()}
+        self._here: Figures = {
+            "space": process.space(),
+            "born": process.born(),
+            "version": __version__,
+        }
         self._begun = asyncio.Event()
         self._is_new = True
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from plateau_sse.cli.checks import Finding, error, warning
-from plateau_sse.cli.servers import Server, opened, trouble
+from plateau_sse.cli.servers import ANSWER_WITHIN_S, Server, opened, trouble
 from plateau_sse.errors import StoreError
 from plateau_sse.store.redis import rights
 from plateau_sse.store.redis.rights import Denied
@@ -54,9 +54,11 @@ async def look(server: Server) -> Seen | Finding:
     """The finding is why nothing can be seen."""
     if not server.url:
         return warning(server.role, *server.unknown)
+    times: list[float] = []
     try:
         async with opened(server, "plateau-doctor") as redis:
-            times = [await _round_trip_ms(redis) for _ in range(ROUND_TRIPS)]
+            while len(times) < ROUND_TRIPS:
+                times.append(await _round_trip_ms(redis))
             of_cluster = server.is_one_of == "cluster"
             denied = await rights.denied(redis, server.role, of_cluster=of_cluster)
             try:
@@ -67,7 +69,18 @@ async def look(server: Server) -> Seen | Finding:
             # The best tells how far it is; the others, how busy this machine is.
             return Seen(server, info, min(times), configuration, wants_right, denied)
     except StoreError as wrong:
+        if times and isinstance(wrong.__cause__, TimeoutError):
+            return _far(server, min(times))
         return error(server.role, *trouble(server, wrong))
+
+
+def _far(server: Server, round_trip_ms: float) -> Finding:
+    """It does answer, and not so soon that all could be asked."""
+    text = (
+        f"{server.shown} answers in {round_trip_ms:.1f} ms, and every event waits for it; "
+        f"the rest could not be looked at within {ANSWER_WITHIN_S:g} s"
+    )
+    return error(f"{server.role}.latency", text, server.cli("--latency"))
 
 
 async def _round_trip_ms(redis: Redis) -> float:

@@ -20,8 +20,8 @@ REPORT_S = 5.0
 # Two that are late would be three.
 SILENT_S = 8.0
 LIFE_S = 30
-# Whatever they look like: a container's host name may be all digits.
-_WORDS = ("role", "host")
+# Whatever they look like: a container's host name may be all digits, a release may be 1.10.
+_WORDS = ("role", "host", "version")
 
 Figures = dict[str, str | int | float]
 
