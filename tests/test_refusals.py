@@ -19,6 +19,7 @@ from plateau_sse.store.redis import keys
 from tests.intakes import QUESTION, RUN_LIFE_S, Desk, at_desk
 from tests.queues import enqueue
 from tests.store import ALIVE_S, queued, until
+from tests.test_intake import ForgetfulStreams
 
 OUTSIDE = Ask("external", "ann", "", [], {})
 TIMES = 50
@@ -170,5 +171,25 @@ def test_who_is_refused_behind_his_record_is_counted_nowhere(
         assert await desk.redis.zcard(keys.owner(ask.account)) == 0
         for number in range(60):
             assert (await owners.room(ask.account, f"{number:032x}")).wait_ms == 0
+
+    at_desk(streams_url, "", scenario, limit=1)
+
+
+def test_who_is_refused_though_his_record_was_written_twice_is_counted_nowhere(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the first time was lost, so that it looks like another's."""
+    monkeypatch.setattr("tests.intakes.Door", Blind)
+
+    async def scenario(desk: Desk) -> None:
+        owners = Owners(desk.redis, most=10, life_s=RUN_LIFE_S, per_minute=60)
+        streams = ForgetfulStreams(desk.redis, alive_s=120, record_s=600)
+        await enqueue(desk.queue, 1)
+        with pytest.raises(Problem) as caught:
+            await desk.intake(owners=owners, streams=streams).take(
+                QUESTION._replace(mode="off")
+            )
+        assert caught.value.code == "queue_full"
+        assert await desk.redis.zcard(keys.owner(QUESTION.account)) == 0
 
     at_desk(streams_url, "", scenario, limit=1)

@@ -110,7 +110,7 @@ class Page:
 
     def press(self, name: str, number: int = 0) -> None:
         pressed = by_id(self.driver, name) if name == "ask" else self.part(name, number)
-        if name == "cancel":
+        if name in ("cancel", "drop"):
             # By the keyboard: it moves down while text arrives, from under a pointer.
             pressed.send_keys(Keys.ENTER)
         else:

@@ -210,7 +210,6 @@ class Placement:
         """Hand a run over, or wait until another has; where it is refused, the Problem that
         says why. Our share is then taken back, and the record where it was the only one; under
         a key it is left to the next who comes with it, and perhaps has come already."""
-        is_begun = taken.version is not None
         try:
             while taken.status == "queued":
                 # Another is seeing to it; or it is ours: a call that was sent again, since its
@@ -234,7 +233,8 @@ class Placement:
             if ask.is_external:
                 with suppress(StoreError):
                     await self._external.forget(taken.run_id)
-            if is_begun and isinstance(error, Problem):
+            # Those who have joined it were never counted.
+            if taken.how == "miss" and isinstance(error, Problem):
                 await self._give_back(ask)
                 if self._owners is not None:
                     with suppress(StoreError):
