@@ -142,7 +142,8 @@ class WorkerServer(uvicorn.Server):
         for listener in sockets:
             listener.setblocking(False)
             with suppress(OSError):
-                while True:
+                # More of them cannot wait there; who goes on coming is not gone on with.
+                for _ in range(self.config.backlog):
                     accepted.append(listener.accept()[0])
         for server in self.servers:
             server.close()
