@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 STUCK = 200
 CHARACTERS = 100_000
 MOST_BYTES_A_READER = 64 * 1024
-# From getting stuck: TCP_USER_TIMEOUT is 30 s, and the kernel looks every few.
+# From getting stuck: 30 s, and each is looked at every five.
 CLOSED_WITHIN_S = 45
 
 

@@ -1,6 +1,8 @@
-"""The guard: what a worker bears of connections whose requests have not come yet.
+"""The guard: what a worker bears of connections whose requests do not come, or whose answers
+are not taken.
 
-Invariant: whoever does not ask within its time is closed on, and there are never more
+Invariant: whoever does not ask within its time is closed on, who takes nothing of what it was
+sent is cut (`live/stuck.py`), and there are never more
 connections than files that this process may open: where there is no room for a newcomer, the
 one goes that has said nothing for longest, and where all have, the one whose body has been
 on its way for longest. Newcomers do not cut each other. Some room is kept for what is no
@@ -18,6 +20,7 @@ from typing import Literal, Protocol
 
 from plateau_sse.files import FILES_MOST, connections_most, streams_most, waits_most
 from plateau_sse.live.hub import Count, nowhere
+from plateau_sse.live.stuck import STUCK_S, Stuck
 from plateau_sse.live.weight import Weight
 
 log = logging.getLogger("plateau.guard")
@@ -47,8 +50,14 @@ class Connection(Protocol):
         """Close it, since that does not come; False where it is not its peer who keeps us
         waiting."""
 
+    def taken(self) -> int | None:
+        """As `Stuck` asks it."""
+
     def cut(self) -> None:
         """End it at once."""
+
+    def reset(self) -> None:
+        """End it at once, so that its peer knows."""
 
 
 class Guard:
@@ -76,6 +85,7 @@ class Guard:
         # Responses that may have left something behind: a worker is replaced after many.
         self.served = 0
         self._connections: Collection[Connection] = ()
+        self._stuck = Stuck()
         # Since when, the oldest first.
         self._heads: dict[Connection, float] = {}
         self._bodies: dict[Connection, float] = {}
@@ -105,13 +115,22 @@ class Guard:
         self._heads.pop(connection, None)
         self._bodies.pop(connection, None)
 
+    def forget(self, connection: Connection) -> None:
+        """It has gone."""
+        self.settle(connection)
+        self._stuck.forget(connection)
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One timer for all, that runs while anything is owed."""
+        """One timer for all, that runs while there are any."""
         now = loop.time()
+        for connection in self._stuck.look(self._connections, now):
+            log.info("a connection is reset: its peer has taken nothing for %d s", STUCK_S)
+            self.count("connections_cut_stuck")
+            connection.reset()
         self._close_on(self._heads, "head", now, HEAD_S)
         self._close_on(self._bodies, "body", now, BODY_S)
-        owes = self._heads or self._bodies
-        self._timer = loop.call_later(LOOK_S, self._look, loop) if owes else None
+        is_any = self._connections or self._heads or self._bodies
+        self._timer = loop.call_later(LOOK_S, self._look, loop) if is_any else None
 
     def _close_on(
         self, since: dict[Connection, float], owed: Owed, now: float, most_s: float

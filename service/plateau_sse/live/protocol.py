@@ -2,12 +2,12 @@
 clients send beside a request: an `Upgrade`, the end of what they have to say.
 
 Invariant: a peer that stops reading costs a bounded number of bytes, in this process and in the
-kernel, and is cut within `STUCK_S` by the kernel itself: an ASGI application cannot close a
-stuck socket, since a transport waits to flush before it closes. What was asked whole is
-answered whole, unless its answer is a stream whose reader goes. One request is under way and
-`WAITING_MOST` wait: what comes behind them stays bytes, and no more of those are read. So what
-was sent costs no more than about what it is, and what does not come in its time, or is too
-much, is refused (`live/guard.py`).
+kernel, and is cut soon (`live/stuck.py`): an ASGI application cannot close a stuck socket,
+since a transport waits to flush before it closes. What was asked whole is answered whole,
+unless its answer is a stream whose reader goes. One request is under way and `WAITING_MOST`
+wait: what comes behind them stays bytes, and no more of those are read. So what was sent costs
+no more than about what it is, and what does not come in its time, or is too much, is refused
+(`live/guard.py`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from plateau_sse.live.cycles import LeanEvent, OldCycle, Waiting
 from plateau_sse.live.guard import Guard, Owed
+from plateau_sse.live.stuck import reset, taken_of
 
-STUCK_S = 30
 # The kernel doubles what it is told; 32 KiB holds a hundred events.
 SEND_BUFFER_BYTES = 32 * 1024
 # What may wait in the process, beyond the kernel's buffer, before a subscriber counts as slow.
@@ -283,7 +283,7 @@ class LiveProtocol(HttpToolsProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._guard.settle(self)
+        self._guard.forget(self)
         if self.pipeline:
             # uvicorn tells the last request, which is not the one under way.
             self.pipeline.answering.disconnected = True
@@ -310,13 +310,9 @@ class LiveProtocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is None:
             return
-        # A Unix socket has none of these.
+        # A Unix socket has none.
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                connection.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_S * 1000
-                )
         connections: Any = self.connections
         if not self._guard.admit(self, connections):
             self.cut()
@@ -344,9 +340,16 @@ class LiveProtocol(HttpToolsProtocol):
         self._say_and_close(HTTPStatus.REQUEST_TIMEOUT, "The body did not come.")
         return True
 
+    def taken(self) -> int | None:
+        connection = self.transport.get_extra_info("socket")
+        return None if connection is None else taken_of(connection)
+
     def cut(self) -> None:
         self._guard.settle(self)
         self.transport.abort()
+
+    def reset(self) -> None:
+        reset(self.transport)
 
     def shutdown(self) -> None:
         """The worker goes: a connection that it has just taken from others still gets its

@@ -11,11 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Send
@@ -25,6 +22,7 @@ from plateau_sse.live import sse, telling
 from plateau_sse.live.dialect import OWN, Stand
 from plateau_sse.live.feed import Feed
 from plateau_sse.live.sse import TURNS, Frame, Told, next_turn
+from plateau_sse.live.stuck import reset
 from plateau_sse.live.telling import PIECE_BYTES, Group
 from plateau_sse.store.queue.queue import LEASE_S
 from plateau_sse.store.runs import ids
@@ -41,9 +39,6 @@ log = logging.getLogger("plateau.hub")
 LOOK_AGAIN_S = 0.5
 # Neither an event nor progress for so long: longer than a run may be silent as shipped.
 STALE_S = 600
-
-# On, and for no time: what is closed then is reset.
-_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class _NeverWritable:
@@ -280,12 +275,11 @@ class Subscriber:
         transport = getattr(self._connection, "transport", None)
         if transport is None:
             return
-        socket_ = None if self._shares else transport.get_extra_info("socket")
-        if socket_ is not None:
+        if self._shares:
+            transport.abort()
+        else:
             # A clean end, as the kernel else has it, is that of a response that is not chunked.
-            with suppress(OSError):
-                socket_.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        transport.abort()
+            reset(transport)
 
     def _close(self) -> None:
         """Cut the connection behind what it was given, so that nobody takes that for all."""

@@ -28,9 +28,9 @@ REFUSED = (
     *("queue_full", "owner_limit", "rate_limited"),
     *("too_many_callers", "no_runner", "store_full"),
 )
-# Why connections ended that asked nothing, or too much: a head or a body that did not come, too
-# many headers, room for newcomers, none for this one.
-CUT_FOR = ("head", "body", "headers", "room", "refused")
+# Why connections were ended: a head or a body that did not come, too many headers, room for
+# newcomers, none for this one, an answer of which nothing was taken.
+CUT_FOR = ("head", "body", "headers", "room", "refused", "stuck")
 # In which a run is told: each dialect's `name`.
 DIALECTS = ("native", "chat", "ui", "responses", "agui")
 CLOSED_BY = ("ended", "left", "moved", "stale", "lost", "expired")
