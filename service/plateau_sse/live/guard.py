@@ -121,7 +121,9 @@ class Guard:
         self._stuck.forget(connection)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One timer for all, that runs while there are any."""
+        """One timer for all, that runs while there are any; whatever becomes of this look."""
+        is_any = self._connections or self._heads or self._bodies
+        self._timer = loop.call_later(LOOK_S, self._look, loop) if is_any else None
         now = loop.time()
         for connection in self._stuck.look(self._connections, now):
             log.info("a connection is reset: its peer has taken nothing for %d s", STUCK_S)
@@ -129,8 +131,6 @@ class Guard:
             connection.reset()
         self._close_on(self._heads, "head", now, HEAD_S)
         self._close_on(self._bodies, "body", now, BODY_S)
-        is_any = self._connections or self._heads or self._bodies
-        self._timer = loop.call_later(LOOK_S, self._look, loop) if is_any else None
 
     def _close_on(
         self, since: dict[Connection, float], owed: Owed, now: float, most_s: float

@@ -80,7 +80,7 @@ def taken_of(connection: socket.socket) -> int | None:
         return None
     try:
         said = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
-        # At least one, for what opened the connection, where that is counted.
+        # 0 also where it is not counted.
         return int(_ACKED.unpack(said)[0]) or left
     except (AttributeError, OSError, struct.error):
         # A Unix socket, another system.
