@@ -28,7 +28,7 @@ from plateau_sse.store.answers.answer import answer_of
 from plateau_sse.store.answers.packing import pack, unpack
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
-from plateau_sse.store.runs import events, ids, streams
+from plateau_sse.store.runs import events, ids, looks
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.records import Record
@@ -256,7 +256,7 @@ class TapeMachine(RuleBasedStateMachine):
         position = ids.number(reader.at.attempt, reader.at.at) if reader.at.attempt else 0
         with pytest.MonkeyPatch.context() as patched:
             if sizes is not None:
-                patched.setattr(streams, "READ_BYTES", sizes[0])
+                patched.setattr(looks, "READ_BYTES", sizes[0])
                 patched.setattr(events, "TEXT_BYTES", sizes[1])
             found = self.wait(self.store.read(self.run_id, position))
         assert found is not None

@@ -8,7 +8,8 @@ import pytest
 
 from plateau_sse.store.redis import keys
 from plateau_sse.store.runs import events, ids
-from plateau_sse.store.runs.streams import Claimed, OtherRelease, Streams
+from plateau_sse.store.runs.looks import OtherRelease
+from plateau_sse.store.runs.streams import Claimed, Streams
 from tests.store import (
     TOKEN,
     claim,

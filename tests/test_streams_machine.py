@@ -26,8 +26,7 @@ from redis.exceptions import ResponseError
 
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
-from plateau_sse.store.runs import appending, events, ids
-from plateau_sse.store.runs import streams as streams_module
+from plateau_sse.store.runs import appending, events, ids, looks
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Claimed, Streams
@@ -353,7 +352,7 @@ def test_what_is_broken_on_purpose_is_found(
     script, old, new = BROKEN[name]
     module, attribute = {
         "append": (appending, "SCRIPT"),
-        "read": (streams_module, "_READ"),
+        "read": (looks, "_READ"),
     }[script]
     whole = getattr(module, attribute)
     assert whole.count(old) == 1

@@ -11,9 +11,10 @@ from locustfiles.kit.ledger import Ledger
 from plateau_sse.store.redis import keys
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.events import Event
+from plateau_sse.store.runs.looks import READ_BYTES
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.shares import Denied
-from plateau_sse.store.runs.streams import READ_BYTES, Streams
+from plateau_sse.store.runs.streams import Streams
 from tests.store import (
     ALIVE_S,
     RECORD_S,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from plateau_sse.errors import StoreError
-from plateau_sse.store.runs import appending, reading, streams
+from plateau_sse.store.runs import appending, looks, reading
 from plateau_sse.store.runs.streams import Streams
 from tests.conftest import assert_all_have_a_life, end_server, start_server
 from tests.tape_machine import CRAMPED, drive
@@ -61,11 +61,11 @@ CHANGES = {
         "if op == 'e' then redis.call('XADD', marks, prefix .. at, 'n', points, 'm', json) end",
     ),
     "a mark that is counted twice": (
-        streams._READ,
+        looks._READ,
         "passed = tonumber(last[2][2])",
         "passed = tonumber(last[2][2]) + 1",
     ),
-    "a piece that ends too early": (streams._READ, "start, until_ - 1)", "start, until_ - 2)"),
+    "a piece that ends too early": (looks._READ, "start, until_ - 1)", "start, until_ - 2)"),
 }
 
 
@@ -76,7 +76,7 @@ def test_what_is_broken_on_purpose_is_found(streams_url: str, what: str) -> None
 
     def change(redis: Any, store: Streams) -> None:
         broken = redis.register_script(script.replace(text, other))
-        if script is streams._READ:
+        if script is looks._READ:
             store._read = broken
         else:
             store._append = broken
@@ -89,6 +89,6 @@ def test_a_piece_that_is_cut_inside_a_character_is_found(
     streams_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "whole_characters", lambda text: text)
-    monkeypatch.setattr(streams, "READ_BYTES", 13)
+    monkeypatch.setattr(looks, "READ_BYTES", 13)
     with pytest.raises(UnicodeDecodeError):
         drive(streams_url, BROKEN)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from plateau_sse.api import openai_answers
 from plateau_sse.dialects import openai_errors
 from plateau_sse.live.paced import Pacer
-from plateau_sse.store.runs.streams import OtherRelease
+from plateau_sse.store.runs.looks import OtherRelease
 from tests.dialects.stage import KEY, Stage, staged
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

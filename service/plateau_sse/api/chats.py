@@ -13,8 +13,8 @@ from plateau_sse.api.state import State
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.conversations.chats import LATE_S, Chat
 from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.looks import OtherRelease
 from plateau_sse.store.runs.shares import Denied
-from plateau_sse.store.runs.streams import OtherRelease
 
 
 class Found(NamedTuple):

@@ -14,7 +14,8 @@ from plateau_sse.live import telling
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.ids import Seen
-from plateau_sse.store.runs.streams import POINTS_AT_ONCE, Streams
+from plateau_sse.store.runs.looks import POINTS_AT_ONCE
+from plateau_sse.store.runs.streams import Streams
 
 
 async def in_run(

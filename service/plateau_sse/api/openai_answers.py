@@ -23,7 +23,7 @@ from plateau_sse.dialects.chat_completions import refusal_of
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.intake.ask import Taken
 from plateau_sse.live.waiting import until_ended
-from plateau_sse.store.runs.streams import OtherRelease
+from plateau_sse.store.runs.looks import OtherRelease
 
 _LOST = {"code": "record_lost", "message": "The store lost this answer.", "retryable": True}
 

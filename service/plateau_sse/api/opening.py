@@ -26,9 +26,9 @@ from plateau_sse.live.sse import signed
 from plateau_sse.owners import account_of, sees
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.looks import OtherRelease
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.shares import Denied
-from plateau_sse.store.runs.streams import OtherRelease
 
 # Who finds no room comes back less soon.
 BUSY_TIMES = 5

@@ -38,9 +38,9 @@ from plateau_sse.live.waiting import until_ended
 from plateau_sse.owners import sees
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.looks import OtherRelease
 from plateau_sse.store.runs.records import Outline, Record
 from plateau_sse.store.runs.shares import Denied
-from plateau_sse.store.runs.streams import OtherRelease
 
 Found = TypeVar("Found", Record, Outline)
 

@@ -42,8 +42,9 @@ from plateau_sse.store.redis.patience import retrieved
 from plateau_sse.store.redis.together import Call
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.external import External
+from plateau_sse.store.runs.looks import Conflict
 from plateau_sse.store.runs.shares import Shares
-from plateau_sse.store.runs.streams import EXTERNAL, Claimed, Conflict, Crowded, Streams
+from plateau_sse.store.runs.streams import EXTERNAL, Claimed, Crowded, Streams
 
 # How often those ask who wait for a run's place; apart, so that they do not come all at once.
 ASK_AGAIN_S = (0.02, 0.05)

@@ -20,7 +20,8 @@ from plateau_sse.store.queue.queue import ABANDONED_S, Look, Queue, Waiting
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.external import External
-from plateau_sse.store.runs.streams import EXTERNAL, Standing, Streams
+from plateau_sse.store.runs.looks import Standing
+from plateau_sse.store.runs.streams import EXTERNAL, Streams
 
 log = logging.getLogger("plateau.reaper")
 

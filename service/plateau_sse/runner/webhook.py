@@ -23,8 +23,9 @@ import msgspec
 from plateau_sse import jsontext
 from plateau_sse.errors import StoreError
 from plateau_sse.store.queue.due import Due
+from plateau_sse.store.runs.looks import OtherRelease
 from plateau_sse.store.runs.records import Record
-from plateau_sse.store.runs.streams import OtherRelease, Streams
+from plateau_sse.store.runs.streams import Streams
 
 if TYPE_CHECKING:
     import httpx
