@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from plateau_sse.intake.admission import Admission
 from plateau_sse.intake.ask import Ask
 from plateau_sse.intake.door import Door
 from plateau_sse.intake.intake import Intake
@@ -75,9 +76,11 @@ class Desk:
     def intake(self, **parts: Any) -> Intake:
         """One a worker; `parts` take the place of what has their name."""
         door = Door(parts.get("queue", self.queue), self._limit)
+        admission = self.admission(door=door, **parts)
         announcements = parts.get("announcements", self.announcements)
         return Intake(
-            self.placement(door=door, **parts),
+            self.placement(admission=admission, **parts),
+            admission,
             Versions(announcements),
             Start(door, announcements, parts.get("within_s", 0.0)),
             parts.get("cache", self.cache),
@@ -88,23 +91,29 @@ class Desk:
             window_s=600,
         )
 
+    def admission(self, **parts: Any) -> Admission:
+        return Admission(
+            parts.get("door") or Door(parts.get("queue", self.queue), self._limit),
+            self.fullness,
+            parts.get("external") or External(self.redis, idle_s=60),
+            self.stats,
+            parts.get("owners"),
+            parts.get("asked"),
+        )
+
     def placement(self, **parts: Any) -> Placement:
-        queue = parts.get("queue", self.queue)
         return Placement(
             parts.get("streams", self.streams),
             parts.get("shares", self.shares),
-            queue,
-            parts.get("door") or Door(queue, self._limit),
+            parts.get("queue", self.queue),
+            parts.get("admission") or self.admission(**parts),
             parts.get("external") or External(self.redis, idle_s=60),
             parts.get("conversations", self.conversations),
             self.listed,
-            self.fullness,
-            parts.get("owners"),
             Lines(self.redis, self.streams.statuses, life_s=RUN_LIFE_S),
             self.stats,
             run_life_s=RUN_LIFE_S,
             job_bytes=parts.get("job_bytes", JOB_BYTES),
-            asked=parts.get("asked"),
         )
 
     async def queued(self) -> list[str]:

@@ -87,7 +87,7 @@ def test_a_hit_waits_for_nothing_of_that(streams_url: str, cache_url: str) -> No
         intake = desk.intake(queue=Silent(desk.redis))
         async with asyncio.timeout(WITHIN_S):
             assert (await intake.take(QUESTION)).how == "hit"
-        await intake._placement.close()
+        await intake._admission.close()
 
     at_desk(streams_url, cache_url, scenario)
 

@@ -56,6 +56,7 @@ from plateau_sse.api.state import State
 from plateau_sse.api.surfaces import TOLD, Surfaces
 from plateau_sse.errors import PlateauError, StoreError
 from plateau_sse.files import files_most
+from plateau_sse.intake.admission import Admission
 from plateau_sse.intake.door import Door
 from plateau_sse.intake.intake import Intake
 from plateau_sse.intake.janitor import Janitor
@@ -313,25 +314,30 @@ async def _opened(
         shares = Shares(redis, replicas=settings.wait_replicas)
         door = Door(queue, settings.queue_limit)
         stack.push_async_callback(door.close)
+        admission = Admission(
+            door,
+            fullness,
+            external,
+            stats,
+            _owners(settings, redis),
+            None if settings.is_keyless else Asked(redis),
+        )
+        stack.push_async_callback(admission.close)
         placement = Placement(
             streams,
             shares,
             queue,
-            door,
+            admission,
             external,
             conversations,
             listed,
-            fullness,
-            _owners(settings, redis),
             Lines(redis, streams.statuses, life_s=settings.run_life_s),
             stats,
             run_life_s=settings.run_life_s,
             job_bytes=settings.job_bytes,
             is_closing=partial(_is_closing, board),
             due=Due(redis) if settings.webhook_url else None,
-            asked=None if settings.is_keyless else Asked(redis),
         )
-        stack.push_async_callback(placement.close)
         versions = Versions(announcements)
         stack.push_async_callback(versions.close)
         stack.push_async_callback(tasks.end, asyncio.create_task(versions.keep_fresh()))
@@ -342,6 +348,7 @@ async def _opened(
             stack.push_async_callback(tracing.close)
         intake = Intake(
             placement,
+            admission,
             versions,
             start,
             cache,

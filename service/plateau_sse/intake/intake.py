@@ -25,6 +25,7 @@ from typing import NamedTuple
 from plateau_sse.content import latest_text, too_long
 from plateau_sse.errors import Problem, StoreError
 from plateau_sse.intake import refusals
+from plateau_sse.intake.admission import Admission
 from plateau_sse.intake.ask import IF_BUSY, Ask, Taken
 from plateau_sse.intake.placement import Placement
 from plateau_sse.intake.start import Start
@@ -70,6 +71,7 @@ class Intake:
     def __init__(
         self,
         placement: Placement,
+        admission: Admission,
         versions: Versions,
         start: Start,
         cache: Cache,
@@ -82,6 +84,7 @@ class Intake:
         tracing: Tracing | None = None,
     ) -> None:
         self._placement = placement
+        self._admission = admission
         self._versions = versions
         self._start = start
         self._cache = cache
@@ -148,7 +151,7 @@ class Intake:
         is_new = ask.joins and self._is_new(asked_for.job.flight)
         if is_new:
             # Hardly a hit. What is asked of the streams meanwhile holds up nobody who has one.
-            self._placement.look_ahead()
+            self._admission.look_ahead()
         if ask.is_kept and ask.mode == "use":
             answer = await self._cache.get(asked_for.job.cache_key)
             self._stats.count("cache_misses" if answer is None else "cache_hits")

@@ -6,10 +6,8 @@ record that expires, never an entry without one. Of those who share a run that h
 one sees to that; the others wait until it has one. Where that one is refused or has died, the
 next does. Enqueuing twice is harmless, since only one can claim a run.
 
-Runs of producers outside wait for nobody: as many may be on as may wait in the queue, counted
-apart, so that neither kind takes the other's places. They are counted before their record is
-written, so that one that is refused leaves nothing. That the queue is full, or that an owner
-has its share of it, is known before the record as well.
+Runs of producers outside wait for nobody. They are counted before their record is written, so
+that one that is refused leaves nothing.
 """
 
 from __future__ import annotations
@@ -21,24 +19,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
-from plateau_sse import tasks
 from plateau_sse.errors import Problem, StoreError, StoreUnavailable
 from plateau_sse.intake import refusals
+from plateau_sse.intake.admission import Admission
 from plateau_sse.intake.ask import Ask, Taken
-from plateau_sse.intake.door import Door
-from plateau_sse.owners import account_of
 from plateau_sse.store.conversations.conversations import Conversations
 from plateau_sse.store.conversations.lines import MOST, Lines
 from plateau_sse.store.conversations.listed import Listed
 from plateau_sse.store.figures.stats import Stats
-from plateau_sse.store.queue.asked import Asked
 from plateau_sse.store.queue.due import Due
 from plateau_sse.store.queue.job import Job
 from plateau_sse.store.queue.line import line_of
-from plateau_sse.store.queue.owners import Owners, Room
 from plateau_sse.store.queue.queue import Queue
-from plateau_sse.store.redis.fullness import Fullness, closed_at
-from plateau_sse.store.redis.patience import retrieved
 from plateau_sse.store.redis.together import Call
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.external import External
@@ -66,12 +58,10 @@ class Placement:
         streams: Streams,
         shares: Shares,
         queue: Queue,
-        door: Door,
+        admission: Admission,
         external: External,
         conversations: Conversations,
         listed: Listed,
-        fullness: Fullness,
-        owners: Owners | None,
         lines: Lines,
         stats: Stats,
         *,
@@ -79,52 +69,24 @@ class Placement:
         job_bytes: int,
         is_closing: Callable[[], bool] = lambda: False,
         due: Due | None = None,
-        asked: Asked | None = None,
     ) -> None:
         self._due = due
-        self._asked = asked
         self._is_closing = is_closing
         self._streams = streams
         self._shares = shares
         self._queue = queue
-        self._door = door
+        self._admission = admission
         self._external = external
         self._conversations = conversations
         self._listed = listed
-        self._fullness = fullness
-        self._owners = owners
         self._lines = lines
         self._stats = stats
-        self._limit = door.limit
         self._run_life_s = run_life_s
         self._job_bytes = job_bytes
-        # One for all who come meanwhile.
-        self._looking: asyncio.Task[None] | None = None
 
     async def time_s(self) -> float:
         """By the store's clock, which those share who may take on the same."""
         return await self._streams.time_s()
-
-    def look_ahead(self) -> None:
-        """Ask already what `record` will have to know, while something else is waited for."""
-        if self._looking is None and not (self._door.knows and self._fullness.knows):
-            self._looking = asyncio.create_task(self._look())
-            self._looking.add_done_callback(retrieved)
-
-    async def _look(self) -> None:
-        try:
-            await asyncio.gather(self._fullness.share(), self._door.look())
-        finally:
-            self._looking = None
-
-    async def _looked(self) -> None:
-        self.look_ahead()
-        if self._looking is not None:
-            await tasks.shared(self._looking)
-
-    async def close(self) -> None:
-        if self._looking is not None:
-            await tasks.end(self._looking)
 
     async def record(
         self, ask: Ask, job: Job, run_id: str, behind: Sequence[Call] = ()
@@ -138,17 +100,16 @@ class Placement:
         if len(request) > self._job_bytes:
             # Numbers may be shorter as they came: 1e9 is kept as 1000000000.0.
             raise refusals.too_large(self._job_bytes)
-        await self._check_room(ask, run_id, len(request))
+        await self._admission.check(ask, run_id, len(request))
         if ask.is_external:
             try:
-                await self._admit_external(run_id)
+                await self._admission.admit_external(run_id)
             except Problem:
-                await self._give_back(ask)
+                await self._admission.give_back(ask)
                 raise
-        token, admitting = ids.new_token(), None
-        if self._owners is not None and not ask.is_external:
-            admitting = self._owners.admitting(ask.account, run_id)
-            behind = (*behind, admitting)
+        token, counting = ids.new_token(), self._admission.counting(ask, run_id)
+        if counting is not None:
+            behind = (*behind, counting)
         try:
             with _refused():
                 status = await self._streams.create(
@@ -170,42 +131,8 @@ class Placement:
                     await self._shares.withdraw(run_id, token, GIVEN_UP)
             raise
         version = job.version if status == "created" else None
-        is_admitted = admitting is not None and bool(admitting.reply)
+        is_admitted = counting is not None and bool(counting.reply)
         return Taken(run_id, token, status=status, version=version, is_admitted=is_admitted)
-
-    async def _check_room(self, ask: Ask, run_id: str, size: int) -> None:
-        """Raises the Problem for which it is refused, and StoreError."""
-        # At once: who is let in is not to wait for one after the other.
-        room, _ = await asyncio.gather(self._room_of(ask, run_id), self._looked())
-        share, depth = await self._fullness.share(), await self._door.look()
-        if room.wait_ms:
-            raise self._too_fast(room.wait_ms)
-        try:
-            if share >= closed_at(size):
-                self._stats.count("runs_refused_store_full")
-                log.warning("a run was refused: the store is nearly full")
-                raise refusals.store_full()
-            if room.is_full:
-                raise self._owner_limit()
-            if not (ask.is_external or depth.runners):
-                raise refusals.no_runner()
-            if depth.new >= self._limit and not ask.is_external:
-                raise self._queue_full()
-            # The last: of one that is refused for something else nothing is counted.
-            if self._asked is not None:
-                bound = await self._fullness.bound()
-                if not await self._asked.admit(ask.account, run_id, size, bound):
-                    raise self._owner_bytes()
-        except Problem:
-            if not room.is_full:
-                await self._give_back(ask)
-            raise
-
-    async def _give_back(self, ask: Ask) -> None:
-        """It is not begun, and is none of the minute's."""
-        if self._owners is not None:
-            with suppress(StoreError):
-                await self._owners.give_back(ask.account)
 
     async def place(self, ask: Ask, taken: Taken) -> Taken:
         """Hand a run over, or wait until another has; where it is refused, the Problem that
@@ -236,10 +163,7 @@ class Placement:
                     await self._external.forget(taken.run_id)
             # Those who have joined it were never counted.
             if taken.how == "miss" and isinstance(error, Problem):
-                await self._give_back(ask)
-                if self._owners is not None:
-                    with suppress(StoreError):
-                        await self._owners.uncount(ask.account, taken.run_id)
+                await self._admission.uncount(ask, taken.run_id)
             raise
 
     async def traceparent_of(self, run_id: str) -> str:
@@ -332,8 +256,8 @@ class Placement:
         run_id = taken.run_id
         if ask.is_external:
             # Again: whoever counted it may have died long ago, and it been forgotten since.
-            await self._admit_external(run_id)
-            await self._admit_owner(ask, taken)
+            await self._admission.admit_external(run_id)
+            await self._admission.admit(ask, taken)
             claimed, *_ = await asyncio.gather(
                 self._streams.begin(run_id, 1, EXTERNAL, ask.agent),
                 self._list(ask, run_id),
@@ -347,7 +271,7 @@ class Placement:
             if status is None:
                 raise StoreError(f"the store has lost run {run_id}")
             return status
-        await self._admit_owner(ask, taken)
+        await self._admission.admit(ask, taken)
         if ask.memory:
             most = MOST if ask.waits else 1
             if await self._lines.ahead(ask.memory, run_id, most) is None:
@@ -360,7 +284,7 @@ class Placement:
         line = line_of(ask.agent, await self._version_of(taken))
         # At once: nobody waits for a list.
         code, *_ = await asyncio.gather(
-            self._queue.enqueue(run_id, line, ask.account, self._limit),
+            self._queue.enqueue(run_id, line, ask.account, self._admission.limit),
             self._list(ask, run_id),
             self._see_to_end(run_id, LOOK_S),
         )
@@ -372,8 +296,8 @@ class Placement:
         if ask.place:
             with suppress(StoreError):
                 await self._conversations.retract(ask.place, taken.token)
-        self._door.forget()
-        raise self._queue_full() if code == "full" else refusals.no_runner()
+        self._admission.look_again()
+        raise self._admission.queue_full() if code == "full" else refusals.no_runner()
 
     async def _list(self, ask: Ask, run_id: str) -> None:
         await self._listed.add_run(ask.owner, run_id, ask.agent, ask.place, ask.conversation_id)
@@ -400,11 +324,6 @@ class Placement:
             raise StoreError(f"the store has lost run {taken.run_id}")
         return Job.decode(request).version
 
-    def _queue_full(self) -> Problem:
-        self._stats.count("runs_refused_queue_full")
-        log.warning("a run was refused: %d wait already (QUEUE_LIMIT)", self._limit)
-        return refusals.queue_full(self._limit)
-
     async def _leave(self, run_id: str, agent: str, owner: str) -> None:
         """A run that has ended while it waited needs its place no more. Should this fail: it
         goes once somebody looks at it."""
@@ -413,46 +332,7 @@ class Placement:
                 await self._external.forget(run_id)
             else:
                 await self._queue.drop(run_id)
-                self._door.forget()
-            if self._owners is not None:
-                await self._owners.forget(account_of(owner), run_id)
-
-    async def _admit_external(self, run_id: str) -> None:
-        if not await self._external.admit(run_id, self._limit):
-            self._stats.count("runs_refused_queue_full")
-            log.warning("a run was refused: %d external ones are on", self._limit)
-            raise refusals.external_full(self._limit)
-
-    async def _room_of(self, ask: Ask, run_id: str) -> Room:
-        owners = self._owners
-        # Who was never refused is hardly refused now: it is counted with its record.
-        if owners is None or not (
-            owners.per_minute or ask.is_external or owners.was_full(ask.account)
-        ):
-            return Room()
-        return await owners.room(ask.account, run_id)
-
-    def _too_fast(self, wait_ms: int) -> Problem:
-        self._stats.count("runs_refused_rate_limited")
-        per_minute = 0 if self._owners is None else self._owners.per_minute
-        return refusals.rate_limited(per_minute, wait_ms)
-
-    async def _admit_owner(self, ask: Ask, taken: Taken) -> None:
-        owners = self._owners
-        if owners is None or taken.is_admitted:
-            return
-        if not await owners.admit(ask.account, taken.run_id, lasts=ask.is_external):
-            raise self._owner_limit()
-
-    def _owner_limit(self) -> Problem:
-        self._stats.count("runs_refused_owner_limit")
-        log.info("a run was refused: its owner has half of the queue already")
-        return refusals.owner_limit()
-
-    def _owner_bytes(self) -> Problem:
-        self._stats.count("runs_refused_owner_limit")
-        log.info("a run was refused: its owner's questions take their share of the store")
-        return refusals.owner_bytes()
+            await self._admission.forget(owner, run_id)
 
 
 def _told(taken: Taken) -> Taken:
