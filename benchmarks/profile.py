@@ -33,7 +33,9 @@ WAITING = re.compile(r"epoll_p?wait\b")
 PLACES = {
     "the kernel's write": re.compile(r"^_*(libc_)?(writev?|send(msg)?) \(lib"),
     "the kernel's read": re.compile(r"^_*(libc_)?(read|recv(msg)?) \(lib"),
-    "hub, feeds, subscribers": re.compile(r"plateau_sse/live/(hub|feed|subscriber|response)"),
+    "hub, feeds, subscribers": re.compile(
+        r"plateau_sse/live/(hub|delivery|repairs|feed|subscriber|response)"
+    ),
     "frames": re.compile(r"plateau_sse/live/sse"),
     "Redis' replies": re.compile(
         r"plateau_sse/(live/subscription|store/redis/wire)|hiredis|reader\.c"

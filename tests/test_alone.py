@@ -3,8 +3,6 @@ are told by frames."""
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from plateau_sse.dialects.native import NAMED, PLAIN
@@ -60,8 +58,6 @@ def test_who_is_alone_is_told_what_the_tape_says(
     streams_url: str, dialect: Dialect, taken: list[int]
 ) -> None:
     async def scenario(b: Bench) -> None:
-        counted: Counter[str] = Counter()
-        b.hub.count = lambda name, by=1: counted.update({name: by})
         run_id = await running(b.streams)
         alone = await came(b, run_id, dialect)
         for batch in (texts("é🏔", "x"), [events.delta("a thought", "r"), events.step("y")]):
@@ -73,7 +69,7 @@ def test_who_is_alone_is_told_what_the_tape_says(
         if dialect is not UI:
             # Of that one frames are not events, one to one.
             told = len(alone.socket.told)
-            assert counted["events_delivered_native"] == told == 7
+            assert b.counted["events_delivered_native"] == told == 7
             alone.checked()
         # A reader who comes later is told the same, cut in other places.
         said = b"".join(alone.socket.written)

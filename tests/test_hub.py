@@ -631,7 +631,7 @@ def test_a_repair_from_before_a_new_subscription_is_made_once_more(streams_url: 
                 return reading
 
             b.streams.read_log = slowly  # type: ignore[method-assign, assignment]
-            b.hub._repair(feed)
+            b.hub._repairs.repair(feed)
             await arrived.wait()
             await resubscribed(b, feed, partial(b.append_unheard, run_id))
             goes_on.set()

@@ -177,8 +177,10 @@ class Reader:
 
 
 class Bench:
-    def __init__(self, hub: Hub, streams: Streams, redis: Any) -> None:
-        self.hub, self.streams, self.redis = hub, streams, redis
+    """`counted` is what its hub has counted."""
+
+    def __init__(self, hub: Hub, streams: Streams, redis: Any, counted: Counter[str]) -> None:
+        self.hub, self.streams, self.redis, self.counted = hub, streams, redis, counted
         self._readers: list[Reader] = []
 
     async def reader(
@@ -200,9 +202,10 @@ class Bench:
 async def bench(url: str) -> AsyncIterator[Bench]:
     redis = connect(url, "test")
     streams = Streams(redis, alive_s=120, record_s=600)
-    hub = Hub(url, streams, "test-hub")
+    counted: Counter[str] = Counter()
+    hub = Hub(url, streams, "test-hub", lambda name, by=1: counted.update({name: by}))
     hub.open()
-    opened = Bench(hub, streams, redis)
+    opened = Bench(hub, streams, redis, counted)
     try:
         yield opened
         await opened.close()
@@ -326,7 +329,7 @@ def test_readers_who_are_live_when_the_store_is_rewound(
         await put_back(b.redis, run_id, copy)
         await b.streams.append(run_id, 1, [], first_seq=3)
         # Nothing is published by then: the sweep finds it, or whoever comes.
-        await b.hub._sweep(list(b.hub._feeds.values()))
+        await b.hub._repairs.sweep(list(b.hub._feeds.values()))
         for reader in readers:
             await reader.has_types("run.restarted", "run.started", "message.delta")
             assert reader.checked().text == "what is left"
@@ -586,7 +589,7 @@ def test_who_wants_names_hears_them_of_a_run_that_is_lost(
         b._readers.append(reader)
         await reader.has_types("run.started")
         await b.redis.delete(*keys.run(run_id))
-        await b.hub._sweep(list(b.hub._feeds.values()))
+        await b.hub._repairs.sweep(list(b.hub._feeds.values()))
         await reader.has(lambda socket: socket.ended, "its end")
         assert (b"event: run.failed" in b"".join(reader.socket.written)) == named
         assert reader.socket.told[-1].data["code"] == "record_lost"
@@ -596,8 +599,6 @@ def test_who_wants_names_hears_them_of_a_run_that_is_lost(
 
 def test_readers_of_a_large_mark_are_not_called_slow(streams_url: str) -> None:
     async def scenario(b: Bench) -> None:
-        counted: Counter[str] = Counter()
-        b.hub.count = lambda name, by=1: counted.update({name: by})
         run_id = await running(b.streams)
         readers = [await b.reader(run_id) for _ in range(3)]
         for reader in readers:
@@ -605,12 +606,12 @@ def test_readers_of_a_large_mark_are_not_called_slow(streams_url: str) -> None:
         await b.streams.append(run_id, 1, [events.data("table", "x" * 30_000)])
         for reader in readers:
             await reader.has_types("data")
-        assert counted["readers_slow"] == 0
+        assert b.counted["readers_slow"] == 0
         readers[0].socket.take(1)
         for letter in "xy":
             await b.streams.append(run_id, 1, texts(letter))
         await readers[1].has_types("message.delta", "message.delta")
-        assert counted["readers_slow"] == 1
+        assert b.counted["readers_slow"] == 1
 
     on_bench(streams_url, scenario)
 
@@ -697,8 +698,6 @@ def test_what_is_counted_is_what_readers_were_given(
     streams_url: str, happens: Callable[[Bench, str, Reader], Awaitable[None]]
 ) -> None:
     async def scenario(b: Bench) -> None:
-        counted: Counter[str] = Counter()
-        b.hub.count = lambda name, by=1: counted.update({name: by})
         run_id = await running(b.streams)
         await b.streams.append(run_id, 1, [HALF])
         one, other = await b.reader(run_id), await b.reader(run_id)
@@ -712,7 +711,7 @@ def test_what_is_counted_is_what_readers_were_given(
             reader.socket.take(None)
             await reader.has(lambda socket: socket.ended or socket.disconnected, "its end")
         given = sum(len(reader.socket.told) for reader in b._readers)
-        assert counted["events_delivered_native"] == given
+        assert b.counted["events_delivered_native"] == given
 
     on_bench(streams_url, scenario)
 

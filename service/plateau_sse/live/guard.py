@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Literal, Protocol
 
 from plateau_sse.files import FILES_MOST, connections_most, streams_most, waits_most
-from plateau_sse.live.hub import Count, nowhere
+from plateau_sse.live.delivery import Count, nowhere
 from plateau_sse.live.stuck import STUCK_S, Stuck
 from plateau_sse.live.weight import Weight
 

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from plateau_sse import tasks
 from plateau_sse.errors import StoreError, StoreUnavailable
+from plateau_sse.live.delivery import DELIVERED, PROGRESS, Count, Delivery, nowhere
 from plateau_sse.live.feed import Feed, Follower
 from plateau_sse.live.kept import Kept
+from plateau_sse.live.repairs import LONG_BYTES, Repairs
 from plateau_sse.live.sse import TURNS, Frame
 from plateau_sse.live.subscriber import Subscriber
 from plateau_sse.live.subscriptions import subscribing
-from plateau_sse.store.figures.tally import DIALECTS
 from plateau_sse.store.redis import keys
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Streams
 
@@ -33,30 +31,10 @@ log = logging.getLogger("plateau.hub")
 CONFIRM_S = 5.0
 # Without a connection: long enough for a worker that has just come up.
 CONNECT_S = 1.0
-# Between attempts at a repair, ever longer.
-AGAIN_S, AGAIN_MOST_S = 0.1, 1.0
 # For the first newcomer of a feed to be live, which takes milliseconds.
 LEAD_S = 0.2
-# After a reconnect: enough to be quick, few enough not to starve the pool.
-REPAIRS_AT_ONCE = 50
-# An event beyond this is not pushed, since it is not held for a socket that takes no more.
-LONG_BYTES = 16 * 1024
-# How a state begins of which the latest is kept.
-_PROGRESS = b'{"type":"run.progress"'
-# Made once, and not an event.
-_DELIVERED = {dialect: f"events_delivered_{dialect}" for dialect in DIALECTS}
 # What a response may take to end when the worker goes.
 DRAIN_S = 1.5
-
-
-class Count(Protocol):
-    """Adds to a counter."""
-
-    def __call__(self, name: str, by: int = 1) -> None: ...
-
-
-def nowhere(name: str, by: int = 1) -> None:
-    return
 
 
 class Hub:
@@ -74,12 +52,13 @@ class Hub:
     ) -> None:
         self.count = count
         self._streams = streams
-        self._repairs_streams = repairs or streams
+        delivery = Delivery(count)
+        self._deliver, self._tell = delivery.deliver, delivery.tell
+        self._repairs = Repairs(repairs or streams, delivery, count)
         self._feeds: dict[bytes, Feed] = {}
         self._subscription = subscribing(
             redis_url, name, self._feeds, self._message, self._confirmed
         )
-        self._repairs = asyncio.Semaphore(REPAIRS_AT_ONCE)
         self._tasks: list[asyncio.Task[None]] = []
         self._emptied = asyncio.Event()
         self.subscribers: set[Subscriber] = set()
@@ -246,7 +225,7 @@ class Hub:
         if not feed.attach(follower):
             return False
         if feed.newest > feed.head:
-            self._repair(feed)
+            self._repairs.repair(feed)
         return True
 
     def _confirmed(self, feed: Feed) -> None:
@@ -256,7 +235,7 @@ class Hub:
             # Subscribed anew: whatever was published meanwhile is in the stream.
             self.count("feeds_resubscribed")
             feed.generation += 1
-            self._repair(feed)
+            self._repairs.repair(feed)
 
     def _message(self, feed: Feed, payload: bytes) -> None:
         """What append.lua publishes: `<attempt>-<before>-<at>` and an event, or
@@ -284,7 +263,7 @@ class Hub:
         if in_order:
             alone = feed.give(begins, number, data)
             if alone is not None and alone.stand is not None:
-                self.count(_DELIVERED[alone.stand.dialect.name])
+                self.count(DELIVERED[alone.stand.dialect.name])
                 return
             frame = Frame(number, data, feed.tag)
             if not feed.owes(frame):
@@ -293,126 +272,15 @@ class Hub:
         if number > feed.newest:
             feed.newest = number
         if feed.live:
-            self._repair(feed, hole=not in_order)
+            self._repairs.repair(feed, hole=not in_order)
 
     def _state(self, feed: Feed, attempt: int, count: int, data: bytes) -> None:
-        if data.startswith(_PROGRESS):
+        if data.startswith(PROGRESS):
             # Whoever has read before it was said, and is not live yet, reads once more.
             feed.progress = max(feed.progress, ids.number(attempt, count))
         # Of another attempt: it would be cleared, or be cleared too late.
         if feed.live and attempt == ids.split(feed.head)[0]:
             self._tell(feed, data, count)
-
-    def _tell(self, feed: Feed, data: bytes, count: int) -> None:
-        if feed.kept is not None:
-            feed.kept.state(count, data if data.startswith(_PROGRESS) else b"")
-        frame = Frame(0, data, feed.tag)
-        feed.tell(frame, count)
-        self._count(frame)
-
-    def _deliver(self, feed: Feed, frame: Frame) -> None:
-        if feed.head and not ids.of_one_attempt(feed.head, frame.number):
-            attempt, _ = ids.split(frame.number)
-            again = events.restarted(attempt, "attempt")
-            self._give(feed, Frame(ids.number(attempt, 0), again, feed.tag))
-            for follower in feed.live:
-                # What was told is void, and the store may have lost the count as well.
-                follower.states = -1
-        self._give(feed, frame)
-
-    def _give(self, feed: Feed, frame: Frame) -> None:
-        feed.dispatch(frame)
-        self._count(frame)
-
-    def _count(self, frame: Frame) -> None:
-        told = frame.tellings
-        while told is not None:
-            self.count(_DELIVERED[told.before.dialect.name], told.taken)
-            told = told.earlier
-
-    # Repair
-
-    def _repair(self, feed: Feed, *, hole: bool = True) -> None:
-        """Where there is no `hole`, something is to be read before what is next can be told."""
-        if feed.repairing is None and feed.live:
-            if hole:
-                self.count("feeds_repaired")
-            feed.repairing = asyncio.create_task(self._repair_from_stream(feed))
-
-    async def _repair_from_stream(self, feed: Feed) -> None:
-        """Read what is missing and dispatch it, until nothing newer is known. Nobody else does:
-        the message that would show the hole again may never come."""
-        wait_s = AGAIN_S
-        try:
-            while feed.live:
-                try:
-                    async with self._repairs:
-                        while feed.live and not await self._repair_once(feed):
-                            continue
-                    return
-                except StoreError as error:
-                    log.warning("a repair has to wait: %s", error)
-                except Exception:
-                    log.exception("a repair failed")
-                await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-                wait_s = min(AGAIN_MOST_S, 2 * wait_s)
-        finally:
-            feed.repairing = None
-
-    async def _repair_once(self, feed: Feed) -> bool:
-        """Whether nothing newer is known afterwards."""
-        expected, progress, generation = feed.newest, feed.progress, feed.generation
-        reading = await self._repairs_streams.read_log(feed.run_id, feed.head)
-        if reading is None:
-            feed.lose()
-            return True
-        feed.believe(reading.head, reading.states, progress)
-        if reading.is_ahead or reading.head < expected:
-            feed.rewind(reading.head)
-            return True
-        if not await self._dispatch(feed, reading):
-            return False
-        # Where it was subscribed anew meanwhile, the reading may be from before the gap.
-        return generation == feed.generation and not feed.knows_more(feed.head, reading.states)
-
-    async def _dispatch(self, feed: Feed, reading: Reading) -> bool:
-        """Whether it leads from the feed's head to where the tape ends now."""
-        feed.newest = max(feed.newest, reading.head)
-        for entry in reading.entries:
-            if len(entry.data) > LONG_BYTES:
-                # More than is held for a socket that takes no more: each reads it in pieces.
-                feed.scatter()
-                return True
-            frame = Frame(entry.number, entry.data, feed.tag)
-            if feed.owes(frame):
-                head = feed.head
-                await self._fill(feed.run_id, frame)
-                if feed.head != head:
-                    # Somebody has found meanwhile that the tape was rewound.
-                    return False
-            self._deliver(feed, frame)
-        if reading.is_whole:
-            if reading.progress and not reading.ended:
-                self._tell(feed, reading.progress, reading.states)
-            return True
-        if not reading.entries:
-            # Nothing leads on from there: what each of them has seen is looked at anew.
-            feed.scatter()
-        return False
-
-    async def _fill(self, run_id: str, frame: Frame) -> None:
-        """Read what is due before the frame can be told, once for all who are told the same.
-        Where that is more than is pushed, or gone, each of them reads it when it is told."""
-        attempt, _ = ids.split(frame.number)
-        for told in frame.owing():
-            due = told.due
-            if due is None or due.end - due.start > LONG_BYTES:
-                continue
-            found = await self._repairs_streams.recall(
-                run_id, attempt, due.start, due.end, points=due.points
-            )
-            if found is not None and len(content := due.make(*found)) <= LONG_BYTES:
-                told.fill(content)
 
     # One timer for all
 
@@ -440,25 +308,12 @@ class Hub:
         swept = set(due)
         due.clear()
         try:
-            await self._sweep([feed for feed in self._feeds.values() if feed.turn in swept])
+            await self._repairs.sweep(
+                [feed for feed in self._feeds.values() if feed.turn in swept]
+            )
             return
         except StoreError as error:
             log.warning("a sweep has to wait: %s", error)
         except Exception:
             log.exception("a sweep failed")
         due.update(swept)
-
-    async def _sweep(self, feeds: Sequence[Feed]) -> None:
-        """Compare each followed run with its record: the last message may have been lost."""
-        for start in range(0, len(feeds), REPAIRS_AT_ONCE):
-            some = feeds[start : start + REPAIRS_AT_ONCE]
-            heads = [feed.head for feed in some]
-            numbers = await self._repairs_streams.last_numbers([feed.run_id for feed in some])
-            for feed, head, number in zip(some, heads, numbers, strict=True):
-                if number is None:
-                    feed.lose()
-                elif number > feed.head:
-                    feed.newest = max(feed.newest, number)
-                    self._repair(feed)
-                elif number < head:
-                    feed.rewind(number)
