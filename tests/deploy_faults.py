@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from plateau_sse.api import health
 from plateau_sse.serve.redis_server import STOP_WITHIN_S, Role, options
-from plateau_sse.settings import Settings, is_loopback, parse_size
+from plateau_sse.settings import Settings, is_loopback
 from plateau_sse.store.redis import servers
+from plateau_sse.values import parse_size
 from tests.deploy_files import (
     BLUEPRINTS,
     DeployFiles,

@@ -12,7 +12,8 @@ import pytest
 from plateau_sse import settings as settings_module
 from plateau_sse.cli import main
 from plateau_sse.errors import SettingsError
-from plateau_sse.settings import Settings, help_text, is_loopback, parse_size
+from plateau_sse.settings import Settings, help_text, is_loopback
+from plateau_sse.values import parse_size
 
 MIB = 1024 * 1024
 NUMBERS = [

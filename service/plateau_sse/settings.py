@@ -6,195 +6,20 @@ is complete, typed and within range, so nothing behind it checks a setting again
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from plateau_sse import keysfile
+from plateau_sse import keysfile, values
 from plateau_sse.errors import SettingsError
 from plateau_sse.origins import origins_of
 from plateau_sse.redis_urls import redis_url_of
 
-UNITS = {
-    "": 1,
-    "b": 1,
-    "k": 1000,
-    "kb": 1024,
-    "m": 10**6,
-    "mb": 1024**2,
-    "g": 10**9,
-    "gb": 1024**3,
-}
-
-
-def parse_size(text: str) -> int:
-    """Bytes from Redis' own notation: `10mb` is 10 MiB, `10m` 10,000,000."""
-    match = re.fullmatch(r"([0-9]{1,15})([bkmg]{0,2})", text.strip().lower())
-    if match is None or match[2] not in UNITS or not int(match[1]):
-        # Redis takes 0 for no bound at all.
-        raise ValueError("a size such as 10mb")
-    return int(match[1]) * UNITS[match[2]]
-
-
-def _bound(text: str) -> int:
-    """A size, or 0 where there is to be none."""
-    if text.strip() == "0":
-        return 0
-    try:
-        return parse_size(text)
-    except ValueError:
-        raise ValueError("a size such as 120mb, or 0 for none") from None
-
-
-BODY_BYTES_LEAST, BODY_BYTES_MOST = 16 * 1024, 16 * 1024**2
-
-
-def _body_size(text: str) -> int:
-    size = parse_size(text)
-    if not BODY_BYTES_LEAST <= size <= BODY_BYTES_MOST:
-        raise ValueError("a size from 16kb to 16mb")
-    return size
-
-
-_KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{0,64}")
-
-
-def _key_prefix(text: str) -> str:
-    """Without braces, which would put all of it into one slot of a cluster."""
-    prefix = text.strip()
-    if not _KEY_PREFIX.fullmatch(prefix):
-        raise ValueError("letters, digits and _.:-, at most 64, such as plateau:")
-    return prefix
-
-
-def _flag(text: str) -> bool:
-    values = {
-        "1": True,
-        "true": True,
-        "yes": True,
-        "0": False,
-        "false": False,
-        "no": False,
-        "": False,
-    }
-    if text.strip().lower() not in values:
-        raise ValueError("1 or 0")
-    return values[text.strip().lower()]
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    names = _list(text)
-    if not all(name == "*" or _HOST_NAME.fullmatch(name) for name in names):
-        raise ValueError("names such as ai.example, without scheme or port, or * for any")
-    return tuple(name.lower() for name in names)
-
-
-def _endpoint(text: str) -> str:
-    """An address that can be asked. The error quotes nothing of it: a key may be in it."""
-    url = text.strip()
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return url
-    except ValueError:
-        pass
-    raise ValueError("http://host[:port]/… or https://…")
-
-
-def _header(text: str) -> str:
-    name = text.strip()
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,100}", name):
-        raise ValueError("the name of a header: api-key, Authorization")
-    return name
-
-
-SECRET_LEAST, SECRET_MOST = 24, 64
-
-
-def _signing_secret(text: str) -> bytes:
-    """As Standard Webhooks has it: base64 behind `whsec_`."""
-    try:
-        secret = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
-    except ValueError:
-        secret = b""
-    if not SECRET_LEAST <= len(secret) <= SECRET_MOST:
-        raise ValueError(
-            f"whsec_ and then {SECRET_LEAST} to {SECRET_MOST} random bytes in base64, such as "
-            'echo "whsec_$(openssl rand -base64 32)" makes'
-        )
-    return secret
-
-
-def _agents(text: str) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for part in _list(text):
-        if part.startswith("-") and part[1:].strip():
-            pairs.append((part[1:].strip(), ""))
-            continue
-        name, equals, target = part.partition("=")
-        module, colon, attribute = target.partition(":")
-        if not (name.strip() and equals and module.strip() and colon and attribute.strip()):
-            raise ValueError("name=module:callable, or -name for one less, by commas")
-        pairs.append((name.strip(), target.strip()))
-    return tuple(pairs)
-
-
 JWT_SECRET_BYTES = 32
-PREFIX_CHARS = 200
-# A dot segment would lead somewhere else once a client has resolved it.
-_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~@:+-]+)*")
-
-
-def path_prefix(text: str) -> str:
-    """What stands before our paths in URLs: '' or `/segments`, without the slash at its end."""
-    prefix = text.strip(" \t").removesuffix("/")
-    if len(prefix) > PREFIX_CHARS or not _PREFIX.fullmatch(prefix):
-        raise ValueError(
-            "a path such as /ai or /apps/ai, of letters, digits and -._~@:+, with at most "
-            f"{PREFIX_CHARS} characters"
-        )
-    return prefix
-
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _networks(text: str) -> tuple[Network, ...]:
-    """gunicorn reads the variable, too, and ends with a traceback where it cannot."""
-    parts = [part.strip() for part in text.split(",")]
-    if parts == ["*"]:
-        parts = ["0.0.0.0/0", "::/0"]
-    try:
-        return tuple(ipaddress.ip_network(part) for part in parts)
-    except ValueError:
-        raise ValueError("addresses or networks such as 10.0.0.0/8,::1, or * for all") from None
-
-
-def _whole(least: int, most: int = 2**31) -> Any:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"\s*[0-9]{1,10}\s*", text) or not least <= int(text) <= most:
-            raise ValueError(
-                f"a whole number from {least}" + (f" to {most}" if most < 2**31 else "")
-            )
-        return int(text)
-
-    return parse
-
-
 # The commands that run a part of the service; `serve` runs all of it.
 WEB, RUNNER = "web", "runner"
 
@@ -218,8 +43,8 @@ class Settings:
     """One value an environment variable, under the same name in lower case."""
 
     host: str = _setting("127.0.0.1", str.strip, "address to listen on", of=(WEB,))
-    port: int = _setting(8000, _whole(1, 65535), "port to listen on", of=(WEB,))
-    web_concurrency: int = _setting(2, _whole(1, 64), "web workers", of=(WEB,))
+    port: int = _setting(8000, values.whole(1, 65535), "port to listen on", of=(WEB,))
+    web_concurrency: int = _setting(2, values.whole(1, 64), "web workers", of=(WEB,))
     data_dir: Path = _setting(
         Path("data"), Path, "where the Redis servers that we start keep their files", of=()
     )
@@ -230,62 +55,67 @@ class Settings:
         "", redis_url_of, "the answer cache; unset: serve starts one", secret=True
     )
     key_prefix: str = _setting(
-        "", _key_prefix, "what the names of all keys begin with, for who shares a server"
+        "", values.key_prefix, "what the names of all keys begin with, for who shares a server"
     )
     wait_replicas: int = _setting(
-        0, _whole(0, 9), "replicas that must have a new run, and an end, before it counts"
+        0, values.whole(0, 9), "replicas that must have a new run, and an end, before it counts"
     )
     redis_server_bin: str = _setting(
         "", str.strip, "server to start instead of the bundled one", of=()
     )
     cache_max_memory: int = _setting(
-        10 * 1024**2, parse_size, "bound of the cache that we start (10mb)", of=(RUNNER,)
+        10 * 1024**2, values.parse_size, "bound of the cache that we start (10mb)", of=(RUNNER,)
     )
-    cache_ttl_s: int = _setting(3600, _whole(1), "life of a cached answer", of=(RUNNER,))
+    cache_ttl_s: int = _setting(3600, values.whole(1), "life of a cached answer", of=(RUNNER,))
     stream_max_memory: int = _setting(
-        64 * 1024**2, parse_size, "bound of the streams instance (64mb)"
+        64 * 1024**2, values.parse_size, "bound of the streams instance (64mb)"
     )
-    stream_ttl_s: int = _setting(600, _whole(61), "life of a finished run's record")
+    stream_ttl_s: int = _setting(600, values.whole(61), "life of a finished run's record")
     worker_max_memory: int = _setting(
-        0, _bound, "memory over which a worker takes no more streams (120mb); 0: any", of=(WEB,)
+        0,
+        values.bound,
+        "memory over which a worker takes no more streams (120mb); 0: any",
+        of=(WEB,),
     )
     max_requests: int = _setting(
-        1000, _whole(0), "responses after which a worker is replaced; 0: never", of=(WEB,)
+        1000, values.whole(0), "responses after which a worker is replaced; 0: never", of=(WEB,)
     )
-    max_requests_jitter: int = _setting(50, _whole(0), "spread of that number", of=(WEB,))
+    max_requests_jitter: int = _setting(50, values.whole(0), "spread of that number", of=(WEB,))
     worker_timeout_s: int = _setting(
-        120, _whole(5), "silence after which a worker is replaced", of=(WEB,)
+        120, values.whole(5), "silence after which a worker is replaced", of=(WEB,)
     )
-    graceful_timeout_s: int = _setting(20, _whole(3), "time to finish in when stopping")
-    run_timeout_s: int = _setting(120, _whole(1), "longest attempt at a run, from its claim")
-    queue_timeout_s: int = _setting(60, _whole(1), "longest wait of a run in the queue")
+    graceful_timeout_s: int = _setting(20, values.whole(3), "time to finish in when stopping")
+    run_timeout_s: int = _setting(
+        120, values.whole(1), "longest attempt at a run, from its claim"
+    )
+    queue_timeout_s: int = _setting(60, values.whole(1), "longest wait of a run in the queue")
     external_idle_s: int = _setting(
-        60, _whole(1), "silence after which an external producer is lost"
+        60, values.whole(1), "silence after which an external producer is lost"
     )
-    max_attempts: int = _setting(2, _whole(1, 100), "attempts at a run whose runner dies")
+    max_attempts: int = _setting(2, values.whole(1, 100), "attempts at a run whose runner dies")
     runner_concurrency: int = _setting(
-        32, _whole(1, 1000), "runs at once in a runner", of=(RUNNER,)
+        32, values.whole(1, 1000), "runs at once in a runner", of=(RUNNER,)
     )
-    queue_limit: int = _setting(1000, _whole(1), "runs that may wait", of=(WEB,))
+    queue_limit: int = _setting(1000, values.whole(1), "runs that may wait", of=(WEB,))
     rate_limit: int = _setting(
-        0, _whole(0, 1_000_000), "runs an owner may begin in a minute; 0: any", of=(WEB,)
+        0, values.whole(0, 1_000_000), "runs an owner may begin in a minute; 0: any", of=(WEB,)
     )
     readers_limit: int = _setting(
-        0, _whole(0, 1_000_000), "streams an owner may have open; 0: any", of=(WEB,)
+        0, values.whole(0, 1_000_000), "streams an owner may have open; 0: any", of=(WEB,)
     )
-    max_messages: int = _setting(10, _whole(1, 1000), "messages kept of a conversation")
+    max_messages: int = _setting(10, values.whole(1, 1000), "messages kept of a conversation")
     max_content_messages: int = _setting(
-        5, _whole(0, 1000), "of which the latest keep their text"
+        5, values.whole(0, 1000), "of which the latest keep their text"
     )
-    max_content_length: int = _setting(200, _whole(1), "characters kept of such a text")
+    max_content_length: int = _setting(200, values.whole(1), "characters kept of such a text")
     max_body_bytes: int = _setting(
-        1024**2, _body_size, "largest body of a request, 16kb to 16mb (1mb)", of=(WEB,)
+        1024**2, values.body_size, "largest body of a request, 16kb to 16mb (1mb)", of=(WEB,)
     )
     memory_warn_mb: int = _setting(
-        400, _whole(1), "total memory over which health degrades", of=(WEB,)
+        400, values.whole(1), "total memory over which health degrades", of=(WEB,)
     )
     api_keys: tuple[str, ...] = _setting(
-        (), _list, "comma-separated keys; each is an owner", secret=True, of=(WEB,)
+        (), values.listed, "comma-separated keys; each is an owner", secret=True, of=(WEB,)
     )
     api_keys_file: str = _setting(
         "", str.strip, "file of digests of keys, read again when it changes", of=(WEB,)
@@ -294,7 +124,7 @@ class Settings:
         "", str.strip, "what tokens of users are signed with (HS256)", secret=True, of=(WEB,)
     )
     jwt_jwks_url: str = _setting(
-        "", _endpoint, "keys of such tokens, instead; takes plateau-sse[jwks]", of=(WEB,)
+        "", values.endpoint, "keys of such tokens, instead; takes plateau-sse[jwks]", of=(WEB,)
     )
     jwt_audience: str = _setting("", str.strip, "what their `aud` must be", of=(WEB,))
     jwt_issuer: str = _setting("", str.strip, "what their `iss` must be", of=(WEB,))
@@ -310,28 +140,28 @@ class Settings:
     )
     allowed_hosts: tuple[str, ...] = _setting(
         (),
-        _hosts,
+        values.hosts,
         "names it may be asked as, by commas; without keys: this machine's",
         of=(WEB,),
     )
     allow_anonymous: bool = _setting(
-        False, _flag, "1: serve other addresses without keys", of=(WEB,)
+        False, values.flag, "1: serve other addresses without keys", of=(WEB,)
     )
     root_path: str = _setting(
         "",
-        path_prefix,
+        values.path_prefix,
         "path that a proxy serves this under: /ai; see docs/deploy.md",
         of=(WEB,),
     )
-    forwarded_allow_ips: tuple[Network, ...] = _setting(
-        _networks("127.0.0.1,::1"),
-        _networks,
+    forwarded_allow_ips: tuple[values.Network, ...] = _setting(
+        values.networks("127.0.0.1,::1"),
+        values.networks,
         "proxies whose X-Forwarded-Prefix counts: addresses, networks, *; this machine's",
         of=(WEB,),
     )
     agents: tuple[tuple[str, str], ...] = _setting(
         (),
-        _agents,
+        values.agents,
         "your agents: name=module:object,…; -study: without it",
         of=(RUNNER,),
     )
@@ -342,41 +172,54 @@ class Settings:
         of=(RUNNER,),
     )
     openai_base_url: str = _setting(
-        "", _endpoint, "an OpenAI-compatible endpoint, with its /v1", secret=True, of=(RUNNER,)
+        "",
+        values.endpoint,
+        "an OpenAI-compatible endpoint, with its /v1",
+        secret=True,
+        of=(RUNNER,),
     )
     openai_api_key: str = _setting("", str.strip, "its key", secret=True, of=(RUNNER,))
     openai_auth_header: str = _setting(
         "Authorization",
-        _header,
+        values.header,
         "header that the key goes in: api-key for Azure",
         of=(RUNNER,),
     )
     openai_model: str = _setting("", str.strip, "its model where a request names none")
     openai_models: tuple[str, ...] = _setting(
-        (), _list, "its other models that a request may name, by commas"
+        (), values.listed, "its other models that a request may name, by commas"
     )
     openai_fallback_models: tuple[str, ...] = _setting(
-        (), _list, "its models that are asked where the first fails, in turn", of=(RUNNER,)
+        (),
+        values.listed,
+        "its models that are asked where the first fails, in turn",
+        of=(RUNNER,),
     )
     openai_silence_s: int = _setting(
-        60, _whole(1), "longest silence of it between two pieces of an answer", of=(RUNNER,)
+        60,
+        values.whole(1),
+        "longest silence of it between two pieces of an answer",
+        of=(RUNNER,),
     )
     openai_options_deny: tuple[str, ...] = _setting(
-        (), _list, "options that it is not given, by commas: service_tier", of=(RUNNER,)
+        (), values.listed, "options that it is not given, by commas: service_tier", of=(RUNNER,)
     )
     webhook_url: str = _setting(
-        "", _endpoint, "where the end of each run is posted; see docs/deploy.md", secret=True
+        "",
+        values.endpoint,
+        "where the end of each run is posted; see docs/deploy.md",
+        secret=True,
     )
     webhook_secret: bytes = _setting(
         b"",
-        _signing_secret,
+        values.signing_secret,
         "what that is signed with: whsec_ and base64",
         secret=True,
         of=(RUNNER,),
     )
     otel_exporter_otlp_endpoint: str = _setting(
         "",
-        _endpoint,
+        values.endpoint,
         "where traces go, by OTLP over HTTP; needs plateau-sse[otel]",
         secret=True,
     )
@@ -520,7 +363,7 @@ def help_text(command: str = "serve") -> str:
             if isinstance(default, int | str | Path) and default not in ("", False)
             else ""
         )
-        if setting.metadata["parse"] in (parse_size, _body_size):
+        if setting.metadata["parse"] in (values.parse_size, values.body_size):
             shown = ""
         lines.append(f"  {setting.name.upper():<22} {setting.metadata['text']}{shown}")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from benchmarks.measuring import cpu_s, private_kib
 from redis import Redis
 
 from plateau_sse.keysfile import digest
-from plateau_sse.settings import parse_size
+from plateau_sse.values import parse_size
 from tests.integration.api_client import (
     api_serving,
     ask,

@@ -16,7 +16,8 @@ from starlette.types import Scope
 
 from plateau_sse.api.hops import is_trusted
 from plateau_sse.api.state import state_of
-from plateau_sse.settings import Settings, path_prefix
+from plateau_sse.settings import Settings
+from plateau_sse.values import path_prefix
 
 _HEADER = b"x-forwarded-prefix"
 

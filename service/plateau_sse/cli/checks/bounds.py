@@ -9,8 +9,9 @@ from plateau_sse.cli.checks import Finding, error, ok, warning
 from plateau_sse.cli.checks.seen import Seen
 from plateau_sse.cli.servers import size
 from plateau_sse.serve.redis_server import options
-from plateau_sse.settings import Settings, parse_size
+from plateau_sse.settings import Settings
 from plateau_sse.store.redis.fullness import CLOSED, TIGHT
+from plateau_sse.values import parse_size
 
 CLIENTS, BUFFERS = "maxmemory-clients", "client-output-buffer-limit"
 # Of the bound, that one client's buffer may take where serve would allow it less.
