@@ -151,7 +151,6 @@ class Admission:
 
     async def forget(self, owner: str, run_id: str) -> None:
         """It has ended while it waited. Raises StoreError."""
-        self.look_again()
         if self._owners is not None:
             await self._owners.forget(account_of(owner), run_id)
 

@@ -332,6 +332,7 @@ class Placement:
                 await self._external.forget(run_id)
             else:
                 await self._queue.drop(run_id)
+                self._admission.look_again()
             await self._admission.forget(owner, run_id)
 
 

@@ -1,7 +1,7 @@
 """Giving what has happened to a run to those who are live on it.
 
 Invariant: a frame of a later attempt comes behind the word that what was told before is void;
-what each dialect was given is counted.
+what several are given is counted by dialect.
 """
 
 from __future__ import annotations

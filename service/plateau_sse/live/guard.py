@@ -125,12 +125,12 @@ class Guard:
         is_any = self._connections or self._heads or self._bodies
         self._timer = loop.call_later(LOOK_S, self._look, loop) if is_any else None
         now = loop.time()
-        for connection in self._stuck.look(self._connections, now):
+        self._close_on(self._heads, "head", now, HEAD_S)
+        self._close_on(self._bodies, "body", now, BODY_S)
+        for connection in self._stuck.look(self._connections):
             log.info("a connection is reset: its peer has taken nothing for %d s", STUCK_S)
             self.count("connections_cut_stuck")
             connection.reset()
-        self._close_on(self._heads, "head", now, HEAD_S)
-        self._close_on(self._bodies, "body", now, BODY_S)
 
     def _close_on(
         self, since: dict[Connection, float], owed: Owed, now: float, most_s: float

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from plateau_sse.live.cycles import LeanEvent, OldCycle, Waiting
 from plateau_sse.live.guard import Guard, Owed
-from plateau_sse.live.stuck import reset, taken_of
+from plateau_sse.live.stuck import leave_tail, reset, taken_of
 
 # The kernel doubles what it is told; 32 KiB holds a hundred events.
 SEND_BUFFER_BYTES = 32 * 1024
@@ -284,6 +284,8 @@ class LiveProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._guard.forget(self)
+        if exc is None and self.taken() is not None:
+            leave_tail(self.transport.get_extra_info("socket"))
         if self.pipeline:
             # uvicorn tells the last request, which is not the one under way.
             self.pipeline.answering.disconnected = True

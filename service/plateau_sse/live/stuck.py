@@ -1,7 +1,7 @@
 """Peers that take nothing of what they were sent.
 
-Invariant: whoever takes none of it for `STUCK_S` is cut, and told of it by a reset; whoever
-takes some of it, however slowly, is not.
+Invariant: whose kernel acknowledges none of it for `STUCK_S` is cut, and told of it by a reset;
+whose does some of it, however slowly, is not.
 
 The kernel's own clock, `TCP_USER_TIMEOUT`, keeps neither half of that. What a peer takes does
 not set it back while its window is smaller than the next segment, so that a slow reader is cut
@@ -19,13 +19,17 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-STUCK_S = 30.0
-# Each connection is looked at once in so many looks.
-TURNS = 5
+# There is a look each second, at each connection once in so many; after so many in a row that
+# find nothing new it is cut. Looks, and not the time: a machine that was frozen has had none.
+TURNS, LOOKS = 5, 6
+STUCK_S = TURNS * LOOKS
+# Of what is closed with something unacknowledged, which is the kernel's alone from then on.
+TAIL_S = 60
 # On, and for no time: what is closed then is reset.
 _NO_LINGER = struct.pack("ii", 1, 0)
-# Where `tcpi_bytes_acked` stands in what the kernel says of a connection, since Linux 4.1.
-_ACKED = struct.Struct("=120xQ")
+# Where the bytes that its peer has acknowledged, and those received, stand in what the kernel
+# says of a connection, since Linux 4.1.
+_ACKED = struct.Struct("=120xQQ")
 
 
 class Taking(Protocol):
@@ -43,55 +47,66 @@ class Stuck:
 
     def __init__(self) -> None:
         self._turn = 0
-        # What the peer had taken, and since when no more: of those who have not taken all.
-        self._since: dict[Any, tuple[int, float]] = {}
+        # What the peer had taken, and how many looks have found that since: of those who have
+        # not taken all.
+        self._found: dict[Any, tuple[int, int]] = {}
 
-    def look(self, connections: Collection[C], now: float) -> list[C]:
+    def look(self, connections: Collection[C]) -> list[C]:
         """Those of this turn that are to be cut."""
         self._turn = (self._turn + 1) % TURNS
         return [
-            it
-            for it in connections
-            if hash(it) % TURNS == self._turn and self._is_stuck(it, now)
+            it for it in connections if hash(it) % TURNS == self._turn and self._is_stuck(it)
         ]
 
-    def _is_stuck(self, connection: Taking, now: float) -> bool:
+    def _is_stuck(self, connection: Taking) -> bool:
         taken = connection.taken()
         if taken is None:
-            self._since.pop(connection, None)
+            self._found.pop(connection, None)
             return False
-        before, since = self._since.get(connection, (-1, now))
-        if before != taken:
-            self._since[connection] = (taken, now)
-            return False
-        return now - since >= STUCK_S
+        before, looks = self._found.get(connection, (taken, -1))
+        looks = looks + 1 if before == taken else 0
+        self._found[connection] = (taken, looks)
+        return looks >= LOOKS
 
     def forget(self, connection: Taking) -> None:
-        self._since.pop(connection, None)
+        self._found.pop(connection, None)
 
 
 def taken_of(connection: socket.socket) -> int | None:
-    """As `Taking.taken`, of a socket; None also where this system does not say."""
+    """As `Taking.taken`, of a socket; None also where this system does not say. Where it does
+    not count what was acknowledged (a Unix socket) it is what is left, which changes with each
+    write as well: such a peer is found once its buffer is full."""
     try:
         left = int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), "little")
-    except OSError:
+    except (OSError, ValueError):
+        # It has gone, or is of another system.
         return None
     if not left:
         return None
     try:
         said = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
-        # 0 also where it is not counted.
-        return int(_ACKED.unpack(said)[0]) or left
-    except (AttributeError, OSError, struct.error):
-        # A Unix socket, another system.
+        acked, received = _ACKED.unpack(said)
+    except (AttributeError, OSError, ValueError, struct.error):
         return left
+    # Whoever is sent something has asked for it.
+    return int(acked) if received else left
 
 
 def reset(transport: Any) -> None:
-    """End it at once, so that its peer knows; what was not taken is gone."""
+    """End it at once, so that its peer knows; what was not taken is gone. Harmless where it
+    has ended."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
-        # It may have gone already.
-        with suppress(OSError):
+        # ValueError is uvloop's, of one that has gone.
+        with suppress(OSError, ValueError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     transport.abort()
+
+
+def leave_tail(connection: socket.socket) -> None:
+    """It is closed with something unacknowledged: the kernel is to keep that for `TAIL_S`, not
+    for the minutes in which it asks a closed window to open, at its process's expense."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # A Unix socket has none.
+        with suppress(OSError, ValueError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * TAIL_S)

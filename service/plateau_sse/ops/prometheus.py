@@ -74,7 +74,11 @@ COUNTERS = (
     _told_apart("responses_closed", "Event streams that ended", "reason"),
     Counter("streams_put_off", "Event streams that found no room and are to come back"),
     Counter("bodies_refused", "Bodies that found no room beside others"),
-    _told_apart("connections_cut", "Connections that the service has ended", "reason"),
+    _told_apart(
+        "connections_cut",
+        "Connections cut for what their peers did not do, or for want of room",
+        "reason",
+    ),
     _told_apart("events_delivered", "Events pushed to readers", "dialect"),
     Counter("readers_slow", "Readers who left the live path since they did not read"),
     Counter("feeds_repaired", "Followed runs read anew since a message was missing"),

@@ -1,6 +1,6 @@
 """What is asked of runs: how far they are, and what they have said.
 
-Invariant: nothing here writes. What is read together is of one moment, or is read again.
+Invariant: nothing here writes, and what is told of a run's text is of one attempt.
 """
 
 from __future__ import annotations
