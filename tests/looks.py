@@ -42,6 +42,8 @@ const ground = (node) => {
   }
   return rgba("Canvas");
 };
+// A colour that is on its way to another is none that anybody reads by.
+for (const one of document.getAnimations()) if (one instanceof CSSTransition) one.finish();
 const speaks = (node) => [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
 const found = [...document.body.querySelectorAll("*")]
   .filter((node) => speaks(node) && node.checkVisibility())
