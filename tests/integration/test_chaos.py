@@ -12,6 +12,7 @@ from benchmarks.chaos import checks, faults, fleet, table
 from benchmarks.chaos.storm import ENV, Plan, storm
 
 from tests.conftest import emptied
+from tests.far import skip_unless_asked
 from tests.groups import Trio
 
 SHORT = Plan(seed=20_260_101, seconds=12, runs=30, readers=120)
@@ -42,6 +43,7 @@ def test_nobody_loses_anything_where_a_store_fails_over_as_well(
     trio: Trio, tmp_path: Path
 ) -> None:
     """What a failover may cost is made to wait: new runs and ends."""
+    skip_unless_asked("a test of several servers")
     plan = Plan(seed=11, seconds=24, runs=30, readers=120)
     for _ in emptied(trio):
         with fleet.running(tmp_path, env=ENV | {"WAIT_REPLICAS": "1"}, group=trio) as members:

@@ -16,10 +16,16 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.topology import slot_of
 from tests.conftest import emptied
 from tests.deployment import deployed
+from tests.far import skip_unless_asked
 from tests.faults import append_characters, complete, record_of, start_run
 from tests.groups import Cluster, Node, Trio
 
 ALL = [(store, name) for store, faults in FAULTS.items() for name in faults]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def asked() -> None:
+    skip_unless_asked("a test of several servers")
 
 
 @pytest.mark.timeout(240)

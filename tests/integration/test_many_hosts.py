@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import netns
+from tests.far import skip_unless_asked
 from tests.nginx import NGINX
 from tests.processes import REPOSITORY, environment
 
@@ -24,6 +25,11 @@ rows.show(found)
 sys.exit(any(row.missed for row in found))
 """
 WITHIN_S = 200
+
+
+@pytest.fixture(autouse=True, scope="module")
+def asked() -> None:
+    skip_unless_asked("a test of several hosts")
 
 
 def bench(what: str) -> str:
