@@ -70,8 +70,6 @@ OF_ONE_SERVER = OF_A_BARE_SERVER | frozenset(
 # Files that take longest, the longest foremost: they are begun first, or one process would be
 # left alone with one of them at the end. Where it is not quite true nothing is lost but time.
 LONG = (
-    *("integration/test_load", "integration/test_many_hosts", "integration/test_failover"),
-    *("integration/test_round_trips", "dialects/test_schemathesis", "test_bench_scale"),
     *(
         "integration/test_load_limits",
         "integration/test_silent_runner",
@@ -81,7 +79,7 @@ LONG = (
     *("test_doctor", "integration/test_page", "test_doctor_redis", "test_react_ways"),
     *("integration/test_pages_for_all", "test_react_kit"),
     *("integration/test_slow_documents", "integration/test_load_broken"),
-    *("integration/test_leaving", "integration/test_docs_page"),
+    *("integration/test_load", "integration/test_leaving", "integration/test_docs_page"),
     *("integration/test_top", "test_study", "integration/test_serve"),
     *("integration/test_redis_faults", "integration/test_slow_readers"),
     *("integration/test_external", "test_cache", "integration/test_worker"),
@@ -116,7 +114,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",
         action="store_true",
-        help="also what takes a browser, Node, or several servers or hosts",
+        help="also what takes a browser, Node, several servers or a benchmark",
     )
 
 

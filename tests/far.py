@@ -1,5 +1,5 @@
-"""What takes a browser, Node, or several servers or hosts: minutes, which not everybody who
-changes a line has.
+"""What takes a browser, Node, several servers or hosts, or a benchmark: minutes, which not
+everybody who changes a line has.
 
 Invariant: CI runs all of it. Elsewhere it runs where it is asked for: `scripts/test --all`, or
 a file that is named. `tests/conftest.py` says which it is, to all processes.

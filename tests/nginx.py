@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.processes import REPOSITORY, free_ports, is_listening, wait_until
 
@@ -128,6 +129,8 @@ def _changed(text: str, changes: Mapping[str, str]) -> str:
 
 def _certificate(folder: Path) -> Path:
     """One for `localhost`, good for a day."""
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate with")
     certificate = folder / "fullchain.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
     command += " -subj /CN=localhost -addext subjectAltName=DNS:localhost"

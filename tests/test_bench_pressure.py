@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from benchmarks.pressure import hostile, owners, room
 from benchmarks.pressure.__main__ import of_hostile, of_owners, of_room
 from benchmarks.rows import Row
+
+from tests.far import skip_unless_asked
+
+
+@pytest.fixture(autouse=True, scope="module")
+def asked() -> None:
+    skip_unless_asked("a benchmark's short form")
 
 
 def missed(rows: list[Row]) -> list[str]:

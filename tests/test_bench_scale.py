@@ -19,6 +19,7 @@ from benchmarks.scale.readers import many_readers
 from benchmarks.stages import plateau
 from locustfiles.agent import piece
 
+from tests.far import skip_unless_asked
 from tests.watched import until
 
 HEAD = (
@@ -27,6 +28,11 @@ HEAD = (
 RETRY_S = 0.05
 TEXTS = [piece(number, 1_700_000_000.0, 60) for number in range(6)]
 PLACES = [1, *(2 + 60 * (number + 1) for number in range(len(TEXTS)))]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def asked() -> None:
+    skip_unless_asked("a benchmark's short form")
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -204,7 +205,10 @@ def test_a_risky_setting_is_a_warning_and_is_mended(
     found = examine(env, tmp_path)
     assert (found.code, found.level(check)) == (0, "warning")
     assert set(found.ill()) - {"streams", "cache"} == {check}
-    assert examine(mended(env, found.mend(check)), tmp_path).level(check) == "ok"
+    mend = found.mend(check)
+    if "openssl" in mend and not shutil.which("openssl"):
+        pytest.skip("there is no openssl, which it says to use")
+    assert examine(mended(env, mend), tmp_path).level(check) == "ok"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from plateau_sse.cli.dialects import SPOKEN
+from tests.far import skip_unless_asked
 from tests.integration.test_load_broken import failures, missed
 from tests.processes import REPOSITORY, environment, free_ports, scripts_load, serving
 
@@ -38,6 +39,7 @@ def test_smoke_passes_and_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dialect", sorted(SPOKEN))
 def test_smoke_passes_in_each_dialect(tmp_path: Path, dialect: str) -> None:
     """Asked, broken off and asked again in it, and compared with the record."""
+    skip_unless_asked("a load in each dialect")
     code, said = scripts_load("smoke", "--results", str(tmp_path), "--dialect", dialect)
     verdict = msgspec.json.decode((tmp_path / "verdict.json").read_bytes())
     late = {what for what in missed(verdict) if what.endswith(" within")}
@@ -50,6 +52,7 @@ def test_smoke_passes_in_each_dialect(tmp_path: Path, dialect: str) -> None:
 
 def test_every_kind_of_user_passes_elsewhere_too(tmp_path: Path) -> None:
     """A `--host`: memory comes from its metrics. Two generators, and a load of their own."""
+    skip_unless_asked("a load of a minute")
     with serving(tmp_path / "data", env=LOAD, cwd=REPOSITORY) as plateau:
         more = ("--users", "40", "--run-time", "36s", "--processes", "2")
         results = tmp_path / "results"
