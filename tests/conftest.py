@@ -70,11 +70,6 @@ OF_ONE_SERVER = OF_A_BARE_SERVER | frozenset(
 # Files that take longest, the longest foremost: they are begun first, or one process would be
 # left alone with one of them at the end. Where it is not quite true nothing is lost but time.
 LONG = (
-    *(
-        "integration/test_load_limits",
-        "integration/test_silent_runner",
-        "dialects/test_at_once",
-    ),
     *("clients/test_clients", "integration/test_prefix", "integration/test_ops_page"),
     *("test_doctor", "integration/test_page", "test_doctor_redis", "test_react_ways"),
     *("integration/test_pages_for_all", "test_react_kit"),
