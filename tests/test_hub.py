@@ -641,6 +641,45 @@ def test_a_repair_from_before_a_new_subscription_is_made_once_more(streams_url: 
     asyncio.run(scenario())
 
 
+def test_a_repair_from_before_another_place_is_given_to_nobody(streams_url: str) -> None:
+    """While it was read whoever was live has gone, and another has come further on. What is
+    kept for those who come back would have told them the same twice."""
+
+    async def scenario() -> None:
+        async with bench(streams_url) as b:
+            run_id = await b.start()
+            feed, follower = await b.follow(run_id)
+            await b.hub.join(run_id)
+            start = follower.position
+            really, arrived, goes_on = b.streams.read_log, asyncio.Event(), asyncio.Event()
+
+            async def slowly(*args: Any) -> Any:
+                reading = await really(*args)
+                arrived.set()
+                await goes_on.wait()
+                return reading
+
+            b.streams.read_log = slowly  # type: ignore[method-assign, assignment]
+            await b.append_unheard(run_id, 2)
+            b.hub._repairs.repair(feed)
+            await arrived.wait()
+            feed.live.discard(follower)
+            reading = await b.hub.read(feed, other := Follower(start, follower.states))
+            assert reading is not None and len(reading.entries) == 1
+            other.position = reading.head
+            assert b.hub.attach(feed, other) and feed.head == reading.head
+            goes_on.set()
+            if feed.repairing is not None:
+                await asyncio.wait({feed.repairing}, timeout=5)
+            assert feed.repairing is None
+            assert feed.head == reading.head and not other.got
+            known = feed.recall(start)
+            assert known is not None
+            assert [it.number for it in known.entries] == [reading.head]
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("error", [StoreUnavailable("it loads"), RuntimeError("a bug")])
 def test_a_repair_that_failed_is_tried_again_within_a_second(
     streams_url: str, error: Exception

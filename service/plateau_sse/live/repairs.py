@@ -67,10 +67,15 @@ class Repairs:
     async def _once(self, feed: Feed) -> bool:
         """Whether nothing newer is known afterwards."""
         expected, progress, generation = feed.newest, feed.progress, feed.generation
-        reading = await self._streams.read_log(feed.run_id, feed.head)
+        head = feed.head
+        reading = await self._streams.read_log(feed.run_id, head)
         if reading is None:
             feed.lose()
             return True
+        if feed.head != head:
+            # Who was live has gone, and another has come at another place: from there it does
+            # not lead on, and what is kept would have the same twice.
+            return False
         feed.believe(reading.head, reading.states, progress)
         if reading.is_ahead or reading.head < expected:
             feed.rewind(reading.head)
