@@ -51,6 +51,7 @@ from plateau_sse.api.hosts import Hosts
 from plateau_sse.api.jwts import Jwts
 from plateau_sse.api.keys import ApiKeys
 from plateau_sse.api.prefix import Entrance
+from plateau_sse.api.repeats import Repeats
 from plateau_sse.api.requests import request_id_of
 from plateau_sse.api.state import State
 from plateau_sse.api.surfaces import TOLD, Surfaces
@@ -376,6 +377,7 @@ async def _opened(
             spoken=None if settings.is_keyless else Spoken(redis, fullness),
             pacer=Pacer(),
             intake=intake,
+            repeats=Repeats(intake, cache, stats, tracing),
             placement=placement,
             health=Health(
                 watching,

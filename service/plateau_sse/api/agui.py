@@ -75,7 +75,7 @@ async def _tell(
     """The answer, noted as the thread's; `named`: the thread's place, and the run as its client
     calls it."""
     place, run_id = named
-    manner.headers.update(run_headers(request.scope, taken, asked))
+    manner.headers.update(run_headers(request.scope, taken, asked.mode))
     chat = Chat(taken.run_id, taken.token, run_id, int(time.time() * 1000))
     put = state["chats"].put if taken.answer is None else state["chats"].put_whole
     try:

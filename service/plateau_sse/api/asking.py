@@ -61,10 +61,10 @@ def ask_of(
     )
 
 
-def run_headers(scope: Scope, taken: Taken, ask: Ask) -> dict[str, str]:
+def run_headers(scope: Scope, taken: Taken, mode: Mode) -> dict[str, str]:
     """Which run it is, where it is found, and where its answer comes from."""
     run_url = run_url_of(scope, taken.run_id)
-    headers = taken_headers(taken, ask, run_url)
+    headers = taken_headers(scope, taken, mode, run_url)
     # The answer is none of that place's: it is there in another form.
     del headers["Location"]
     links = links_of(run_url, taken.token)

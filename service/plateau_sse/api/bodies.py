@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from plateau_sse.api.state import state_of
 from plateau_sse.errors import Problem
+from plateau_sse.live.guard import BODY_FREE_BYTES
 
 # Of messages and options. Far below what the encoders can recurse, on any interpreter.
 DEPTH_MOST = 100
@@ -45,15 +46,14 @@ async def read_body(request: Request) -> bytes:
     state = state_of(request.scope)
     most = state["settings"].max_body_bytes
     _check_announced(request.scope, most)
+    piece, more = await _next(request)
+    if not more and len(piece) <= min(most, BODY_FREE_BYTES):
+        # As most are: nothing is waited for, and nothing counted.
+        return piece
     body = bytearray()
-    more = True
     with state["guard"].body() as is_held:
-        while more:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                # Nobody is there to read this, and nothing is wrong on our side.
-                raise Problem("bad_request", "The body broke off.")
-            body += message.get("body", b"")
+        while True:
+            body += piece
             if len(body) > most:
                 raise _too_large(most)
             if not is_held(len(body)):
@@ -62,8 +62,18 @@ async def read_body(request: Request) -> bytes:
                     "Large bodies of others are on their way: try again in a moment.",
                     headers={"Retry-After": "2", "Connection": "close"},
                 )
-            more = message.get("more_body", False)
-        return bytes(body)
+            if not more:
+                return bytes(body)
+            piece, more = await _next(request)
+
+
+async def _next(request: Request) -> tuple[bytes, bool]:
+    """A piece of the body, and whether there is more."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        # Nobody is there to read this, and nothing is wrong on our side.
+        raise Problem("bad_request", "The body broke off.")
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _check_announced(scope: Scope, most: int) -> None:

@@ -62,14 +62,24 @@ class Wish(NamedTuple):
 async def complete(request: Request, state: State, headers: dict[str, str]) -> Response:
     """`POST /v1/chat/completions`."""
     caller = await state["access"].caller(request, "runs:create")
-    wish = await _wish(request, state, caller)
+    body = await read_body(request)
+    where = request.scope["path"]
+    repeat = await state["repeats"].find(request.scope, caller, where, body)
+    if repeat is not None:
+        headers |= run_headers(request.scope, repeat.taken, "use")
+        return Response(repeat.content, 200, headers, "application/json")
+    wish = await _wish(request, state, caller, body)
     try:
         with Room(state, caller.owner) as room:
             check = room.check if wish.stream else partial(check_waiting, state)
             taken = await state["intake"].take(wish.ask, check)
-            return await _tell(request, state, taken, wish, headers, room, caller.until_s)
+            response = await _tell(request, state, taken, wish, headers, room, caller.until_s)
     except NoRoom:
         return busy(headers)
+    if taken.answer is not None and not wish.stream:
+        keep = state["repeats"].keep
+        await keep(request.scope, caller, where, body, wish.ask, taken, response, wish.model)
+    return response
 
 
 async def _tell(
@@ -81,7 +91,7 @@ async def _tell(
     room: Room,
     until_s: float | None,
 ) -> Response:
-    headers |= run_headers(request.scope, taken, wish.ask)
+    headers |= run_headers(request.scope, taken, wish.ask.mode)
     if taken.answer is not None:
         return _hit(state, taken.run_id, taken.answer, wish, headers)
     if not wish.stream:
@@ -92,8 +102,8 @@ async def _tell(
     return await follow_taken(request, state, taken, wish.ask, manner, room)
 
 
-async def _wish(request: Request, state: State, caller: Caller) -> Wish:
-    body = decode(await read_body(request), dict[str, Any], halves=True)
+async def _wish(request: Request, state: State, caller: Caller, content: bytes) -> Wish:
+    body = decode(content, dict[str, Any], halves=True)
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise invalid("model", "Name an agent, or a model.")

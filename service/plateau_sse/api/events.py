@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from plateau_sse.api import conversation_events, conversations, hits, problems
 from plateau_sse.api.accepting import wants_events
+from plateau_sse.api.bodies import read_body
 from plateau_sse.api.cors import Cors
 from plateau_sse.api.opening import Manner, NoRoom, check_seats, follow, replay
 from plateau_sse.api.patience import PatientResponse
@@ -178,9 +179,9 @@ async def _create(request: Request, state: State, headers: dict[str, str]) -> Re
     seen = seen_of(request.headers.get("last-event-id"))
     caller = await state["access"].caller(request, "runs:create")
     check_seats(state, caller.owner)
-    taken, ask = await take(request, state, caller)
+    taken, ask = await take(request, state, caller, await read_body(request))
     run_url = run_url_of(request.scope, taken.run_id)
-    headers |= taken_headers(taken, ask, run_url)
+    headers |= taken_headers(request.scope, taken, ask.mode, run_url)
     # With the token that this stream is rejoined with: clients follow the one or the other.
     headers["Location"] = links_of(run_url, taken.token)["events_url"]
     headers["Content-Location"] = headers["Location"]

@@ -95,7 +95,7 @@ async def _tell(
     room: Room,
     until_s: float | None,
 ) -> Response:
-    headers |= run_headers(request.scope, taken, wish.ask)
+    headers |= run_headers(request.scope, taken, wish.ask.mode)
     if wish.said is not None:
         await Previous(state).remember(wish.ask.owner, taken.run_id, wish.said)
     if wish.stream:

@@ -32,7 +32,7 @@ from plateau_sse.api.requests import (
 )
 from plateau_sse.api.state import State, state_of, traceparent_of
 from plateau_sse.errors import Problem, StoreError
-from plateau_sse.intake.ask import Ask, Taken
+from plateau_sse.intake.ask import Ask, Mode, Taken
 from plateau_sse.live.paced import paced
 from plateau_sse.live.waiting import until_ended
 from plateau_sse.owners import sees
@@ -48,9 +48,11 @@ CANCEL_REASON = "requested"
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-async def take(request: Request, state: State, caller: Caller) -> tuple[Taken, Ask]:
-    """Validate and take on the run of a `POST /v1/runs`."""
-    body = parse_run(await read_body(request))
+async def take(
+    request: Request, state: State, caller: Caller, content: bytes
+) -> tuple[Taken, Ask]:
+    """Validate and take on the run of a `POST /v1/runs` with this body."""
+    body = parse_run(content)
     ask = Ask(
         agent=body.agent,
         owner=caller.owner,
@@ -67,19 +69,19 @@ async def take(request: Request, state: State, caller: Caller) -> tuple[Taken, A
     return await state["intake"].take(ask), ask
 
 
-def taken_headers(taken: Taken, ask: Ask, run_url: str) -> dict[str, str]:
+def taken_headers(scope: Scope, taken: Taken, mode: Mode, run_url: str) -> dict[str, str]:
     """`X-Cache`, its RFC 9211 sibling, and where the run is."""
     headers = {
         "Location": run_url,
         "Cache-Control": "no-store",
         "X-Cache": taken.how,
-        "X-Request-ID": ask.request_id,
+        "X-Request-ID": request_id_of(scope),
     }
     if taken.answer is not None:
         headers["Cache-Status"] = "plateau; hit"
         headers["Age"] = str(hits.age_s(taken.answer))
     else:
-        forwarded = {"use": "miss", "refresh": "request", "off": "bypass"}[ask.mode]
+        forwarded = {"use": "miss", "refresh": "request", "off": "bypass"}[mode]
         collapsed = "; collapsed" if taken.how == "joined" else ""
         headers["Cache-Status"] = f"plateau; fwd={forwarded}{collapsed}"
     return headers
@@ -101,17 +103,28 @@ def links_of(run_url: str, token: str) -> dict[str, str]:
 async def create(request: Request, cors_headers: dict[str, str]) -> Response:
     """`POST /v1/runs` whose answer is a document; dispatched ahead of the routes below."""
     state = state_of(request.scope)
+    scope = request.scope
     caller = await state["access"].caller(request, "runs:create")
-    taken, ask = await take(request, state, caller)
-    run_url = run_url_of(request.scope, taken.run_id)
-    headers = cors_headers | taken_headers(taken, ask, run_url)
+    body = await read_body(request)
+    # What is said holds URLs.
+    where = url_of(scope, "/v1/runs")
+    repeat = await state["repeats"].find(scope, caller, where, body)
+    if repeat is not None:
+        run_url = run_url_of(scope, repeat.taken.run_id)
+        headers = cors_headers | taken_headers(scope, repeat.taken, "use", run_url)
+        return _document(repeat.content, 200, headers)
+    taken, ask = await take(request, state, caller, body)
+    run_url = run_url_of(scope, taken.run_id)
+    headers = cors_headers | taken_headers(scope, taken, ask.mode, run_url)
     links: dict[str, Any] = {**links_of(run_url, taken.token)}
     if ask.place:
-        url = await events_url(state, request.scope, caller, ask.place, ask.conversation_id)
+        url = await events_url(state, scope, caller, ask.place, ask.conversation_id)
         links |= {} if url is None else {"conversation_events_url": url}
     if taken.answer is not None:
         key = hits.key_of(taken.run_id)
-        return _hit(state, taken.run_id, key, taken.answer, links, headers)
+        response = _hit(state, taken.run_id, key, taken.answer, links, headers)
+        await state["repeats"].keep(scope, caller, where, body, ask, taken, response)
+        return response
     status = taken.status
     wait_s = wait_of(", ".join(request.headers.getlist("prefer")))
     if wait_s is not None:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from plateau_sse.api.access import Access
+from plateau_sse.api.repeats import Repeats
 from plateau_sse.intake.intake import Intake
 from plateau_sse.intake.placement import Placement
 from plateau_sse.live.guard import Guard
@@ -51,6 +52,7 @@ class State(TypedDict):
     spoken: Spoken | None
     pacer: Pacer
     intake: Intake
+    repeats: Repeats
     placement: Placement
     health: Health
     watch: Watch

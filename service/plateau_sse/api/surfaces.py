@@ -60,7 +60,10 @@ class Surfaces:
         return self._at(path) is not None
 
     def _at(self, path: str) -> Surface | None:
-        return next((one for one in self._surfaces if path.startswith(one.prefixes)), None)
+        for surface in self._surfaces:
+            if path.startswith(surface.prefixes):
+                return surface
+        return None
 
     async def handle(self, request: Request, error: Exception) -> Response:
         """Starlette's exception handler. It raises what ends in a 500 once more, for a server

@@ -82,7 +82,7 @@ async def _tell(
 ) -> Response:
     """The answer to `last`, noted as that of the chat at `place`."""
     message_id = _message_id(last)
-    manner.headers.update(run_headers(request.scope, taken, ask))
+    manner.headers.update(run_headers(request.scope, taken, ask.mode))
     # Who resumes has nothing of the message any more.
     before = pack(last.get("parts") or []) if message_id else b""
     chat = Chat(taken.run_id, taken.token, message_id, int(time.time() * 1000), before)

@@ -110,6 +110,14 @@ class Cache:
         packed = await self._look_up(keys.cache(key))
         return None if packed is None else unpack(packed)
 
+    async def holds(self, key: str, mark: bytes) -> bool:
+        """Whether the answer there is the one with this mark; False also out of reach."""
+        try:
+            packed = await self._look_up(keys.cache(key))
+        except StoreError:
+            return False
+        return packed is not None and packing.is_of(packed, mark)
+
     async def of_run(self, run_id: str, *, token: str, owner: str) -> tuple[str, Answer] | None:
         """The answer that a run left and its key, for its `owner`, or where that is '' for who
         holds one of the run's tokens. Raises StoreError, as `read`."""

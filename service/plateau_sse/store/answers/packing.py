@@ -84,8 +84,7 @@ def pack(answer: Answer) -> bytes:
         more = [answer.output, other_owner, answer.attempt, shape]
         sections.append(msgspec.json.encode(more))
         sections += [point.data for point in answer.points if point.data]
-    token = urlsafe_b64decode(answer.token + "==")
-    head = _HEAD.pack(flags, token, bytes.fromhex(answer.tag), answer.stored_s)
+    head = _HEAD.pack(flags, mark_of(answer), bytes.fromhex(answer.tag), answer.stored_s)
     return head + numbers + owner + _compressor().compress(_END.join(sections))
 
 
@@ -104,6 +103,16 @@ def _shape_of(points: Sequence[Point]) -> str:
         shape.append(f"{gap or ''}{what}")
         at = point.at
     return " ".join(shape)
+
+
+def mark_of(answer: Answer) -> bytes:
+    """What no other answer has: its token, as it is packed."""
+    return urlsafe_b64decode(answer.token + "==")
+
+
+def is_of(packed: bytes, mark: bytes) -> bool:
+    """Whether it is the answer with this mark, by its head alone."""
+    return packed.startswith(mark, 1)
 
 
 def unpack(packed: bytes) -> Answer | None:
