@@ -131,6 +131,11 @@ def test_the_line_of_doctor_is_all_that_is_needed(
                 wait_until(plateau.is_ready, "its rights are enough")
                 use_all(plateau.url, tmp_path)
             check_said(plateau.stderr)
+            # Nor do those need more that look at the servers.
+            for command in ("doctor", "info"):
+                shown = plateau_command(command, env=env, cwd=tmp_path).stdout
+                assert "used" in shown and "no right" not in shown, shown
+                assert "too few rights" not in shown, shown
 
 
 def test_two_installations_share_a_server(streams_server: Server, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ it is said what to do. Nothing that is shown of a URL is a secret.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -40,6 +41,8 @@ from plateau_sse.store.redis.topology import topology_of
 VARIABLES: dict[Role, str] = {"streams": "REDIS_URL", "cache": "CACHE_REDIS_URL"}
 # For all that is asked of one server.
 ANSWER_WITHIN_S = 3.0
+# What a server of any release says of a command that a user may not give.
+_REFUSED = re.compile(r"run the '([a-z|]+)' command")
 
 Result = TypeVar("Result")
 
@@ -156,8 +159,10 @@ def trouble(server: Server, error: StoreError) -> Trouble:
             return _refusal(server, parts, str(error))
         case NoPermissionError():
             user = parts.username or "default"
-            # Of what is asked here, the one command that the service can do without.
-            rights = server.cli("ACL", "SETUSER", user, "+info")
+            # Of what is asked here, INFO is the one command that the service can do without.
+            found = _REFUSED.search(str(error))
+            grant = "+info" if found is None else f"+{found[1]}"
+            rights = server.cli("ACL", "SETUSER", user, grant)
             return Trouble(f"{server.shown} gives its user {user} too few rights", rights)
         case BusyLoadingError():
             return Trouble(f"{server.shown} is loading its data", "try again")

@@ -6,6 +6,7 @@ Invariant: nothing is stored, removed or configured by asking.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 from plateau_sse.cli.checks import Finding, error, warning
 from plateau_sse.cli.servers import ANSWER_WITHIN_S, Server, opened, trouble
 from plateau_sse.errors import StoreError
-from plateau_sse.store.redis import rights
+from plateau_sse.serve.redis_server import Role
+from plateau_sse.store.redis import keys, rights
 from plateau_sse.store.redis.rights import Denied
 
 ROUND_TRIPS = 5
@@ -58,7 +60,7 @@ async def look(server: Server) -> Seen | Finding:
     try:
         async with opened(server, "plateau-doctor") as redis:
             while len(times) < ROUND_TRIPS:
-                times.append(await _round_trip_ms(redis))
+                times.append(await _round_trip_ms(redis, server.role))
             of_cluster = server.is_one_of == "cluster"
             denied = await rights.denied(redis, server.role, of_cluster=of_cluster)
             try:
@@ -83,10 +85,13 @@ def _far(server: Server, round_trip_ms: float) -> Finding:
     return error(f"{server.role}.latency", text, server.cli("--latency"))
 
 
-async def _round_trip_ms(redis: Redis) -> float:
+async def _round_trip_ms(redis: Redis, role: Role) -> float:
+    """Of what each of our users may do, and a server that cannot save does, other than PING."""
+    key = keys.cache(rights.NOBODY) if role == "cache" else keys.inflight(rights.NOBODY)
     began = time.perf_counter()
-    # A server that cannot save refuses to PING, too, and is to be asked more.
-    await redis.echo("")
+    # That it is elsewhere, or not allowed, is as quick an answer: others say what it means.
+    with suppress(ResponseError):
+        await redis.get(key)
     return (time.perf_counter() - began) * 1000
 
 
