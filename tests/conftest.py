@@ -25,9 +25,12 @@ from redis.exceptions import RedisError
 from plateau_sse.serve.redis_server import Role, options, server_binary
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.rights import least
+from tests.authority import authority, query, secured
 from tests.far import ASKED
 from tests.groups import Cluster, Trio, sentinel_trio, six_nodes
 from tests.processes import free_ports, wait_until
+from tests.store import LEAST_USER, admin_url
 
 # Whatever proxy this machine has is asked for nothing that is on it.
 for _name in ("NO_PROXY", "no_proxy"):
@@ -42,8 +45,11 @@ LIVES_FOREVER = keys.line("").partition("waiting")[0].encode()
 
 
 # Where fixtures of an empty store lead: `server`, `trio` or `cluster`; for tests that know it
-# by its URL: streams, hub, queue, cache, conversations.
+# by its URL: streams, hub, queue, cache, conversations. Or to one server by a way of its own:
+# `tls`, or `rights` for a user that may do what `doctor --acl` prints.
 STORE = os.environ.get("TEST_STORE", "server")
+GROUPS = ("trio", "cluster")
+OF_OPERATORS = ("test_doctor_redis.py", "test_info.py")
 OF_A_CACHE = frozenset(("test_50000_answers_stay_within_the_bound",))
 # What puts something between our clients and a server, or looks past them in the middle.
 OF_A_BARE_SERVER = frozenset(
@@ -95,12 +101,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place_of)
     lacking = dict[str, str]()
-    if STORE != "server":
+    if STORE in GROUPS:
         lacking |= dict.fromkeys(OF_A_CACHE, "it asks for a server that evicts")
         of_others = OF_ONE_SERVER if STORE == "cluster" else OF_A_BARE_SERVER
         why = "it looks at the keys of one server, past our clients"
         lacking |= dict.fromkeys(of_others, why)
+    why = "it reads what an operator is shown of a server without TLS, with all rights"
     for item in items:
+        if STORE in ("tls", "rights") and item.path.name in OF_OPERATORS:
+            item.add_marker(pytest.mark.skip(reason=why))
         if reason := lacking.get(item.name.partition("[")[0]):
             item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -126,8 +135,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
-    if STORE != "server":
+    if STORE in GROUPS:
         pytest.MonkeyPatch().setattr(Redis, "from_url", _of_one_server(Redis.from_url))
+    elif STORE == "rights":
+        really = Redis.from_url
+        as_admin = lambda url, **how: really(admin_url(url), **how)  # noqa: E731
+        pytest.MonkeyPatch().setattr(Redis, "from_url", as_admin)
     # What a test says nothing of waits as long as the machine takes: its five seconds are short
     # beside hundreds of processes.
     for kind in ("connect", "read", "write", "pool"):
@@ -156,22 +169,32 @@ class Server(NamedTuple):
     process: subprocess.Popen[bytes]
 
     def client(self) -> Redis:
-        return Redis.from_url(self.url, protocol=2)
+        return Redis.from_url(admin_url(self.url), protocol=2)
 
     def clients(self) -> list[Redis]:
         return [self.client()]
 
 
-def start_server(role: Role, folder: Path, binary: str | None = None) -> Server:
-    """A server of the kind that REDIS_SERVER_BIN names, or of `binary`; the caller ends its
-    process."""
+def start_server(
+    role: Role, folder: Path, binary: str | None = None, way: str = "server"
+) -> Server:
+    """A server of the kind that REDIS_SERVER_BIN names, or of `binary`, to be reached in the
+    `way` of a `STORE`; the caller ends its process."""
     port = free_ports(1)
     if binary is None:
         binary = os.environ.get("REDIS_SERVER_BIN", "")
     settings = Settings(redis_server_bin=binary)
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [server_binary(settings)]
-    for name, value in options(role, settings, folder, port).items():
+    wanted = options(role, settings, folder, port)
+    url = f"redis://127.0.0.1:{port}/0"
+    if way == "tls":
+        authority(folder)
+        wanted |= secured(folder, port)
+        url = f"rediss://localhost:{port}/0?{query(folder)}"
+    elif way == "rights":
+        url = url.replace("//", f"//{LEAST_USER}")
+    for name, value in wanted.items():
         arguments += [f"--{name}", value]
     process = subprocess.Popen(
         arguments,
@@ -179,7 +202,7 @@ def start_server(role: Role, folder: Path, binary: str | None = None) -> Server:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    server = Server(f"redis://127.0.0.1:{port}/0", port, process)
+    server = Server(url, port, process)
     client = server.client()
 
     def answers() -> bool:
@@ -189,6 +212,10 @@ def start_server(role: Role, folder: Path, binary: str | None = None) -> Server:
             return False
 
     wait_until(answers, f"the {role} server answers")
+    if way == "rights":
+        user, secret = LEAST_USER.rstrip("@").split(":")
+        said: Any = client
+        said.execute_command("ACL", "SETUSER", user, "on", f">{secret}", *least(role))
     client.close()
     return server
 
@@ -200,14 +227,14 @@ def end_server(server: Server) -> None:
 
 @pytest.fixture(scope="session")
 def streams_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start_server("streams", tmp_path_factory.mktemp("streams"))
+    server = start_server("streams", tmp_path_factory.mktemp("streams"), way=STORE)
     yield server
     end_server(server)
 
 
 @pytest.fixture(scope="session")
 def cache_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start_server("cache", tmp_path_factory.mktemp("cache"))
+    server = start_server("cache", tmp_path_factory.mktemp("cache"), way=STORE)
     yield server
     end_server(server)
 
@@ -249,7 +276,7 @@ def cache_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def _emptied(request: pytest.FixtureRequest, server: str, group: str) -> Iterator[str]:
-    store = request.getfixturevalue(server if STORE == "server" else group)
+    store = request.getfixturevalue(group if STORE in GROUPS else server)
     yield from emptied(store)
 
 

@@ -17,10 +17,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
+from tests.store import skip_what_is_hidden
+
 
 @contextmanager
 def far(distance_s: float, *urls: str) -> Iterator[list[str]]:
     """Where to connect in place of these, from a thread of its own."""
+    for url in urls:
+        skip_what_is_hidden(url)
     ports: list[int] = []
     loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 

@@ -17,6 +17,8 @@ import asyncio
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from tests.store import skip_what_is_hidden
+
 # The one way in which a run changes.
 SCRIPT = b"EVALSHA"
 
@@ -25,7 +27,9 @@ class FlakyRedis:
     """`lost` counts the replies that never arrived, `refused` the connections while away."""
 
     def __init__(self, target_url: str) -> None:
+        skip_what_is_hidden(target_url)
         parts = urlsplit(target_url)
+        self._user = "".join(parts.netloc.rpartition("@")[:2])
         assert parts.hostname and parts.port
         self._target = (parts.hostname, parts.port)
         self._to_lose = 0
@@ -39,7 +43,7 @@ class FlakyRedis:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}/0"
+        return f"redis://{self._user}127.0.0.1:{self._port}/0"
 
     async def __aenter__(self) -> FlakyRedis:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)

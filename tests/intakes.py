@@ -38,7 +38,7 @@ from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Claimed, Streams
 from tests.executions import LIMITS, keeper_of
 from tests.queues import sign_of_life, take
-from tests.store import claim, done, on_streams, tape_of, texts
+from tests.store import admin_url, claim, done, on_streams, tape_of, texts
 
 RUNNER = "r1"
 # Of the agent that is announced.
@@ -52,10 +52,14 @@ PLACE = place_of("ann", "", "c1")
 
 
 class Desk:
-    """The parts that intakes share through Redis, and a runner's side of them."""
+    """The parts that intakes share through Redis, and a runner's side of them; `redis` looks
+    past them."""
 
-    def __init__(self, redis: Any, cache_redis: Any, limit: int = 1000) -> None:
-        self.redis = redis
+    def __init__(
+        self, redis: Any, cache_redis: Any, looking: Any = None, limit: int = 1000
+    ) -> None:
+        self.redis = redis if looking is None else looking
+        self._own = redis
         self.streams = Streams(redis, alive_s=120, record_s=600)
         self.queue = Queue(redis)
         self.announcements = Announcements(redis)
@@ -95,7 +99,7 @@ class Desk:
         return Admission(
             parts.get("door") or Door(parts.get("queue", self.queue), self._limit),
             self.fullness,
-            parts.get("external") or External(self.redis, idle_s=60),
+            parts.get("external") or External(self._own, idle_s=60),
             self.stats,
             parts.get("owners"),
             parts.get("asked"),
@@ -107,10 +111,10 @@ class Desk:
             parts.get("shares", self.shares),
             parts.get("queue", self.queue),
             parts.get("admission") or self.admission(**parts),
-            parts.get("external") or External(self.redis, idle_s=60),
+            parts.get("external") or External(self._own, idle_s=60),
             parts.get("conversations", self.conversations),
             self.listed,
-            Lines(self.redis, self.streams.statuses, life_s=RUN_LIFE_S),
+            Lines(self._own, self.streams.statuses, life_s=RUN_LIFE_S),
             self.stats,
             run_life_s=RUN_LIFE_S,
             job_bytes=parts.get("job_bytes", JOB_BYTES),
@@ -189,11 +193,13 @@ def at_desk(
     async def opened(_: Streams, redis: Any) -> None:
         cache_redis: Any = connect(cache_url, "test") if cache_url else None
         wide: Any = connect(streams_url, "test-wide")
+        looking: Any = connect(admin_url(streams_url), "looking")
         try:
-            desk = Desk(wide, cache_redis, **how)
+            desk = Desk(wide, cache_redis, looking, **how)
             await desk.open()
             await scenario(desk)
         finally:
+            await looking.aclose()
             await wide.aclose()
             if cache_redis is not None:
                 await cache_redis.aclose()

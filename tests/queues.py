@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from plateau_sse.store.queue.queue import LEASE_S, Queue, Ticket
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
+from tests.store import admin_url
 
 LIMIT = 1000
 LEASE_MS = int(LEASE_S * 1000)
@@ -33,7 +34,7 @@ def on_queue(
     """`shared`: there may be several owners."""
 
     async def opened() -> None:
-        redis, looking = connect(url, "test"), connect(url, "test-looking", connections=2)
+        redis, looking = connect(url, "test"), connect(admin_url(url), "looking", connections=2)
         try:
             await scenario(Queue(redis, is_shared=lambda: shared), looking)
         finally:

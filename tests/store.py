@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 from redis import Redis
 
 from plateau_sse.store.answers.answer import Answer
@@ -35,6 +36,19 @@ ALIVE_S = 120
 RECORD_S = 600
 TOKEN = "token-of-the-first-caller"
 ANSWER_TOKEN = "AbCdEfGhIjKlMnOpQrStUg"
+# In an address: who may do what the service needs, and no more.
+LEAST_USER = "least:secret@"
+
+
+def admin_url(url: str) -> str:
+    """Where a test looks that may do everything, whoever the service is there."""
+    return url.replace(LEAST_USER, "")
+
+
+def skip_what_is_hidden(url: str) -> None:
+    """For what stands between, and reads or replaces what passes."""
+    if url.startswith("rediss"):
+        pytest.skip("TLS hides what passes from who stands between")
 
 
 def on_streams(url: str, scenario: Callable[[Streams, Any], Awaitable[T]]) -> T:
@@ -42,7 +56,7 @@ def on_streams(url: str, scenario: Callable[[Streams, Any], Awaitable[T]]) -> T:
 
     async def opened() -> T:
         redis: Any = connect(url, "test")
-        looking: Any = connect(url, "test-looking", connections=2)
+        looking: Any = connect(admin_url(url), "test-looking", connections=2)
         try:
             streams = Streams(redis, alive_s=ALIVE_S, record_s=RECORD_S)
             return await scenario(streams, looking)

@@ -35,7 +35,7 @@ from plateau_sse.store.runs.records import Record
 from plateau_sse.store.runs.streams import Claimed, Streams
 from plateau_sse.store.runs.tape import Entry, Tape
 from tests.readers import Agreed
-from tests.store import exchange_server, queued
+from tests.store import admin_url, exchange_server, queued
 from tests.tapes import END, LONG_MOVES, MOVES, Atoms, Move, appended, tell, tell_of_a_restart
 
 T = TypeVar("T")
@@ -344,12 +344,14 @@ def drive(
     """Let it loose on this server; `change` may break what reads and writes."""
     with asyncio.Runner() as runner:
         redis: Any = connect(url, "test")
+        looking: Any = connect(admin_url(url), "looking")
         store = Streams(redis, alive_s=120, record_s=600)
         if change is not None:
             change(redis, store)
         try:
             run_state_machine_as_test(
-                cast(Any, lambda: TapeMachine(runner, store, redis)), settings=how
+                cast(Any, lambda: TapeMachine(runner, store, looking)), settings=how
             )
         finally:
+            runner.run(looking.aclose())
             runner.run(redis.aclose())

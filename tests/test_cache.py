@@ -21,7 +21,7 @@ from plateau_sse.store.redis.connections import connect, is_cluster
 from plateau_sse.store.runs import ids
 from tests.conftest import end_server, start_server
 from tests.packed import pack_once
-from tests.store import answer
+from tests.store import admin_url, answer
 
 MAX_BYTES = 10 * 1024**2
 KEY = "0" * 24
@@ -32,13 +32,15 @@ def on_cache(
 ) -> None:
     async def opened() -> None:
         redis = connect(url, "test", timeout_s=timeout_s)
+        looking = connect(admin_url(url), "looking", timeout_s=timeout_s)
         # As a web worker has it: a connection of their own where there is one server.
         lookups = None if is_cluster(url) else Lookups(url, "test", timeout_s=timeout_s)
         try:
-            await scenario(Cache(redis, lookups, ttl_s=600, max_bytes=MAX_BYTES), redis)
+            await scenario(Cache(redis, lookups, ttl_s=600, max_bytes=MAX_BYTES), looking)
         finally:
             if lookups is not None:
                 await lookups.close()
+            await looking.aclose()
             await redis.aclose()
 
     asyncio.run(opened())

@@ -12,7 +12,7 @@ from redis import Redis
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.packing import DICTIONARY, pack, unpack
 from tests.packed import pack_once
-from tests.store import own_bound
+from tests.store import admin_url, own_bound
 
 
 def test_8000_english_answers_of_2_kb_fit(cache_url: str) -> None:
@@ -26,7 +26,7 @@ def test_8000_english_answers_of_2_kb_fit(cache_url: str) -> None:
         packed.append(pack(answer))
         return packed[-1]
 
-    assert asyncio.run(capacity.fit(cache_url, way)) >= capacity.BOUND
+    assert asyncio.run(capacity.fit(admin_url(cache_url), way)) >= capacity.BOUND
 
 
 def test_the_hit_rate_is_near_that_of_an_ideal_lru(
@@ -37,7 +37,7 @@ def test_the_hit_rate_is_near_that_of_an_ideal_lru(
     pack_once(monkeypatch, "plateau_sse.store.answers.cache.pack", "benchmarks.hit_rate.pack")
     with own_bound(cache_url), Redis.from_url(cache_url, protocol=2) as client:
         client.config_set("maxmemory", "4mb")
-        result = asyncio.run(hit_rate.measure(cache_url, turnovers=1))
+        result = asyncio.run(hit_rate.measure(admin_url(cache_url), turnovers=1))
     assert result.requests > result.fit > capacity.BOUND // 5
     assert 0.5 < result.real < result.ideal + 0.02
     assert result.points <= hit_rate.BOUND_POINTS, result

@@ -25,7 +25,7 @@ from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
 from tests.processes import free_ports
 from tests.proxy import dropping_messages
-from tests.store import counters, exchange_server, run_of, until
+from tests.store import admin_url, counters, exchange_server, run_of, until
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ class Cage:
 async def singing(url: str, store_url: str, *, subscribe_url: str = "") -> AsyncIterator[Cage]:
     """A canary over `url`; the hub subscribes there, too, unless told otherwise."""
     redis = connect(url, "test")
-    looking: Any = connect(store_url, "looking", connections=2)
+    looking: Any = connect(admin_url(store_url), "looking", connections=2)
     streams = Streams(redis, alive_s=60, record_s=600)
     stats = Stats(redis)
     hub = Hub(subscribe_url or url, streams, "test-hub", stats.count)

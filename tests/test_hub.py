@@ -25,7 +25,7 @@ from plateau_sse.store.runs import appending, events, ids
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Streams
-from tests.store import decoded, exchange_server, kept, put_back, shown, until
+from tests.store import admin_url, decoded, exchange_server, kept, put_back, shown, until
 
 
 @dataclass(eq=False)
@@ -126,14 +126,15 @@ class Bench:
 
 @asynccontextmanager
 async def bench(url: str) -> AsyncIterator[Bench]:
-    redis = connect(url, "test")
+    redis, looking = connect(url, "test"), connect(admin_url(url), "looking", connections=2)
     streams = Streams(redis, alive_s=60, record_s=600)
     hub = Hub(url, streams, "test-hub")
     hub.open()
     try:
-        yield Bench(hub, streams, redis)
+        yield Bench(hub, streams, looking)
     finally:
         await hub.close()
+        await looking.aclose()
         await redis.aclose()
 
 

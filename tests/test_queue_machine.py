@@ -24,6 +24,7 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect, connect_blocking
 from tests.queue_model import FRONT, Model
 from tests.queues import LATE_MS, age
+from tests.store import admin_url
 
 T = TypeVar("T")
 
@@ -43,9 +44,11 @@ class QueueMachine(RuleBasedStateMachine):
     # Whether some web workers know of one owner alone.
     is_mixed = True
 
-    def __init__(self, runner: asyncio.Runner, redis: Any, leases: Leases) -> None:
+    def __init__(
+        self, runner: asyncio.Runner, redis: Any, looking: Any, leases: Leases
+    ) -> None:
         super().__init__()
-        self.runner, self.redis, self.leases = runner, redis, leases
+        self.runner, self.redis, self.leases = runner, looking, leases
         self.model = Model(LIMIT)
         self.shares = False
         self.queue = Queue(redis, is_shared=lambda: self.shares)
@@ -199,10 +202,11 @@ def drive(
         # However slow this machine is, nobody has died.
         patch.setattr(queue_module, "RUNNER_DEAD_S", 3600.0)
         redis: Any = connect(url, "test")
+        looking: Any = connect(admin_url(url), "looking")
         leases = Leases(blocking)
         try:
             run_state_machine_as_test(
-                cast(Any, lambda: machine(runner, redis, leases)),
+                cast(Any, lambda: machine(runner, redis, looking, leases)),
                 settings=settings(
                     max_examples=examples,
                     stateful_step_count=30,
@@ -213,6 +217,7 @@ def drive(
                 ),
             )
         finally:
+            runner.run(looking.aclose())
             runner.run(redis.aclose())
 
 

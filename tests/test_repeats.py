@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from plateau_sse.intake.ask import Ask, Taken
 from plateau_sse.intake.intake import Intake
 from plateau_sse.live.paced import LARGE_BYTES, Pacer, paced
 from plateau_sse.store.answers.cache import Cache
-from plateau_sse.store.queue.announcements import About, Announcements
+from plateau_sse.store.queue.announcements import About, Announced, Announcements
 from tests.intakes import QUESTION, RUNNER, Desk, at_desk
 
 ANN = Caller("ann")
@@ -52,7 +52,7 @@ class Worker:
         assert taken.how == "hit"
         return taken
 
-    async def keep(
+    def keep(
         self,
         taken: Taken,
         response: Response = SAID,
@@ -60,10 +60,11 @@ class Worker:
         body: bytes = BODY,
         ask: Ask = QUESTION,
         headers: tuple[tuple[bytes, bytes], ...] = (),
+        known: Mapping[str, Announced] | None = None,
     ) -> None:
-        await self.repeats.keep(
-            scope(*headers), ANN, WHERE, body, ask, taken, response, *names
-        )
+        known = self.repeats.known if known is None else known
+        asked = (scope(*headers), ANN, WHERE, body, ask)
+        self.repeats.keep(*asked, taken, response, known, *names)
 
     async def find(
         self,
@@ -86,7 +87,7 @@ def test_what_was_said_is_said_again_as_long_as_the_answer_stands(
         worker = Worker(desk)
         taken = await worker.answered()
         assert await worker.find() is None
-        await worker.keep(taken)
+        worker.keep(taken)
         for _ in range(3):
             found = await worker.find()
             assert found is not None and found.content == SAID.body
@@ -109,7 +110,7 @@ def test_another_answer_to_the_question_is_not_taken_for_it(
     async def scenario(desk: Desk) -> None:
         worker = Worker(desk)
         first = await worker.answered()
-        await worker.keep(first)
+        worker.keep(first)
         refreshed = QUESTION._replace(mode="refresh")
         run_id = (await worker.intake.take(refreshed)).run_id
         await desk.start(run_id)
@@ -136,7 +137,7 @@ def test_to_nobody_else_and_nowhere_else(
 ) -> None:
     async def scenario(desk: Desk) -> None:
         worker = Worker(desk)
-        await worker.keep(await worker.answered())
+        worker.keep(await worker.answered())
         assert await worker.find(**other) is None
         assert await is_kept(worker)
 
@@ -152,9 +153,9 @@ def test_a_header_that_asks_otherwise_is_heard(
     async def scenario(desk: Desk) -> None:
         worker = Worker(desk)
         taken = await worker.answered()
-        await worker.keep(taken, headers=(header,))
+        worker.keep(taken, headers=(header,))
         assert await worker.find() is None
-        await worker.keep(taken)
+        worker.keep(taken)
         assert await worker.find(header) is None
         assert await is_kept(worker)
 
@@ -175,7 +176,7 @@ def test_what_may_be_answered_otherwise_next_time_is_not_kept(
 ) -> None:
     async def scenario(desk: Desk) -> None:
         worker = Worker(desk)
-        await worker.keep(await worker.answered(), ask=ask)
+        worker.keep(await worker.answered(), ask=ask)
         assert not await is_kept(worker)
 
     at_desk(streams_url, cache_url, scenario)
@@ -198,7 +199,7 @@ def test_other_agents_are_asked(
 
     async def scenario(desk: Desk) -> None:
         worker = Worker(desk)
-        await worker.keep(await worker.answered(), SAID, "gpt")
+        worker.keep(await worker.answered(), SAID, "gpt")
         assert await is_kept(worker)
         await Announcements(desk.redis).say(RUNNER, agents, about)
         assert not await is_kept(worker)
@@ -207,18 +208,49 @@ def test_other_agents_are_asked(
 
 
 @pytest.mark.parametrize(
-    ("version", "about"),
-    [("2", About()), ("1", About(cache=False)), ("1", About(memory=True))],
-    ids=["version", "no cache", "memory"],
+    ("agents", "about"),
+    [
+        ({"notes": "2"}, {}),
+        ({"notes": "1", "gpt": "1"}, {}),
+        ({"notes": "1"}, {"notes": About(input_bytes=1)}),
+        ({"notes": "1"}, {"notes": About(cache=False)}),
+    ],
+    ids=["version", "name", "bound", "no cache"],
 )
-def test_of_an_agent_that_has_changed_meanwhile_nothing_is_kept(
-    streams_url: str, cache_url: str, version: str, about: About
+def test_what_was_understood_by_others_is_not_kept(
+    streams_url: str, cache_url: str, agents: dict[str, str], about: dict[str, About]
+) -> None:
+    """They became others while the answer was looked up."""
+
+    async def scenario(desk: Desk) -> None:
+        worker = Worker(desk)
+        taken = await worker.answered()
+        known = worker.repeats.known
+        await Announcements(desk.redis).say(RUNNER, agents, about)
+        assert await worker.intake.agents() != known
+        worker.keep(taken, SAID, "gpt", known=known)
+        assert not await is_kept(worker)
+        # Nor if those that there were come back.
+        worker.keep(taken, SAID, "gpt", known=known)
+        await Announcements(desk.redis).say(RUNNER, {"notes": "1"})
+        assert await worker.intake.agents() == known
+        assert not await is_kept(worker)
+
+    at_desk(streams_url, cache_url, scenario)
+
+
+@pytest.mark.parametrize(
+    "about", [About(memory=True), About(cache=False)], ids=["memory", "no cache"]
+)
+def test_of_an_agent_whose_answers_may_differ_nothing_is_kept(
+    streams_url: str, cache_url: str, about: About
 ) -> None:
     async def scenario(desk: Desk) -> None:
         worker = Worker(desk)
         taken = await worker.answered()
-        await Announcements(desk.redis).say(RUNNER, {"notes": version}, {"notes": about})
-        await worker.keep(taken)
+        await Announcements(desk.redis).say(RUNNER, {"notes": "1"}, {"notes": about})
+        await worker.intake.agents()
+        worker.keep(taken)
         assert not await is_kept(worker)
 
     at_desk(streams_url, cache_url, scenario)
@@ -230,7 +262,7 @@ def test_a_cache_out_of_reach_has_it_no_more(streams_url: str, cache_url: str) -
         taken = await worker.answered()
         away = Cache(None, ttl_s=60, max_bytes=1)
         worker.repeats = Repeats(worker.intake, away, desk.stats, None)
-        await worker.keep(taken)
+        worker.keep(taken)
         assert len(worker.repeats._kept) == 1
         assert not await is_kept(worker)
 
@@ -248,15 +280,15 @@ def test_what_is_large_is_not_kept_and_all_of_it_is_bounded(
             return None
 
         whole = paced(Response(b"x" * (LARGE_BYTES + 1)), again, Pacer())
-        await worker.keep(taken, whole)
+        worker.keep(taken, whole)
         assert not await is_kept(worker)
         long = BODY + b" " * repeats.BODY_BYTES
-        await worker.keep(taken, body=long)
-        assert not await is_kept(worker, long)
+        worker.keep(taken, body=long)
+        assert not await is_kept(worker, long) and not worker.repeats._kept
 
         bodies = [BODY + b" " * more for more in range(500)]
         for body in bodies:
-            await worker.keep(taken, body=body)
+            worker.keep(taken, body=body)
             assert await is_kept(worker, bodies[0])
         found = [await is_kept(worker, body) for body in bodies]
         # Who is asked goes last.
@@ -276,7 +308,7 @@ def test_what_nobody_asks_goes(
 
     async def scenario(desk: Desk) -> None:
         worker = Worker(desk)
-        await worker.keep(await worker.answered())
+        worker.keep(await worker.answered())
         async with asyncio.timeout(10):
             while worker.repeats._kept:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

@@ -12,6 +12,7 @@ from plateau_sse.intake.ask import Taken
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.queue.queue import Queue
+from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.together import Call
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.inflight import Inflight
@@ -458,7 +459,7 @@ class NeverFirst(Inflight):
 
     def taking(self, key: str, run_id: str, *, instead_of: str = "") -> Call:
         call = super().taking(key, run_id, instead_of=instead_of)
-        return Call(call.script, [f"{key}-of-others"], ["0" * 32, "", 60])
+        return Call(call.script, [keys.inflight(f"{key}-of-others")], ["0" * 32, "", 60])
 
 
 def test_a_race_that_is_never_won_ends_in_a_run_of_its_own(

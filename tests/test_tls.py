@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from plateau_sse.redis_urls import redis_url_of
 from plateau_sse.serve.redis_server import options
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis.connections import connect, connect_blocking, single_connection
+from tests.authority import authority, client_of, query, secured
 from tests.groups import DOWN_AFTER_MS, SERVICE, Node, Trio
 from tests.processes import free_ports
 from tests.store import finished, on_streams
@@ -32,43 +32,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, a server called localhost, and a client."""
     folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    new = ("-newkey", "rsa:2048", "-nodes")
-    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ours")
-    for name in ("localhost", "client"):
-        files = ("-keyout", f"{name}.key", "-out", f"{name}.csr")
-        openssl("req", *new, *files, "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{name}\n")
-        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-        given = ("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext")
-        openssl("x509", "-req", *signing, *given)
+    authority(folder)
     return folder
-
-
-def secured(folder: Path, port: int) -> dict[str, str]:
-    return {
-        "port": "0",
-        "tls-port": str(port),
-        "tls-cert-file": str(folder / "localhost.pem"),
-        "tls-key-file": str(folder / "localhost.key"),
-        "tls-ca-cert-file": str(folder / "ca.pem"),
-        "tls-replication": "yes",
-    }
-
-
-def client_of(folder: Path) -> dict[str, Any]:
-    return {
-        "host": "localhost",
-        "ssl": True,
-        "ssl_ca_certs": str(folder / "ca.pem"),
-        "ssl_certfile": str(folder / "client.pem"),
-        "ssl_keyfile": str(folder / "client.key"),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +45,6 @@ def server(folder: Path) -> Iterator[Node]:
     node.start()
     yield node
     node.end()
-
-
-def query(folder: Path) -> str:
-    files = {"ca_certs": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
-    return "&".join(f"ssl_{name}={folder / file}" for name, file in files.items())
 
 
 async def says(url: str) -> str:

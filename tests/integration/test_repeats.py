@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -83,9 +82,7 @@ def test_a_key_sees_what_it_may(client: httpx.Client, form: Any) -> None:
 
 
 @pytest.mark.parametrize("form", [native, chat])
-def test_what_is_asked_otherwise_is_answered_otherwise(
-    client: httpx.Client, form: Any
-) -> None:
+def test_what_is_asked_otherwise_is_answered_otherwise(client: httpx.Client, form: Any) -> None:
     asked = form(unique())
     ways = [post(client, asked) for _ in range(4)]
     assert ways[-1].headers["x-cache"] == "hit"

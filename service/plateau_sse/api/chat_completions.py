@@ -68,6 +68,7 @@ async def complete(request: Request, state: State, headers: dict[str, str]) -> R
     if repeat is not None:
         headers |= run_headers(request.scope, repeat.taken, "use")
         return Response(repeat.content, 200, headers, "application/json")
+    known = state["repeats"].known
     wish = await _wish(request, state, caller, body)
     try:
         with Room(state, caller.owner) as room:
@@ -78,7 +79,8 @@ async def complete(request: Request, state: State, headers: dict[str, str]) -> R
         return busy(headers)
     if taken.answer is not None and not wish.stream:
         keep = state["repeats"].keep
-        await keep(request.scope, caller, where, body, wish.ask, taken, response, wish.model)
+        scope, ask = request.scope, wish.ask
+        keep(scope, caller, where, body, ask, taken, response, known, wish.model)
     return response
 
 

@@ -77,23 +77,33 @@ class Repeats:
     ) -> Repeat | None:
         """What is to be said once more; None where it has to be found out. `where` is the path,
         or the URL where that is part of what is said. Raises as asking does."""
+        if not self._kept or len(body) > BODY_BYTES or _asks_otherwise(scope):
+            return None
         key = (where, caller.owner, caller.user, body)
         repeat = self._kept.get(key)
-        if repeat is None or _asks_otherwise(scope):
+        if repeat is None:
             return None
         found = False
         if repeat.is_understood(await self._intake.agents()):
             found = await self._cache.holds(repeat.cache_key, repeat.mark)
+        # Another request may have dropped it meanwhile, or kept another.
+        is_there = self._kept.get(key) is repeat
         if not found:
-            self._drop(key)
+            if is_there:
+                self._drop(key)
             return None
         self._stats.count("cache_hits")
-        repeat.asked_at = self._loop.time()
-        if key in self._kept:
+        if is_there:
+            repeat.asked_at = self._loop.time()
             self._kept.move_to_end(key)
         return repeat
 
-    async def keep(
+    @property
+    def known(self) -> Mapping[str, Announced]:
+        """The agents by which what is asked now will be understood."""
+        return self._intake.known
+
+    def keep(
         self,
         scope: Scope,
         caller: Caller,
@@ -102,25 +112,29 @@ class Repeats:
         ask: Ask,
         taken: Taken,
         response: Response,
+        known: Mapping[str, Announced],
         *names: str,
     ) -> None:
-        """What was said to this body, where it would be said again. `names` are those in it
-        that agents may have, beside the one that was asked."""
+        """What was said to this body, where it would be said again. `known` is what `known` was
+        before it was understood; `names` are those in it that agents may have, beside the one
+        that was asked."""
         if taken.answer is None or not self._may_keep(ask, body) or _asks_otherwise(scope):
             return
         if isinstance(response, PacedResponse):
             # Too large.
             return
-        content = bytes(response.body)
-        known = await self._intake.agents()
         agent = known.get(ask.agent)
-        if agent is None or agent.version != taken.version:
+        if known is not self.known or agent is None:
+            # Whether it was understood by these or by others nobody knows any more.
             return
         if not agent.about.cache or agent.about.memory:
             return
+        content = bytes(response.body)
         key = (where, caller.owner, caller.user, body)
         self._drop(key)
-        bare = msgspec.structs.replace(taken.answer, text=b"", points=(), output=None)
+        bare = msgspec.structs.replace(
+            taken.answer, text=b"", points=(), output=None, usage=None, model=None
+        )
         self._kept[key] = Repeat(
             agents=[(name, known.get(name)) for name in dict.fromkeys((*names, ask.agent))],
             taken=taken._replace(answer=bare),
@@ -147,17 +161,17 @@ class Repeats:
     def _forget(self) -> None:
         """What has not been asked for so long."""
         self._timer = None
-        now = self._loop.time()
         while self._kept:
             key, oldest = next(iter(self._kept.items()))
-            if now - oldest.asked_at < LIFE_S:
-                self._timer = self._loop.call_later(LIFE_S, self._forget)
+            due_at = oldest.asked_at + LIFE_S
+            if self._loop.time() < due_at:
+                self._timer = self._loop.call_at(due_at, self._forget)
                 return
             self._drop(key)
 
 
 def _size(key: _Key, content: bytes) -> int:
-    return EACH_BYTES + len(key[-1]) + len(content)
+    return EACH_BYTES + sum(map(len, key)) + len(content)
 
 
 def _asks_otherwise(scope: Scope) -> bool:

@@ -113,6 +113,7 @@ async def create(request: Request, cors_headers: dict[str, str]) -> Response:
         run_url = run_url_of(scope, repeat.taken.run_id)
         headers = cors_headers | taken_headers(scope, repeat.taken, "use", run_url)
         return _document(repeat.content, 200, headers)
+    known = state["repeats"].known
     taken, ask = await take(request, state, caller, body)
     run_url = run_url_of(scope, taken.run_id)
     headers = cors_headers | taken_headers(scope, taken, ask.mode, run_url)
@@ -123,8 +124,10 @@ async def create(request: Request, cors_headers: dict[str, str]) -> Response:
     if taken.answer is not None:
         key = hits.key_of(taken.run_id)
         response = _hit(state, taken.run_id, key, taken.answer, links, headers)
-        await state["repeats"].keep(scope, caller, where, body, ask, taken, response)
+        state["repeats"].keep(scope, caller, where, body, ask, taken, response, known)
         return response
+    # Whoever waits for the end of the run holds no more than is needed.
+    del body
     status = taken.status
     wait_s = wait_of(", ".join(request.headers.getlist("prefer")))
     if wait_s is not None:

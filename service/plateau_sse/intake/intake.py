@@ -103,6 +103,11 @@ class Intake:
             found = await self._versions.known()
         return found
 
+    @property
+    def known(self) -> Mapping[str, Announced]:
+        """As `agents` was last, which waits for nothing."""
+        return self._versions.last
+
     async def take(self, ask: Ask, check: Callable[[], None] = lambda: None) -> Taken:
         """Answer from the cache, join, or enqueue. Raises Problem and StoreError; and what
         `check` raises, which is called before a run is begun or joined: a hit, and a run that
@@ -364,4 +369,4 @@ def _first_or_new(run_ids: list[str]) -> str:
 
 def _hit(job: Job, answer: Answer) -> Taken:
     run_id = f"hit-{job.cache_key}"
-    return Taken(run_id, answer.token, answer, "completed", "hit", version=job.version)
+    return Taken(run_id, answer.token, answer, "completed", "hit")

@@ -52,6 +52,12 @@ class Versions:
             raise refusals.no_runner()
         raise refusals.unknown_agent(agent, self._agents)
 
+    @property
+    def last(self) -> Mapping[str, Announced]:
+        """Each agent as it was known last. What is known later is another mapping: this one is
+        never changed."""
+        return self._agents
+
     def about(self, agent: str) -> About:
         """What else is known of it."""
         found = self._agents.get(agent)
