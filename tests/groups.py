@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +167,17 @@ class Trio:
 
         wait_until(is_begun, "a failover is begun", timeout_s=30)
         self.wait_for_another(before)
+
+    def as_replica(self, start: Callable[[], None]) -> None:
+        """What starts the other server, as a replica from the start on. Else it is a primary
+        until a Sentinel corrects it, ten seconds later; and one that has not looked since takes
+        it for that still when a failover that is asked for then has promoted it. It corrects it
+        once more, and nobody is the primary until Sentinels find out, half a minute later."""
+        now, other = self.primary(), self.replica()
+        usual = other.configuration
+        other.configuration = {**usual, "replicaof": f"{now.address} {now.port}"}
+        start()
+        other.configuration = usual
 
     def wait_for_another(self, before: int) -> None:
         def is_other() -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import httpx
@@ -19,6 +20,7 @@ from locustfiles.kit.ledger import TERMINAL
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from tests.groups import Trio
 from tests.processes import free_ports
 from tests.readers import get
 
@@ -200,6 +202,8 @@ async def _fail_over(
         known = [one.answer["id"] for one in outcome.asked if one.answer]
         slot = slot_of(keys.run(known[-1] if known else "").record)
         mend = await asyncio.to_thread(kill if fault.kind == "fail" else move, group, slot)
+        if isinstance(group, Trio):
+            mend = partial(group.as_replica, mend)
         await asyncio.to_thread(mend)
         await asyncio.to_thread(group.wait_until_whole)
 
