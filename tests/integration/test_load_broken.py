@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.far import skip_unless_asked
 from tests.load_server import AHEAD_S, FAULTY, load_server
 from tests.processes import REPOSITORY, environment, scripts_load
 
@@ -54,6 +55,11 @@ def missed(verdict: dict[str, Any]) -> set[str]:
 
 def failures(verdict: dict[str, Any]) -> dict[str, int]:
     return {one["what"]: one["count"] for one in verdict["failures"]}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def asked() -> None:
+    skip_unless_asked("a load that fails on purpose")
 
 
 def test_a_server_that_keeps_the_contract_passes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests import tokens
+from tests.far import skip_unless_asked
 from tests.integration.test_load_broken import failures, missed, run_locust
 from tests.load_server import load_server
 from tests.processes import REPOSITORY, serving, wait_until
@@ -55,6 +56,11 @@ def check_met(
 
 
 @pytest.mark.timeout(150)
+@pytest.fixture(autouse=True, scope="module")
+def asked() -> None:
+    skip_unless_asked("a load that meets its limits")
+
+
 def test_the_share_of_an_owner_is_met_by_each_of_two(tmp_path: Path) -> None:
     """Half of `QUEUE_LIMIT` each: two at once, of five users with the same key."""
     check_met(tmp_path, WITH_KEYS | {"QUEUE_LIMIT": "4"}, KEYS, "owner_limit")
