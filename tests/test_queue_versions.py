@@ -173,3 +173,19 @@ def test_living_runners_say_what_they_have(streams_url: str) -> None:
         assert await redis.hkeys(keys.QUEUE.serving) == [b"one", b"two", b"three"]
 
     on_queue(streams_url, scenario)
+
+
+def test_a_line_that_was_left_is_its_own_once_it_serves_it(streams_url: str) -> None:
+    """What a runner knows of others' lines may be of a moment ago."""
+
+    async def scenario(queue: Queue, _: Any) -> None:
+        await take(queue, "one", 0, [ONE])
+        await asked(queue, ONE, "a")
+        assert names(await take(queue, "one", 1, [ONE])) == ["a"]
+        await queue.hand_back("one", [ONE])
+        assert await take(queue, "one", 0, [TWO]) == []
+        assert queue.left
+        # Without a place, since somebody had it.
+        assert names((await queue.take("one", [ONE], 0, 0.0)).tickets) == ["a"]
+
+    on_queue(streams_url, scenario)

@@ -116,7 +116,8 @@ for n = 1, #KEYS - BEFORE do
   -- Of the others only what still is: its runner may have come.
   local is_open = n <= own or is_left[name]
   heads[n] = is_open and free > 0 and first_of(n) or {}
-  lines[name] = is_open and line(n) or nil
+  -- What was left when it was looked last may be its own by now, and is named twice.
+  lines[name] = is_open and line(n) or lines[name]
 end
 local function take(run, from, name, at)
   step_out(from, name, run)
