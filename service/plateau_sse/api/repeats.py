@@ -16,6 +16,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
+from plateau_sse.api import hits
 from plateau_sse.api.access import Caller
 from plateau_sse.intake.ask import Ask, Taken
 from plateau_sse.intake.intake import Intake
@@ -138,7 +139,7 @@ class Repeats:
         self._kept[key] = Repeat(
             agents=[(name, known.get(name)) for name in dict.fromkeys((*names, ask.agent))],
             taken=taken._replace(answer=bare),
-            cache_key=taken.run_id.removeprefix("hit-"),
+            cache_key=hits.key_of(taken.run_id),
             mark=packing.mark_of(taken.answer),
             content=content,
             asked_at=self._loop.time(),

@@ -368,5 +368,4 @@ def _first_or_new(run_ids: list[str]) -> str:
 
 
 def _hit(job: Job, answer: Answer) -> Taken:
-    run_id = f"hit-{job.cache_key}"
-    return Taken(run_id, answer.token, answer, "completed", "hit")
+    return Taken(f"hit-{job.cache_key}", answer.token, answer, "completed", "hit")
