@@ -55,7 +55,6 @@ def check_met(
         )
 
 
-@pytest.mark.timeout(150)
 @pytest.fixture(autouse=True, scope="module")
 def asked() -> None:
     skip_unless_asked("a load that meets its limits")
