@@ -62,8 +62,9 @@ class QueueMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         # What a failure before has left.
         self.wait(self.redis.flushdb())
-        self.wait(self.queue.take("r1", (), 0))
-        self.model.take("r1", (), 0)
+        # Two releases side by side from the start.
+        self.take("r1", ("one@1", "two@1"), 0, without=False)
+        self.take("r2", ("one@2",), 0, without=False)
 
     @rule(run=RUNS, line=LINES, owner=OWNERS, shared=st.booleans())
     def enqueue(self, run: str, line: str, owner: str, shared: bool) -> None:
@@ -82,7 +83,9 @@ class QueueMachine(RuleBasedStateMachine):
         expected = self.model.take(runner, lines, free, without=without)
         after_s = 0 if without else 1000
         taken = self.wait(self.queue.take(runner, lines, free, after_s, places))
-        assert taken.tickets == expected
+        # Without a place they come by age, and the model knows no time.
+        assert taken.tickets[:free] == expected[:free]
+        assert sorted(taken.tickets[free:]) == sorted(expected[free:])
         assert self.queue.has_passed_over == self.model.has_passed_over
 
     @rule(run=RUNS)
@@ -275,7 +278,8 @@ def test_what_is_broken_on_purpose_is_found(
 
     monkeypatch.setattr(queue_module, "_script", broken)
     with pytest.raises(AssertionError):
-        # By the same draws each time: a random search misses one of a few hundred times.
-        drive(streams_url, 400, phases=(Phase.generate,), database=None, derandomize=True)
+        # The hardest is found after some 60 draws. Fixed draws are none: what is drawn
+        # hangs on which modules are loaded, too.
+        drive(streams_url, 1400, phases=(Phase.generate,), database=None)
     with Redis.from_url(streams_url) as client:
         client.flushall()
