@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from tests.store import skip_what_is_hidden
+
 
 class MessageDropper:
     """`url` is where to connect; `dropped` counts the messages that never arrived, while it is
     `dropping`."""
 
     def __init__(self, target_url: str) -> None:
+        skip_what_is_hidden(target_url)
         parts = urlsplit(target_url)
         assert parts.hostname and parts.port
         self._target = (parts.hostname, parts.port)

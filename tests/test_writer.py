@@ -84,7 +84,8 @@ def test_the_first_piece_goes_out_at_once_and_alone(streams_url: str) -> None:
             await say(writer, piece)
         await writer.finish(done())
         deltas = [decoded(data)["text"] for _, data in (await stream_of(redis, run_id))[1:-1]]
-        assert deltas == ["first", "and the rest"]
+        # Whether the rest comes in one or in two hangs on how long looking took.
+        assert deltas[0] == "first" and "".join(deltas[1:]) == "and the rest"
 
     on_streams(streams_url, scenario)
 
