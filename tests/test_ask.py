@@ -463,6 +463,8 @@ def test_a_reader_that_has_had_enough_is_no_fault() -> None:
     "args",
     [
         ["ask", "text", "--local", "no_such_module:x"],
+        ["ask", "text", "--local", "study", "--url", "http://127.0.0.1:8000"],
+        ["ask", "text", "--local", "study", "--key", "k"],
         ["ask", " "],
         ["ask", "--file", "/no/such/file"],
         ["ask", "text", "--file", "x"],

@@ -57,8 +57,7 @@ def add_parser(subparsers: Any) -> None:
         help="an option of the agent; the value is JSON, else a string; repeatable",
     )
     add("--conversation", metavar="ID", help="go on with this conversation, or begin it")
-    url = default_url()
-    add("--url", default=url, help=f"where the server is [{url}]")
+    add("--url", help=f"where the server is [{default_url()}]")
     key = parser.add_mutually_exclusive_group()
     key.add_argument(
         "--key", default="", help="an API key (other users may see it: --key-file)"
@@ -100,7 +99,10 @@ def run(args: argparse.Namespace) -> int:
                 raise UsageError("--conversation needs a server, which remembers it")
             if args.via:
                 raise UsageError("--via needs a server, which speaks the dialect")
+            if args.url is not None or args.key or args.key_file:
+                raise UsageError("--url and --key are a server's, and --local asks none")
             return _ask_here(args.local, text, options, screen)
+        args.url = args.url or default_url()
         return _ask_server(args, text, options, screen)
     except (UsageError, SettingsError) as error:
         screen.say(f"plateau ask: {error}")
