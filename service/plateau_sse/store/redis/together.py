@@ -1,8 +1,8 @@
 """Scripts that are sent at once and answered one after the other: one round trip to one server.
 
 Invariant: they are executed in their order. Where the server does not have one of them yet (it
-was started anew), all are sent again, one by one, and where the connection breaks, together:
-each bears being repeated.
+was started anew), that and what follows are sent again, one by one, and where the connection
+breaks, all together: each bears being repeated.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ async def together(redis: Any, *calls: Call) -> None:
     async with redis.pipeline(transaction=False) as pipe:
         for call in calls:
             pipe.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
-        try:
-            replies = await pipe.execute()
-        except NoScriptError:
-            for call in calls:
-                await call.alone()
+        replies = await pipe.execute(raise_on_error=False)
+    for number, (call, reply) in enumerate(zip(calls, replies, strict=True)):
+        if isinstance(reply, NoScriptError):
+            for again in calls[number:]:
+                await again.alone()
             return
-    for call, reply in zip(calls, replies, strict=True):
+        if isinstance(reply, Exception):
+            raise reply
         call.reply = reply
