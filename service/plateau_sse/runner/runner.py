@@ -122,6 +122,8 @@ class Runner:
         self._executions: dict[str, Execution] = {}
         # What is held of the queue: all that is to be handed back.
         self._held: dict[str, Claimed | None] = {}
+        # Those that are being taken out of the queue: whoever renews finds them gone.
+        self._over: set[str] = set()
         self._worn = False
         self._is_leaving = False
 
@@ -252,12 +254,13 @@ class Runner:
         self._tasks.pop(run_id, None)
         self._executions.pop(run_id, None)
         self._held.pop(run_id, None)
+        self._over.discard(run_id)
 
     def _lease_lost(self, run_id: str) -> None:
         """Called from the thread that renews."""
 
         def stop() -> None:
-            if run_id in self._tasks:
+            if run_id in self._tasks and run_id not in self._over:
                 log.warning("another runner has taken over a run of ours, stopping it")
                 self._tasks[run_id].cancel()
 
@@ -323,4 +326,5 @@ class Runner:
         """It has ended. Until that is noted it stays ours, or is another's who finds it so."""
         if self._due is not None:
             await self._due.note(ticket.run_id, 0)
+        self._over.add(ticket.run_id)
         await self._queue.done(ticket, self._name)
