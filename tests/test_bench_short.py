@@ -13,6 +13,7 @@ from benchmarks.fanout import ONE, deliver
 from benchmarks.stages import plateau
 
 from plateau_sse.cli.dialects import SPOKEN
+from tests.far import skip_unless_asked
 
 LEAST_READERS = 40
 
@@ -35,6 +36,8 @@ def test_readers_of_a_killed_worker_resume_and_a_stream_keeps_its_bound() -> Non
 
 @pytest.mark.parametrize("dialect", [NATIVE, *SPOKEN])
 def test_readers_of_each_dialect_are_given_every_piece(dialect: str) -> None:
+    if dialect != NATIVE:
+        skip_unless_asked("a benchmark's short form")
     short = ONE._replace(readers=LEAST_READERS, rounds=10)
     with dialects.staged(dialect) as stage:
         # It waits for each piece at each reader. So few cost nothing that could be measured.

@@ -14,6 +14,7 @@ from benchmarks.stages import plateau
 from benchmarks.trend import BLOCKS, Trend, trend_of
 from benchmarks.visitors import AGENTS, SHARES, Tally, Visitors
 
+from tests.far import skip_unless_asked
 from tests.readers import OutOfLine, Reader
 
 SAMPLES = 360
@@ -78,6 +79,7 @@ def test_what_is_out_of_line_is_counted(event_id: str, lost: int, repeated: int)
 @pytest.fixture(scope="module")
 def soaked(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Sample], Tally, Path]:
     """A soak of 24 s: of a machine that is busy there are 12 samples, too."""
+    skip_unless_asked("a benchmark's short form")
     path = tmp_path_factory.mktemp("soak") / "soak.csv"
 
     async def measured() -> tuple[list[Sample], Tally]:

@@ -11,6 +11,7 @@ from redis import Redis
 
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.packing import DICTIONARY, pack, unpack
+from tests.far import skip_unless_asked
 from tests.packed import pack_once
 from tests.store import admin_url, own_bound
 
@@ -34,6 +35,7 @@ def test_the_hit_rate_is_near_that_of_an_ideal_lru(
 ) -> None:
     """In 4 MB: what is evicted is chosen from as many as in 10. An answer is packed once,
     however often it is filled in, stored and weighed."""
+    skip_unless_asked("a benchmark's short form")
     pack_once(monkeypatch, "plateau_sse.store.answers.cache.pack", "benchmarks.hit_rate.pack")
     with own_bound(cache_url), Redis.from_url(cache_url, protocol=2) as client:
         client.config_set("maxmemory", "4mb")

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.far import skip_unless_asked
 from tests.faults import append, check_log, output_of, record_of, start_run
 from tests.processes import Serving, await_banner, free_ports, launch, serving, wait_until
 from tests.sample_agents import words_of
@@ -205,6 +206,7 @@ def test_a_host_that_leaves_refuses_no_run_while_the_store_stays(
 def test_sigterm_and_a_new_start_under_hundreds_of_streams(tmp_path: Path) -> None:
     """What the runner can finish in its grace is read to its end; the rest is handed back, and
     the next one begins anew."""
+    skip_unless_asked("a restart of half a minute")
     env = {**AGENTS, "GRACEFUL_TIMEOUT_S": "17", "PORT": str(free_ports())}
     longer = "a long one"
 

@@ -73,6 +73,7 @@ def test_every_kind_of_user_passes_elsewhere_too(tmp_path: Path) -> None:
 @pytest.mark.timeout(180)
 def test_several_generators_make_one_verdict(tmp_path: Path) -> None:
     """As on several machines: a master, and workers that know nothing but where it is."""
+    skip_unless_asked("a load of several processes")
     port = free_ports(1)
     locust = [sys.executable, "-m", "locust", "-f", "locustfiles/smoke.py", "--headless"]
     with serving(tmp_path / "data", env=LOAD, cwd=REPOSITORY) as plateau:

@@ -40,6 +40,7 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs import events, ids
+from tests.far import skip_unless_asked
 from tests.deployment import Deployment, deployed
 from tests.executions import LIMITS
 from tests.faults import (
@@ -281,6 +282,7 @@ def client_of(url: str) -> httpx.Client:
 def test_what_a_reader_costs_that_never_reads(
     one_web: Deployment, streams_url: str, cache_url: str, report: Report
 ) -> None:
+    skip_unless_asked("a measurement of a minute")
     (url,) = one_web.urls
     worker = worker_of(one_web.webs[0])
     costs: dict[str, float] = {}

@@ -18,6 +18,7 @@ import pytest
 from redis import Redis
 
 from plateau_sse.store.redis import keys
+from tests.far import skip_unless_asked
 from tests.deployment import Deployment, deployed
 from tests.faults import (
     append,
@@ -110,6 +111,7 @@ def warm_up(url: str, client: httpx.Client) -> None:
 def test_200_readers_that_never_read(
     one_web: Deployment, tmp_path: Path, report: Callable[[str, object], None]
 ) -> None:
+    skip_unless_asked("a measurement of half a minute")
     (url,) = one_web.urls
     worker = worker_of(one_web.webs[0])
     text = text_of(CHARACTERS)
