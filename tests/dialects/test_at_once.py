@@ -25,10 +25,10 @@ from plateau_sse.cli.via import Via
 from plateau_sse.client import ask, ask_async, follow
 from plateau_sse.client.patience import Patience
 from plateau_sse.eventsource import EventReader, ServerSentMessage
-from tests.far import skip_unless_asked
 from tests.dialects.paced_agents import TEXT, THOUGHTS
 from tests.dialects.stage import KEY, Stage, anew, staged
 from tests.dialects.test_openai_client import Read, asked, client_of
+from tests.far import skip_unless_asked
 from tests.processes import wait_until
 
 # Of each kind.

@@ -40,9 +40,9 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs import events, ids
-from tests.far import skip_unless_asked
 from tests.deployment import Deployment, deployed
 from tests.executions import LIMITS
+from tests.far import skip_unless_asked
 from tests.faults import (
     STUCK_BUFFER,
     append,

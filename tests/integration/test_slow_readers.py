@@ -18,8 +18,8 @@ import pytest
 from redis import Redis
 
 from plateau_sse.store.redis import keys
-from tests.far import skip_unless_asked
 from tests.deployment import Deployment, deployed
+from tests.far import skip_unless_asked
 from tests.faults import (
     append,
     append_characters,
