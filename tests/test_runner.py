@@ -15,6 +15,7 @@ import pytest
 
 from plateau_sse.agents import Run, Yielded
 from plateau_sse.runner import process
+from plateau_sse.runner.runner import Runner
 from plateau_sse.settings import Settings
 from plateau_sse.store.queue import queue
 from plateau_sse.store.queue.announcements import Announcements
@@ -147,27 +148,25 @@ def test_what_has_just_left_the_queue_is_not_taken_for_taken_over(
     streams_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Leases are renewed before the runner hears that it is rid of the run."""
-    real_done, real_renew = Queue.done, queue.Leases.renew
-    gone: set[str] = set()
+    real_done, real_lost = Queue.done, Runner._lease_lost
+    told: set[str] = set()
 
-    def renew(self: queue.Leases, runner: str, runs: Any) -> set[str]:
-        lost = real_renew(self, runner, runs)
-        gone.update(lost)
-        return lost
+    def lost(self: Runner, run_id: str) -> None:
+        real_lost(self, run_id)
+        # Behind what that has asked of the loop.
+        self._loop.call_soon_threadsafe(told.add, run_id)
 
     async def done(self: Queue, ticket: Ticket, runner: str) -> None:
         await real_done(self, ticket, runner)
 
-        async def seen() -> bool:
-            return ticket.run_id in gone
+        async def is_told() -> bool:
+            return ticket.run_id in told
 
-        await until(seen, "who renews has found it gone")
-        # What that thread has asked of the loop is done by then.
-        await asyncio.sleep(0.05)
+        await until(is_told, "who renews has found it gone")
 
     monkeypatch.setattr("plateau_sse.runner.lease.RENEW_S", 0.02)
     monkeypatch.setattr(Queue, "done", done)
-    monkeypatch.setattr(queue.Leases, "renew", renew)
+    monkeypatch.setattr(Runner, "_lease_lost", lost)
 
     async def scenario(scene: Scene) -> None:
         async with scene.runner():
