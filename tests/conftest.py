@@ -45,10 +45,16 @@ LIVES_FOREVER = keys.line("").partition("waiting")[0].encode()
 
 
 # Where fixtures of an empty store lead: `server`, `trio` or `cluster`; for tests that know it
-# by its URL: streams, hub, queue, cache, conversations. Or to one server by a way of its own:
-# `tls`, or `rights` for a user that may do what `doctor --acl` prints.
-STORE = os.environ.get("TEST_STORE", "server")
+# by its URL: streams, hub, queue, cache, conversations. Each of them over TLS where `-tls` is
+# added; `tls` is one server, and `rights` is one for a user that may do what `doctor --acl`
+# prints.
+ASKED_STORE = os.environ.get("TEST_STORE", "server")
+STORE = ASKED_STORE.removesuffix("-tls")
 GROUPS = ("trio", "cluster")
+IS_GROUP_OVER_TLS = ASKED_STORE != STORE
+STORES = ("server", "tls", "rights", "trio", "trio-tls", "cluster", "cluster-tls")
+if ASKED_STORE not in STORES:
+    raise pytest.UsageError(f"TEST_STORE={ASKED_STORE} is none of {', '.join(STORES)}")
 OF_OPERATORS = ("test_doctor_redis.py", "test_info.py")
 OF_A_CACHE = frozenset(("test_50000_answers_stay_within_the_bound",))
 # What puts something between our clients and a server, or looks past them in the middle.
@@ -58,6 +64,7 @@ OF_A_BARE_SERVER = frozenset(
 OF_ONE_SERVER = OF_A_BARE_SERVER | frozenset(
     (
         "test_every_event_is_published_once_with_its_id",
+        "test_an_end_with_an_answer_of_its_own_is_published_without_it",
         "test_of_many_callers_sixteen_are_remembered",
         "test_deleting_removes_it_all_and_for_good",
         "test_ten_long_messages_are_read_with_less_than_4_kb",
@@ -107,8 +114,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         why = "it looks at the keys of one server, past our clients"
         lacking |= dict.fromkeys(of_others, why)
     why = "it reads what an operator is shown of a server without TLS, with all rights"
+    is_otherwise = IS_GROUP_OVER_TLS or STORE in ("tls", "rights")
     for item in items:
-        if STORE in ("tls", "rights") and item.path.name in OF_OPERATORS:
+        if is_otherwise and item.path.name in OF_OPERATORS:
             item.add_marker(pytest.mark.skip(reason=why))
         if reason := lacking.get(item.name.partition("[")[0]):
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -240,26 +248,46 @@ def cache_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    with sentinel_trio(tmp_path_factory.mktemp("trio")) as found:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """Of all servers of a group; None where they speak without TLS."""
+    if not IS_GROUP_OVER_TLS:
+        return None
+    folder = tmp_path_factory.mktemp("certificates")
+    authority(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trio(tmp_path_factory: pytest.TempPathFactory, certificates: Path | None) -> Iterator[Trio]:
+    folder = tmp_path_factory.mktemp("trio")
+    with sentinel_trio(folder, certificates=certificates) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def cache_trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    with sentinel_trio(tmp_path_factory.mktemp("cache-trio"), "cache") as found:
+def cache_trio(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Path | None
+) -> Iterator[Trio]:
+    folder = tmp_path_factory.mktemp("cache-trio")
+    with sentinel_trio(folder, "cache", certificates=certificates) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def cache_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with six_nodes(tmp_path_factory.mktemp("cache-cluster"), "cache") as found:
+def cache_cluster(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Path | None
+) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cache-cluster")
+    with six_nodes(folder, "cache", certificates=certificates) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with six_nodes(tmp_path_factory.mktemp("cluster")) as found:
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Path | None
+) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with six_nodes(folder, certificates=certificates) as found:
         yield found
 
 
@@ -332,6 +360,9 @@ def assert_all_have_a_life(client: Redis) -> None:
 # has in no release that is new enough; and what is none for this TEST_STORE.
 UNAVOIDABLE = (
     "the keys of one server",
+    "a server that evicts",
+    "TLS hides what passes",
+    "a server without TLS, with all rights",
     "this clone has no",
     "no process namespace",
     "no network namespace",

@@ -4,6 +4,9 @@
         connect(trio.url, "test")
         trio.primary().kill()
 
+With `certificates`, a folder that `authority` has filled, all of them speak TLS only: with
+their clients, with one another, and under the name that their certificate has.
+
 Invariant: real processes on free ports, each ended by its own id when the block ends.
 """
 
@@ -24,6 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from plateau_sse.serve.redis_server import Role, options, server_binary
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis.topology import SLOTS
+from tests.authority import client_of, query, secured
 from tests.netns import Host
 from tests.processes import free_ports, wait_until
 
@@ -175,7 +179,8 @@ class Trio:
         once more, and nobody is the primary until Sentinels find out, half a minute later."""
         now, other = self.primary(), self.replica()
         usual = other.configuration
-        other.configuration = {**usual, "replicaof": f"{now.address} {now.port}"}
+        address = "localhost" if now.tls else now.address
+        other.configuration = {**usual, "replicaof": f"{address} {now.port}"}
         start()
         other.configuration = usual
 
@@ -218,21 +223,32 @@ def _word(it: Any) -> str:
 
 @contextmanager
 def sentinel_trio(
-    folder: Path, role: Role = "streams", places: Sequence[Host] = (), **overrides: str
+    folder: Path,
+    role: Role = "streams",
+    places: Sequence[Host] = (),
+    certificates: Path | None = None,
+    binary: str = "",
+    **overrides: str,
 ) -> Iterator[Trio]:
     """`places`: where the primary, the replica and each Sentinel run."""
     base = free_ports(5)
     on: list[Host | None] = [*places] or [None] * 5
     first = places[0].address if places else "127.0.0.1"
+    tls = client_of(certificates) if certificates else {}
+    if certificates:
+        first = "localhost"
+        overrides["replica-announce-ip"] = first
     with ExitStack() as stack:
         servers = []
         for n in range(2):
             place = folder / f"server-{n}"
             configuration = options(role, Settings(), place, base + n) | REPLICATION
+            if certificates:
+                configuration |= secured(certificates, base + n)
             configuration |= overrides
             if n:
                 configuration["replicaof"] = f"{first} {base}"
-            node = Node(place, base + n, configuration, on=on[n])
+            node = Node(place, base + n, configuration, tls=tls, binary=binary, on=on[n])
             stack.callback(node.end)
             node.start()
             servers.append(node)
@@ -241,19 +257,27 @@ def sentinel_trio(
             place = folder / f"sentinel-{n}"
             place.mkdir(parents=True, exist_ok=True)
             file = place / "sentinel.conf"
-            file.write_text(
-                f"port {base + n}\n"
-                f"dir {place}\n"
-                f"sentinel monitor {SERVICE} {first} {base} 2\n"
-                f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
-                f"sentinel failover-timeout {SERVICE} 3000\n"
-                "protected-mode no\n"
-            )
-            sentinel = Node(place, base + n, {}, (str(file), "--sentinel"), on=on[n])
+            lines = [f"port {base + n}"]
+            if certificates:
+                secrets = secured(certificates, base + n)
+                lines = [f"{name} {value}" for name, value in secrets.items()]
+                lines += ["sentinel resolve-hostnames yes", "sentinel announce-hostnames yes"]
+                lines += [f"sentinel announce-ip {first}"]
+            lines += [
+                f"dir {place}",
+                f"sentinel monitor {SERVICE} {first} {base} 2",
+                f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}",
+                f"sentinel failover-timeout {SERVICE} 3000",
+                "protected-mode no",
+            ]
+            file.write_text("\n".join([*lines, ""]))
+            words = (str(file), "--sentinel")
+            sentinel = Node(place, base + n, {}, words, tls=tls, binary=binary, on=on[n])
             stack.callback(sentinel.end)
             sentinel.start()
             sentinels.append(sentinel)
-        trio = Trio(servers, sentinels)
+        found = f"?{query(certificates)}" if certificates else ""
+        trio = Trio(servers, sentinels, tls_options=found)
         trio.wait_until_whole()
         yield trio
 
@@ -263,9 +287,13 @@ class Cluster:
     """Three primaries, each with a replica; in what order changes with every failover."""
 
     nodes: list[Node]
+    tls_options: str = ""
 
     @property
     def url(self) -> str:
+        if self.tls_options:
+            hosts = ",".join(f"localhost:{one.port}" for one in self.nodes)
+            return f"rediss+cluster://{hosts}{self.tls_options}"
         hosts = ",".join(f"{one.address}:{one.port}" for one in self.nodes)
         return f"redis+cluster://{hosts}"
 
@@ -366,16 +394,29 @@ def _lines(reply: Any) -> dict[str, str]:
 
 @contextmanager
 def six_nodes(
-    folder: Path, role: Role = "streams", places: Sequence[Host] = (), **overrides: str
+    folder: Path,
+    role: Role = "streams",
+    places: Sequence[Host] = (),
+    certificates: Path | None = None,
+    **overrides: str,
 ) -> Iterator[Cluster]:
     """`places`: where each of them runs, the replicas after the primaries."""
     base = free_ports(12)
+    tls = client_of(certificates) if certificates else {}
+    if certificates:
+        overrides |= {
+            "tls-cluster": "yes",
+            "cluster-announce-hostname": "localhost",
+            "cluster-preferred-endpoint-type": "hostname",
+        }
     on: list[Host | None] = [*places] or [None] * 6
     with ExitStack() as stack:
         nodes = []
         for n in range(6):
             place = folder / f"node-{n}"
             configuration = options(role, Settings(), place, base + n) | REPLICATION
+            if certificates:
+                configuration |= secured(certificates, base + n)
             configuration |= {
                 "cluster-enabled": "yes",
                 "cluster-config-file": "nodes.conf",
@@ -386,12 +427,12 @@ def six_nodes(
                 "cluster-allow-replica-migration": "no",
                 **overrides,
             }
-            node = Node(place, base + n, configuration, on=on[n])
+            node = Node(place, base + n, configuration, tls=tls, on=on[n])
             stack.callback(node.end)
             node.start()
             nodes.append(node)
         _join(nodes)
-        cluster = Cluster(nodes)
+        cluster = Cluster(nodes, f"?{query(certificates)}" if certificates else "")
         cluster.wait_until_whole()
         yield cluster
 

@@ -1,7 +1,7 @@
 """Where log lines go: one handler on stderr, in text or JSON, what is said too often counted.
 
 Invariant: a line is there because someone may act on it; what gunicorn and uvicorn say about
-their own normal course is left out.
+their own normal course is left out, and what uvloop says of a connection that was given up.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ ROUTINE = frozenset(
     }
 )
 
+# How uvloop tells of a connection that is given up in the very turn of its loop in which its
+# TLS handshake completes, as where a process was frozen: what is left to be sent has nowhere to
+# go. Whoever gave it up says why.
+_GIVEN_UP = ("Fatal error on SSL protocol", "the handler is closed")
 
 # What ends a line for somebody, or is an order to a terminal. What agents and clients say
 # stands in what is logged.
@@ -79,6 +83,12 @@ def _written_out(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
+def _tells_something(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    is_known = isinstance(error, RuntimeError) and str(error).endswith(_GIVEN_UP[1])
+    return not (is_known and record.getMessage().startswith(_GIVEN_UP[0]))
+
+
 def configure(log_format: str) -> None:
     """Once a process tree, before anything forks; `log_format` is `text` or `json`."""
     handler = logging.StreamHandler()
@@ -91,3 +101,4 @@ def configure(log_format: str) -> None:
     # gunicorn stops it from propagating.
     gunicorn.handlers = [handler]
     gunicorn.addFilter(lambda record: record.msg not in ROUTINE)
+    logging.getLogger("asyncio").addFilter(_tells_something)

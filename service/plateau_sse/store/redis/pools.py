@@ -25,6 +25,7 @@ from plateau_sse.store.redis.sentinel import (
     at_primary_blocking,
     check_primary,
 )
+from plateau_sse.store.redis.trust import sharing
 
 # A burst of 1,000 readers joining is through the pool in well under a second.
 POOL_WAIT_S = 5.0
@@ -97,7 +98,7 @@ def alone(url: str, name: str, sentinels: Sentinels | None = None) -> AbstractCo
 def _kind(
     kind: type[AbstractConnection], sentinels: Sentinels | None
 ) -> type[AbstractConnection]:
-    kind = prompt(kind)
+    kind = sharing(prompt(kind))
     return kind if sentinels is None else at_primary(kind, sentinels)
 
 
