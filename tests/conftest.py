@@ -56,7 +56,9 @@ STORES = ("server", "tls", "rights", "trio", "trio-tls", "cluster", "cluster-tls
 if ASKED_STORE not in STORES:
     raise pytest.UsageError(f"TEST_STORE={ASKED_STORE} is none of {', '.join(STORES)}")
 OF_OPERATORS = ("test_doctor_redis.py", "test_info.py")
-OF_A_CACHE = frozenset(("test_50000_answers_stay_within_the_bound",))
+OF_A_CACHE = frozenset(
+    ("test_50000_answers_stay_within_the_bound", "test_8000_english_answers_of_2_kb_fit")
+)
 # What puts something between our clients and a server, or looks past them in the middle.
 OF_A_BARE_SERVER = frozenset(
     ("test_the_streams_alone_suffice", "test_what_is_broken_on_purpose_is_found")

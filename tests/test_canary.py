@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from plateau_sse.ops import canary as canary_module
 from plateau_sse.ops.canary import Canary
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.redis import keys
-from plateau_sse.store.redis.connections import connect
+from plateau_sse.store.redis.connections import connect, servers_of
 from plateau_sse.store.runs import events
 from plateau_sse.store.runs.streams import Streams
 from tests.flaky_redis import FlakyRedis
@@ -71,7 +71,8 @@ class Cage:
         return self.canary.deaf
 
     async def run_keys(self) -> list[str]:
-        return sorted(key.decode() for key in await self.redis.keys("run:*}"))
+        servers: Sequence[Any] = await servers_of(self.redis)
+        return sorted([key.decode() for one in servers for key in await one.keys("run:*}")])
 
 
 @asynccontextmanager

@@ -6,14 +6,15 @@ import asyncio
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.chaos import checks, faults, fleet, table
 from benchmarks.chaos.storm import ENV, Plan, storm
 
-from tests.conftest import emptied
+from tests.conftest import STORE, emptied
 from tests.far import skip_unless_asked
-from tests.groups import Trio
+from tests.groups import Cluster, Trio
 
 SHORT = Plan(seed=20_260_101, seconds=12, runs=30, readers=120)
 WEBS, RUNNERS = ["web0", "web1"], ["runner0", "runner1"]
@@ -38,15 +39,21 @@ def test_whatever_is_killed_nobody_loses_anything(tmp_path: Path) -> None:
     assert sum(one.reader.connections for one in outcome.followers) > 2 * SHORT.readers
 
 
+@pytest.fixture
+def group(request: pytest.FixtureRequest) -> Any:
+    """What fails over: Sentinels' servers, or a cluster where that is asked for."""
+    return request.getfixturevalue("cluster" if STORE == "cluster" else "trio")
+
+
 @pytest.mark.timeout(240)
 def test_nobody_loses_anything_where_a_store_fails_over_as_well(
-    trio: Trio, tmp_path: Path
+    group: Trio | Cluster, tmp_path: Path
 ) -> None:
     """What a failover may cost is made to wait: new runs and ends."""
     skip_unless_asked("a test of several servers")
     plan = Plan(seed=11, seconds=24, runs=30, readers=120)
-    for _ in emptied(trio):
-        with fleet.running(tmp_path, env=ENV | {"WAIT_REPLICAS": "1"}, group=trio) as members:
+    for _ in emptied(group):
+        with fleet.running(tmp_path, env=ENV | {"WAIT_REPLICAS": "1"}, group=group) as members:
             outcome = asyncio.run(storm(members, plan))
         found = checks.check_all(outcome)
         assert all(check.ok for check in found), "\n".join(table.lines(outcome, found))

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,10 +15,12 @@ from locustfiles.kit.ledger import Ledger
 from redis import Redis
 
 from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.connections import connect
 from tests.deployment import Deployment, deployed
 from tests.proxy import dropping_messages
 from tests.readers import Reader
 from tests.sample_agents import words_of
+from tests.store import admin_url
 
 RUNS = 200
 
@@ -90,13 +93,13 @@ async def watch_lengths(
     streams_url: str, runs: list[dict[str, str]], until: asyncio.Future[list[None]]
 ) -> list[int]:
     """XLEN of the runs' streams, looked at again and again while they are read."""
-    redis = Redis.from_url(streams_url, protocol=2)
+    redis: Any = connect(admin_url(streams_url), "test-looking")
     seen = []
     while not until.done():
         for run in runs[::20]:
-            seen.append(redis.xlen(keys.run(run["id"]).events))
+            seen.append(await redis.xlen(keys.run(run["id"]).events))
         await asyncio.sleep(0.05)
-    redis.close()
+    await redis.aclose()
     return seen
 
 

@@ -98,7 +98,7 @@ def alone(url: str, name: str, sentinels: Sentinels | None = None) -> AbstractCo
 def _kind(
     kind: type[AbstractConnection], sentinels: Sentinels | None
 ) -> type[AbstractConnection]:
-    kind = sharing(prompt(kind))
+    kind = prompt(sharing(kind))
     return kind if sentinels is None else at_primary(kind, sentinels)
 
 

@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError, RedisError
 from redis.exceptions import TimeoutError as SilentError
 
 from plateau_sse.redis_urls import Address
+from plateau_sse.store.redis.trust import sharing
 
 log = logging.getLogger("plateau.store")
 
@@ -121,6 +122,8 @@ class Sentinels:
 
     def _connection(self, place: Place) -> Any:
         pool = ConnectionPool.from_url(self._address.sentinel_at(*place), **_OPTIONS)
+        # One is made for each that a pool makes, and every `LOOK_S`.
+        pool.connection_class = sharing(pool.connection_class)
         return pool.make_connection()  # type: ignore[no-untyped-call]
 
     def _prefer(self, place: Place) -> None:
