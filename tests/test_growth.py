@@ -48,6 +48,8 @@ class Worker:
     """A web worker in a thread; `redis` and `streams` look past it at its store."""
 
     def __init__(self, url: str) -> None:
+        # First: where the store is a group this skips, and nothing else is open.
+        self.redis: Any = Redis.from_url(url, protocol=2)
         options = {**PlateauWorker.CONFIG_KWARGS, "loop": "none"}
         app = create_app(Settings(redis_url=url, cache_redis_url=""))
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
@@ -56,7 +58,6 @@ class Worker:
         self._thread = threading.Thread(target=self._serve)
         self.port = self._listener.getsockname()[1]
         self.url = url
-        self.redis: Any = Redis.from_url(url, protocol=2)
 
     def __enter__(self) -> Worker:
         self._thread.start()
