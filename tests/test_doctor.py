@@ -216,6 +216,9 @@ def test_a_risky_setting_is_a_warning_and_is_mended(
     [
         ("redis://:secret@10.0.0.7/0", "warning", "in the clear"),
         ("redis://box:6380/0", "warning", "in the clear and asks for no password"),
+        ("redis+sentinel://:secret@box/main", "warning", "in the clear"),
+        ("redis+cluster://me:secret@box", "warning", "in the clear"),
+        ("rediss://:secret@box/0?ssl_cert_reqs=none", "warning", "trusts every server"),
         ("rediss://:secret@box/0", "ok", "encrypted"),
         ("redis://localhost/0", "ok", "this machine"),
         ("unix:///run/redis.sock", "ok", "this machine"),
@@ -229,7 +232,33 @@ def test_a_redis_elsewhere_should_be_encrypted(url: str, level: str, words: str)
     assert words in found.text
     assert "secret" not in found.text + found.mend
     if level == "warning":
-        assert found.mend.startswith("REDIS_URL=rediss://")
+        to_be = found.mend.removeprefix("REDIS_URL=")
+        assert to_be.startswith("rediss")
+        *_, mended = configuration.check(Settings(), (Server("streams", to_be),))
+        assert (mended.check, mended.level) == ("settings.redis_url", "ok")
+
+
+def test_a_password_as_an_option_is_one() -> None:
+    servers = (Server("streams", "redis://box?password=secret"),)
+    by_name = {it.check: it for it in configuration.check(Settings(), servers)}
+    assert "asks for no password" not in by_name["settings.redis_url"].text
+
+
+def test_what_hangs_in_both_roles_is_named_in_both(tmp_path: Path) -> None:
+    """A firewall that drops what should pass: each Sentinel has a second to answer."""
+    env = {}
+    with contextlib.ExitStack() as stack:
+        for variable in ("REDIS_URL", "CACHE_REDIS_URL"):
+            # Nobody takes what the kernel has accepted.
+            silent = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+            places = [stack.enter_context(it).getsockname()[1] for it in silent]
+            hosts = ",".join(f"127.0.0.1:{port}" for port in places)
+            env[variable] = f"redis+sentinel://{hosts}/main"
+        found = examine(env, tmp_path)
+    assert found.code == 1
+    for role in ("streams", "cache"):
+        assert found.level(role) == "error"
+        assert "does not answer" in found.said(role)
 
 
 def test_two_workers_are_right_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,6 +208,30 @@ def test_a_data_dir_that_may_not_be_looked_at_is_told(tmp_path: Path) -> None:
             "redis://me:secret@box/0?db=1",
             "redis-cli -u redis://box/0 --user me --askpass PING",
         ),
+        (
+            "redis://box/0?username=me&password=secret",
+            "redis-cli -u redis://box/0 --user me --askpass PING",
+        ),
+        (
+            "rediss://m%40e:secret@box/2?ssl_ca_certs=/my%20ca&ssl_certfile=/c&ssl_keyfile=/k",
+            "redis-cli -u rediss://box/2 --user m@e --askpass --cacert '/my ca' --cert /c "
+            "--key /k PING",
+        ),
+        (
+            "rediss://box?ssl_cert_reqs=none&ssl_password=secret",
+            "redis-cli -u rediss://box --insecure PING",
+        ),
+        (
+            "unix://me:secret@/run/my%20redis",
+            "redis-cli -s '/run/my redis' --user me --askpass PING",
+        ),
+        # Before 7.2 it knows no brackets.
+        ("redis://:secret@[::1]:6380/2", "redis-cli -h ::1 -p 6380 -n 2 --askpass PING"),
+        ("rediss://[::1]", "redis-cli -h ::1 -p 6379 --tls PING"),
+        (
+            "rediss+cluster://me:secret@a,b?ssl_ca_certs=/ca",
+            "redis-cli -h A_SERVER_OF_THE_CLUSTER --tls --user me --askpass --cacert /ca PING",
+        ),
     ],
 )
 def test_a_command_for_a_server_shows_no_password(url: str, command: str) -> None:

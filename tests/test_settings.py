@@ -80,6 +80,19 @@ def test_what_is_no_url_of_a_redis_is_refused_and_not_repeated(url: str) -> None
     ("url", "said"),
     [
         ("rediss://:secret@box/0?ssl_cert_reqs=CERT_NONE", "none, optional or required"),
+        ("redis://:secret@box/0?ssl_ca_certs=/ca.pem", "rediss://…, rediss+sentinel://…"),
+        ("redis+cluster://:secret@box?ssl_ca_certs=/ca.pem", "rediss+cluster://…"),
+        ("rediss://:secret@box?ssl_secret=1", "ssl_ca_certs"),
+        ("rediss://:secret@box?ssl_min_version=1.2", "771 for TLS 1.2"),
+        ("rediss://:secret@box?ssl_min_version=13", "771 for TLS 1.2"),
+        ("rediss://:secret@box?ssl_keyfile=/key.pem", "an ssl_certfile"),
+        # The first part of the path would be taken for a host, and left out.
+        ("unix://run/redis.sock", "three slashes"),
+        ("unix://user:se/cret@/run/redis.sock", "three slashes"),
+        # Without a service, it would be what stands behind the password's own slash.
+        ("redis+sentinel://app:2024/secret@a,b", "percent-encoded"),
+        # An empty variable for the host.
+        ("redis://:6379/0", "no host"),
         ("valkey://:secret@box/0", "valkey:// is not supported yet"),
         ("redis+sentinel://:secret@box:26379", "it names no service"),
         ("redis+sentinel://:secret@box/main/3?protocol=3", "percent-encoded"),
@@ -118,6 +131,13 @@ def test_a_url_that_would_lead_elsewhere_is_refused_by_name(url: str, said: str)
 )
 def test_a_url_of_a_redis_is_taken_as_it_is(url: str) -> None:
     assert Settings.from_env({"REDIS_URL": f" {url} "}).redis_url == url
+
+
+def test_a_scheme_in_capitals_is_one_to_everybody() -> None:
+    taken = Settings.from_env(
+        {"REDIS_URL": "REDISS+Sentinel://Box/main", "CACHE_REDIS_URL": ""}
+    )
+    assert taken.redis_url == "rediss+sentinel://Box/main"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Literal, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
 
 FORM = (
     "redis://[user:password@]host[:port][/db], rediss://…, unix://…, "
@@ -33,12 +33,30 @@ MANY = (
 )
 SERVICE = "redis+sentinel://host[:port],host[:port]/service[/db]: it names no service"
 DATABASE = "redis+cluster://host[:port],host[:port] without a database: a cluster has one only"
+PATH = "unix:///path/of/the/socket, with three slashes"
+NOWHERE = "redis://host:port/db: it names a port and no host"
+OPTION = (
+    "rediss://…, rediss+sentinel://… or rediss+cluster://… where it has options of TLS: "
+    "ssl_ca_certs, ssl_ca_path, ssl_certfile and ssl_keyfile, ssl_check_hostname, ssl_ciphers, "
+    "ssl_min_version (771 for TLS 1.2, 772 for 1.3), ssl_cert_reqs (none, optional or required)"
+)
+KEY = "a URL with an ssl_certfile where it has an ssl_keyfile"
 # How we speak to a server is not for a URL to say.
 _OPTION = re.compile(r"(?:(?:db|username|password|ssl_[a-z_]+)=[^=]*)?")
 # Sentinels have users of their own, or none.
 _SENTINEL_OPTION = re.compile(r"(?:(?:sentinel_(?:username|password)|ssl_[a-z_]+)=[^=]*)?")
 _CLUSTER_OPTION = re.compile(r"(?:ssl_[a-z_]+=[^=]*)?")
+# Those that both of redis-py's clients take.
+_OF_TLS = frozenset(
+    (
+        *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data"),
+        *("ssl_certfile", "ssl_keyfile", "ssl_password"),
+        *("ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers"),
+        *("ssl_include_verify_flags", "ssl_exclude_verify_flags"),
+    )
+)
 _OPTIONS = {"server": _OPTION, "sentinel": _SENTINEL_OPTION, "cluster": _CLUSTER_OPTION}
+_DATABASE = re.compile(r"/?[0-9]*")
 SENTINEL_PORT, PORT = 26379, 6379
 
 Kind = Literal["server", "sentinel", "cluster"]
@@ -67,7 +85,7 @@ class Address(NamedTuple):
 def _at(url: str, host: str, port: int) -> str:
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user}{at}{_netloc(host, port)}"))
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{joined(host, port)}"))
 
 
 def address_of(url: str) -> Address:
@@ -83,7 +101,7 @@ def address_of(url: str) -> Address:
     theirs = [it for it in options if it.startswith("sentinel_")]
     query = "&".join(it for it in options if it not in theirs)
     service, _, database = parts.path.strip("/").partition("/")
-    one = _netloc(*hosts[0])
+    one = joined(*hosts[0])
     alone = urlunsplit((scheme, f"{user}{at}{one}", f"/{database or 0}", query, ""))
     if kind == "cluster":
         return Address("cluster", alone, hosts)
@@ -97,8 +115,37 @@ def _host(text: str, port: int) -> tuple[str, int]:
     return parts.hostname or "", parts.port or port
 
 
-def _netloc(host: str, port: int) -> str:
+def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def user_of(url: str) -> str:
+    """Whom its server takes for the user, `default` where it names none."""
+    parts = urlsplit(url)
+    (named,) = parse_qs(parts.query).get("username", [unquote(parts.username or "")])
+    return named or "default"
+
+
+def has_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.password is not None or "password" in parse_qs(parts.query)
+
+
+def template(url: str, *, asks: bool | None = None, **other: str) -> str:
+    """The same address to be filled in: PASSWORD in the place of one, or where the server
+    `asks` for it, and no secret. `other`: a scheme or a place (host and port) instead."""
+    parts = urlsplit(url)
+    user = parts.username or "".join(parse_qs(parts.query).get("username", ()))
+    secret = ":PASSWORD" if (has_password(url) if asks is None else asks) else ""
+    place = other.get("place", parts.netloc.rpartition("@")[2])
+    options = re.sub(r"(?<=sentinel_password=)[^&]*", "PASSWORD", parts.query).split("&")
+    kept = [it for it in options if it.startswith(("db=", "ssl_", "sentinel_"))]
+    found = parts._replace(
+        scheme=other.get("scheme", parts.scheme),
+        netloc=f"{user}{secret}@{place}" if user or secret else place,
+        query="&".join(it for it in kept if not it.startswith("ssl_password=")),
+    )
+    return urlunsplit(found)
 
 
 def redis_url_of(text: str) -> str:
@@ -107,8 +154,10 @@ def redis_url_of(text: str) -> str:
     from redis.asyncio import ConnectionPool
     from redis.exceptions import RedisError
 
-    url = text.strip()
-    other = OTHERS.get(url.partition("://")[0])
+    scheme, found, rest = text.strip().partition("://")
+    # One of redis-py's readers takes capitals, the other does not.
+    url = f"{scheme.lower()}{found}{rest}"
+    other = OTHERS.get(scheme.lower())
     if other is not None:
         raise ValueError(other)
     try:
@@ -124,18 +173,38 @@ def redis_url_of(text: str) -> str:
     except (ValueError, TypeError):
         raise ValueError(FORM) from None
     except RedisError:
-        raise ValueError("a URL whose ssl_cert_reqs is none, optional or required") from None
+        raise ValueError(OPTION) from None
     raise ValueError(wrong or FORM)
 
 
 def _shape(kind: Kind, parts: SplitResult) -> str:
     """What is wrong with how it is put together, '' where nothing is."""
+    wrong = _wrong_options(kind, parts)
+    if wrong:
+        return wrong
     if kind == "server":
-        return MANY if "," in parts.netloc.rpartition("@")[2] else ""
+        place = parts.netloc.rpartition("@")[2]
+        if parts.scheme == "unix":
+            # What stands there would be left out of the path.
+            return PATH if place else ""
+        if re.fullmatch(r":[0-9]+", place) and not (parts.query or parts.fragment):
+            return NOWHERE
+        return MANY if "," in place else ""
     path = parts.path.strip("/")
     if kind == "sentinel":
         return "" if path else SERVICE
     return "" if path in ("", "0") else DATABASE
+
+
+def _wrong_options(kind: Kind, parts: SplitResult) -> str:
+    options = [option for option in parts.query.split("&") if option.startswith("ssl_")]
+    of_tls = {option.partition("=")[0] for option in options}
+    is_meant = parts.scheme.startswith("rediss") and of_tls <= _OF_TLS
+    if of_tls and not (is_meant and all(map(_OPTIONS[kind].fullmatch, options))):
+        return OPTION
+    if parse_qs(parts.query).get("ssl_min_version", ["771"])[-1] not in ("771", "772"):
+        return OPTION
+    return KEY if "ssl_keyfile" in of_tls and "ssl_certfile" not in of_tls else ""
 
 
 def _means_it(kind: Kind, parts: SplitResult) -> bool:
@@ -146,11 +215,11 @@ def _means_it(kind: Kind, parts: SplitResult) -> bool:
     if parts.scheme == "unix":
         return parts.path not in ("", "/")
     if kind == "server":
-        return parts.port != 0 and bool(re.fullmatch(r"/?[0-9]*", parts.path + parts.fragment))
+        return parts.port != 0 and bool(_DATABASE.fullmatch(parts.path + parts.fragment))
     if parts.scheme.partition("+")[0] not in ("redis", "rediss") or parts.fragment:
         return False
     hosts = parts.netloc.rpartition("@")[2].split(",")
     ports = [urlsplit(f"//{host}").port for host in hosts]
     if not all(_host(host, PORT)[0] for host in hosts) or 0 in ports:
         return False
-    return kind == "cluster" or bool(re.fullmatch(r"/[^/]+(?:/[0-9]*)?", parts.path))
+    return kind == "cluster" or bool(re.fullmatch(r"/[^/@,]+(?:/[0-9]*)?", parts.path))

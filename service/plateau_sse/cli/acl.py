@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from plateau_sse.cli.servers import VARIABLES
-from plateau_sse.redis_urls import Address, address_of
+from plateau_sse.redis_urls import Address, address_of, user_of
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis.rights import LEAST_OF_SENTINELS, Role, least
 
@@ -39,7 +38,6 @@ def lines(settings: Settings) -> Iterator[str]:
 
 
 def _line(url: str, words: tuple[str, ...]) -> str:
-    parts = urlsplit(url)
-    (given,) = parse_qs(parts.query).get("username", [unquote(parts.username or "")])
-    user = given or USER
+    named = user_of(url)
+    user = USER if named == "default" else named
     return shlex.join(("ACL", "SETUSER", user, "on", ">PASSWORD", *words))

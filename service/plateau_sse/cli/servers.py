@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import (
@@ -27,10 +26,10 @@ from redis.exceptions import (
 
 from plateau_sse.cli import INTERRUPTED
 from plateau_sse.errors import StoreError
-from plateau_sse.redis_urls import Kind, address_of
+from plateau_sse.redis_urls import Kind, address_of, has_password, template, user_of
 from plateau_sse.serve.child import leave
 from plateau_sse.serve.data_dir import running
-from plateau_sse.serve.redis_cli import has_secret, redis_cli
+from plateau_sse.serve.redis_cli import redis_cli
 from plateau_sse.serve.redis_server import Role
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis import keys
@@ -153,12 +152,12 @@ async def opened(server: Server, name: str) -> AsyncIterator[Redis]:
 
 def trouble(server: Server, error: StoreError) -> Trouble:
     """What an error of this server means."""
-    variable, parts = server.variable, urlsplit(server.url)
+    variable = server.variable
     match error.__cause__:
         case AuthenticationError():
-            return _refusal(server, parts, str(error))
+            return _refusal(server, str(error))
         case NoPermissionError():
-            user = parts.username or "default"
+            user = user_of(server.url)
             # Of what is asked here, INFO is the one command that the service can do without.
             found = _REFUSED.search(str(error))
             grant = "+info" if found is None else f"+{found[1]}"
@@ -181,13 +180,17 @@ def trouble(server: Server, error: StoreError) -> Trouble:
     return Trouble(f"{server.shown} does not answer ({said})", remedy)
 
 
-def _refusal(server: Server, parts: SplitResult, said: str) -> Trouble:
-    place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
-    form = f"{server.variable}={parts.scheme}://"
-    if "without any password configured" in said:
-        return Trouble(f"{server.shown} has no password", f"{form}{place}")
-    wrong = "refuses this password" if has_secret(parts) else "asks for a password"
-    return Trouble(f"{server.shown} {wrong}", f"{form}{parts.username or ''}:PASSWORD@{place}")
+def _refusal(server: Server, said: str) -> Trouble:
+    wrong = "refuses this password" if has_password(server.url) else "asks for a password"
+    asks = "without any password configured" not in said
+    if not asks:
+        wrong = "has no password"
+    if server.is_one_of == "server":
+        remedy = f"{server.variable}={template(server.url, asks=asks)}"
+    else:
+        # What is shown is one of several.
+        remedy = f"correct the password in {server.variable}"
+    return Trouble(f"{server.shown} {wrong}", remedy)
 
 
 def result_of(coroutine: Coroutine[Any, Any, Result]) -> Result:

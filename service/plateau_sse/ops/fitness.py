@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis
 
 from plateau_sse.errors import StoreError
+from plateau_sse.redis_urls import user_of
 from plateau_sse.store.redis.fitness import unfit
 
 log = logging.getLogger("plateau.store")
@@ -28,7 +28,7 @@ class Fitness:
 
     def __init__(self, redis: Redis, url: str) -> None:
         self._redis = redis
-        self._user = unquote(urlsplit(url).username or "default")
+        self._user = user_of(url)
         self.cause = ""
 
     async def keep_looking(self) -> None:

@@ -49,7 +49,7 @@ def fault_of_runner(settings: Settings) -> str:
             alive: list[bytes] = client.zrange(
                 keys.QUEUE.runners, since_ms, "+inf", byscore=True
             )
-    except RedisError as error:
+    except (RedisError, OSError, ValueError, TypeError) as error:
         return f"the streams instance: {error}"
     if any(name.startswith(ours) for name in alive):
         return ""

@@ -93,7 +93,9 @@ def _place(url: str) -> tuple[Any, ...]:
     address, parts = address_of(url), urlsplit(url)
     if address.hosts:
         return (frozenset(address.hosts), address.service)
-    return (parts.hostname, parts.port or 6379, "" if parts.netloc else parts.path)
+    if parts.scheme == "unix":
+        return (parts.path,)
+    return (parts.hostname, parts.port or 6379)
 
 
 def missing_roles(settings: Settings) -> tuple[Role, ...]:

@@ -11,7 +11,7 @@ from plateau_sse import keysfile
 from plateau_sse.cli.checks import Finding, ok, warning
 from plateau_sse.cli.servers import Server
 from plateau_sse.ops.cgroup import cores
-from plateau_sse.redis_urls import address_of
+from plateau_sse.redis_urls import address_of, has_password, template
 from plateau_sse.serve.banner import page_url
 from plateau_sse.settings import Settings, is_loopback
 
@@ -84,11 +84,16 @@ def _encryption(server: Server) -> Finding:
     hosts = [host for host, _ in address.hosts] or [parts.hostname or "localhost"]
     if parts.scheme == "unix" or all(map(is_loopback, hosts)):
         return ok(name, f"{server.variable} stays on this machine")
+    if parts.scheme == "rediss" and "ssl_cert_reqs=none" in parts.query:
+        text = f"{server.variable} is encrypted for whoever answers: it trusts every server"
+        trusting = template(server.url).replace("ssl_cert_reqs=none", "ssl_cert_reqs=required")
+        return warning(name, text, f"{server.variable}={trusting}")
     if parts.scheme == "rediss":
         return ok(name, f"{server.variable} is encrypted")
-    open_to_all = "" if parts.password is not None else " and asks for no password"
+    open_to_all = "" if has_password(address.url) else " and asks for no password"
+    scheme = urlsplit(server.url).scheme.replace("redis", "rediss", 1)
     return warning(
         name,
         f"{server.variable} goes to {', '.join(hosts)} in the clear{open_to_all}",
-        f"{server.variable}=rediss{server.shown.removeprefix('redis')}",
+        f"{server.variable}={template(server.url, scheme=scheme)}",
     )

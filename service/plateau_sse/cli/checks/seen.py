@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
@@ -17,6 +16,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from plateau_sse.cli.checks import Finding, error, warning
 from plateau_sse.cli.servers import ANSWER_WITHIN_S, Server, opened, trouble
 from plateau_sse.errors import StoreError
+from plateau_sse.redis_urls import user_of
 from plateau_sse.serve.redis_server import Role
 from plateau_sse.store.redis import keys, rights
 from plateau_sse.store.redis.rights import Denied
@@ -39,17 +39,13 @@ class Seen:
 
     @property
     def user(self) -> str:
-        return user_of(self.server)
+        return user_of(self.server.url)
 
     def set(self, name: str, value: str) -> str:
         """What mends a line of its configuration."""
         if self.configuration is None:
             return f"{name} {value}  # in the server's own configuration: CONFIG is closed"
         return self.server.cli("CONFIG", "SET", name, value)
-
-
-def user_of(server: Server) -> str:
-    return unquote(urlsplit(server.url).username or "default")
 
 
 async def look(server: Server) -> Seen | Finding:
@@ -116,7 +112,7 @@ def _word(reply: Any) -> str:
 
 def _closed(server: Server, denied: Denied) -> Finding:
     """Nothing more can be seen of it; the service does without that, if it has the rest."""
-    user = user_of(server)
+    user = user_of(server.url)
     mend = server.cli("ACL", "SETUSER", user, *denied.grants, "+info")
     words = ", ".join((*denied.what, "INFO"))
     level = error if denied.what else warning

@@ -10,6 +10,7 @@ from plateau_sse.cli.checks.bounds import bounds
 from plateau_sse.cli.checks.seen import Seen, look
 from plateau_sse.cli.checks.versions import REDIS, numbers
 from plateau_sse.cli.servers import Server, each
+from plateau_sse.redis_urls import joined, template
 from plateau_sse.settings import Settings
 
 # Each event waits for an answer of the streams, each question for one of the cache.
@@ -18,7 +19,9 @@ SLOW_MS = 5.0
 
 async def check(roles: tuple[Server, ...], settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
-    servers = [server for role in roles for server in await each(role)]
+    # Each has its time to answer, and this check has one for all.
+    found = await asyncio.gather(*map(each, roles))
+    servers = [server for servers in found for server in servers]
     ids: set[str] = set()
     for seen in await asyncio.gather(*map(look, servers)):
         if isinstance(seen, Finding):
@@ -58,7 +61,6 @@ def _judge(seen: Seen, settings: Settings) -> Iterator[Finding]:
 def _kind(seen: Seen) -> Iterator[Finding]:
     """Why it cannot be used at all."""
     info, role = seen.info, seen.server.role
-    form = f"{seen.server.variable}=redis://"
     if numbers(info["redis_version"]) < REDIS:
         text = f"Redis {info['redis_version']} is too old: 7.0 or newer, or Valkey"
         yield error(f"{role}.version", text, f"unset {seen.server.variable}; plateau serve")
@@ -71,9 +73,11 @@ def _kind(seen: Seen) -> Iterator[Finding]:
         yield error(f"{role}.mode", "it is a node of a cluster", mend)
     elif info["role"] != "master":
         text = "it is a replica, and takes no writes"
-        yield error(
-            f"{role}.replica", text, f"{form}{info['master_host']}:{info['master_port']}/0"
-        )
+        place = joined(info["master_host"], int(info["master_port"]))
+        mend = f"{seen.server.variable}={template(seen.server.url, place=place)}"
+        if seen.server.is_one_of != "server":
+            mend = "plateau doctor  # once more: a failover may be under way"
+        yield error(f"{role}.replica", text, mend)
 
 
 def _speed(seen: Seen) -> Iterator[Finding]:

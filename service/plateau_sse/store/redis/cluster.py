@@ -29,7 +29,7 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.passing import code_of, passes
 from plateau_sse.store.redis.pools import pooled, pooled_blocking
 from plateau_sse.store.redis.sentinel import Place
-from plateau_sse.store.redis.topology import Topology, slot_of
+from plateau_sse.store.redis.topology import NAMELESS, Topology, slot_of
 
 # Between attempts where a slot is on its way; a failover takes longer, and is for who asked.
 WAITS_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -125,14 +125,14 @@ class Cluster(Redis):
             client: Any = await self.at(place)
             try:
                 return await self._given(client, args, options, asking=asking)
-            except AskError as error:
-                wrong = error
-                place = _other(error, place, topology)
-                asking = not isinstance(error, MovedError)
             except (RedisError, OSError) as error:
-                if not passes(error):
-                    raise
                 wrong, left = error, place
+                if isinstance(error, AskError) and error.host != NAMELESS:
+                    place = _other(error, place, topology)
+                    asking = not isinstance(error, MovedError)
+                    continue
+                if not (passes(error) or isinstance(error, AskError)):
+                    raise
                 await topology.learn()
                 place, asking = topology.owner(slot), False
                 if place == left and code_of(error) not in _SOON:
@@ -275,11 +275,11 @@ class BlockingCluster(BlockingRedis):
                 return client.execute_command(*args, **options)
             except (RedisError, OSError) as error:
                 wrong, left = error, place
-                if isinstance(error, AskError):
+                if isinstance(error, AskError) and error.host != NAMELESS:
                     place = _other(error, place, topology)
                     asking = not isinstance(error, MovedError)
                     continue
-                if not passes(error):
+                if not (passes(error) or isinstance(error, AskError)):
                     raise
                 topology.learn_blocking()
                 place, asking = topology.owner(slot), False

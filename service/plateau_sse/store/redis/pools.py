@@ -11,15 +11,14 @@ from functools import partial
 from typing import Any
 
 from redis import Redis as BlockingRedis
-from redis import __version__ as redis_version
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.driver_info import DriverInfo
 from redis.exceptions import ResponseError
 
 from plateau_sse.store.redis.passing import Again, BlockingAgain
 from plateau_sse.store.redis.sending import prompt
 from plateau_sse.store.redis.sentinel import (
+    DRIVER,
     Sentinels,
     at_primary,
     at_primary_blocking,
@@ -30,10 +29,6 @@ from plateau_sse.store.redis.trust import sharing
 # A burst of 1,000 readers joining is through the pool in well under a second.
 POOL_WAIT_S = 5.0
 CONNECT_S = 2.0
-
-# What a connection says of its library. By default each one that is made looks up the version
-# among all packages installed: milliseconds, and 3 MiB of what a process shares with others.
-_DRIVER = DriverInfo(lib_version=redis_version)
 
 
 def pooled(
@@ -50,7 +45,7 @@ def pooled(
         url,
         protocol=2,
         redis_connect_func=partial(_introduce, name, sentinels is not None),
-        driver_info=_DRIVER,
+        driver_info=DRIVER,
         max_connections=connections,
         timeout=POOL_WAIT_S,
         socket_timeout=timeout_s,
@@ -69,8 +64,10 @@ def pooled_blocking(
         url,
         protocol=2,
         redis_connect_func=partial(_introduce_blocking, name, sentinels is not None),
-        driver_info=_DRIVER,
+        driver_info=DRIVER,
         socket_timeout=timeout_s,
+        # redis-py's own is 5 s, which is most of a lease.
+        socket_connect_timeout=min(timeout_s, CONNECT_S),
         # Without a retry: a lease has no time for that, and who renews it tries again.
         retry=BlockingAgain(0),
     )
@@ -86,7 +83,7 @@ def alone(url: str, name: str, sentinels: Sentinels | None = None) -> AbstractCo
         url,
         protocol=2,
         redis_connect_func=partial(_introduce, name, sentinels is not None),
-        driver_info=_DRIVER,
+        driver_info=DRIVER,
         socket_timeout=None,
         socket_connect_timeout=CONNECT_S,
     )

@@ -175,7 +175,8 @@ async def _said(connection: Any) -> str:
 
 def _grant(command: Command, said: str) -> str:
     if "to run" not in said:
-        return "&*" if "channel" in said else "~*"
+        # Who shares a server has what begins with its prefix, and no more.
+        return f"&{keys.PREFIX}*" if "channel" in said else f"~{keys.PREFIX}*"
     return granting(command)
 
 

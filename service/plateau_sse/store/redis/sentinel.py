@@ -14,8 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 from redis import ConnectionPool as BlockingPool
+from redis import __version__ as redis_version
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError, RedisError
 from redis.exceptions import TimeoutError as SilentError
 
@@ -32,7 +34,11 @@ LOOK_S = 2.0
 Place = tuple[str, int]
 _ASK = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME")
 _MOVED = "+switch-master"
+# What a connection says of its library. By default each one that is made looks up the version
+# among all packages installed: milliseconds, and 3 MiB of what a process shares with others.
+DRIVER = DriverInfo(lib_version=redis_version)
 _OPTIONS: dict[str, Any] = {
+    "driver_info": DRIVER,
     "protocol": 2,
     "socket_timeout": ANSWER_S,
     "socket_connect_timeout": ANSWER_S,
@@ -62,6 +68,11 @@ class Sentinels:
             except (RedisError, OSError, TimeoutError) as error:
                 wrong = error
                 continue
+            except asyncio.CancelledError:
+                # Who asks may have less patience than it takes to pass over one that hangs: it
+                # is asked last the next time.
+                self._hosts = [*(it for it in self._hosts if it != place), place]
+                raise
             finally:
                 with suppress(Exception):
                     await connection.disconnect(nowait=True)

@@ -27,6 +27,8 @@ log = logging.getLogger("plateau.store")
 
 SLOTS = 16384
 NAME = "plateau-topology"
+# For a node where names are preferred, and it has said none yet.
+NAMELESS = "?"
 _ASK = ("CLUSTER", "SLOTS")
 
 
@@ -116,6 +118,8 @@ class Topology:
 
     def moved(self, error: MovedError, asked: Place) -> Place:
         """What a server has said that does not serve a slot (any more): who does."""
+        if error.host == NAMELESS:
+            return asked
         place = (error.host or asked[0], int(error.port))
         self._owners[error.slot_id] = place
         if place not in self.primaries:
@@ -133,8 +137,7 @@ class Topology:
         """False where there is nothing in it: a node that has not met the others."""
         owners: list[Place | None] = [None] * SLOTS
         for first, last, primary, *_ in reply:
-            host = (primary[0] or b"").decode() or asked[0]
-            place = (asked[0] if host == "?" else host, int(primary[1]))
+            place = (_host(primary) or asked[0], int(primary[1]))
             owners[int(first) : int(last) + 1] = [place] * (int(last) - int(first) + 1)
         primaries = tuple(dict.fromkeys(place for place in owners if place is not None))
         if not primaries:
@@ -151,6 +154,18 @@ class Topology:
         self.version += 1
         for told in tuple(self.on_change):
             told()
+
+
+def _host(node: list[Any]) -> str:
+    """'' for that of whoever was asked. A node that has no name yet has its address beside it,
+    where the others are known by their names."""
+    host = (node[0] or b"").decode()
+    if host != NAMELESS:
+        return host
+    more = node[3] if len(node) > 3 else []
+    beside = dict(zip(more[::2], more[1::2], strict=False))
+    found: bytes = beside.get(b"ip", b"")
+    return found.decode()
 
 
 def _shown(places: Iterable[Place]) -> str:

@@ -52,12 +52,23 @@ def _of(wanted: RedisSSLContext) -> RedisSSLContext:
         return found.context
     stamps = _stamps(wanted)
     if found is None or found.stamps != stamps:
+        for name in _FILES:
+            _check(name, getattr(wanted, name))
         found = _Read(now, stamps, RedisSSLContext(**options))
         found.context.get()
         if len(_shared) >= _KINDS_MOST:
             _shared.clear()
     _shared[key] = found._replace(looked_at=now)
     return found.context
+
+
+def _check(name: str, path: str | None) -> None:
+    """OpenSSL does not say which file it cannot read."""
+    if path:
+        try:
+            os.stat(path)
+        except OSError as error:
+            raise OSError(error.errno, f"ssl_{name}={path}: {error.strerror}") from None
 
 
 def _stamps(wanted: RedisSSLContext) -> list[Any]:
