@@ -102,6 +102,39 @@ def test_a_service_goes_on_with_what_was_put_back(tmp_path: Path) -> None:
         assert httpx.get(f"{running.url}/v1/conversations/c1").json()["messages"] == said
 
 
+def test_one_server_is_saved_and_in_the_words_of_redis_cli(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.rdb"
+    for url, said in (
+        ("redis+sentinel://:secret@a,b/main", "a copy is of one server"),
+        ("rediss+cluster://:secret@a,b", "a copy is of one server"),
+        ("rediss://:secret@a?ssl_ca_certs=/ca.pem", "--cacert FILE"),
+    ):
+        refused = backup("save", url, str(copy))
+        assert refused.returncode == 1 and said in refused.stderr
+        assert "secret" not in refused.stderr
+    assert backup("save", "redis://a").returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    not (shutil.which("redis-server") and shutil.which("openssl")),
+    reason="needs openssl, and a redis-server with TLS (Debian's) on the PATH",
+)
+def test_over_tls_the_authority_is_an_option(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "tls", tmp_path / "copy.rdb"
+    server = start_server("streams", folder, "redis-server", way="tls")
+    try:
+        url = server.url.partition("?")[0]
+        refused = backup("save", url, str(copy))
+        assert refused.returncode == 1 and not copy.exists()
+        files = {"--cacert": "ca.pem", "--cert": "client.pem", "--key": "client.key"}
+        words = [word for name, file in files.items() for word in (name, str(folder / file))]
+        done(backup("save", url, str(copy), *words))
+        assert copy.stat().st_size > 0
+    finally:
+        end_server(server)
+
+
 def test_nothing_that_is_there_is_written_over(server: Server, tmp_path: Path) -> None:
     copy = tmp_path / "copy.rdb"
     done(backup("save", server.url, str(copy)))

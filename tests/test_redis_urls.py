@@ -7,12 +7,12 @@ import socket
 from typing import Any
 
 import pytest
-from redis.exceptions import MovedError
+from redis.exceptions import ConnectionError, MovedError
 
 from plateau_sse.redis_urls import address_of, template, user_of
 from plateau_sse.serve.tree import _place
 from plateau_sse.store.redis import keys, rights, sentinel
-from plateau_sse.store.redis.connections import connect_blocking
+from plateau_sse.store.redis.connections import connect, connect_blocking
 from plateau_sse.store.redis.pools import CONNECT_S, pooled_blocking
 from plateau_sse.store.redis.sentinel import Sentinels
 from plateau_sse.store.redis.topology import Topology
@@ -125,3 +125,19 @@ def test_two_sockets_are_two_servers() -> None:
     one, other = "unix://me:secret@/run/one", "unix://me:secret@/run/other"
     assert _place(one) != _place(other)
     assert _place(one) == _place("unix:///run/one")
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
+def test_a_file_of_tls_that_is_not_there_is_named(option: str) -> None:
+    async def scenario() -> None:
+        # Whether anybody is there is not asked any more.
+        redis = connect(f"rediss://127.0.0.1:9?{option}=/nowhere/its.pem", "test", retries=0)
+        try:
+            with pytest.raises(
+                ConnectionError, match=f"{option}=/nowhere/its.pem: No such file"
+            ):
+                await redis.ping()
+        finally:
+            await redis.aclose()
+
+    asyncio.run(scenario())
