@@ -114,6 +114,10 @@ def test_one_server_is_saved_and_in_the_words_of_redis_cli(tmp_path: Path) -> No
         assert "secret" not in refused.stderr
     assert backup("save", "redis://a").returncode == 2
     assert list(tmp_path.iterdir()) == []
+    # What one that was ended has left is no copy, whatever redis-cli makes of the words.
+    (tmp_path / "copy.rdb.part").write_text("half")
+    assert backup("save", "redis://127.0.0.1:9", str(copy), "ping").returncode == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(

@@ -228,6 +228,7 @@ def test_a_data_dir_that_may_not_be_looked_at_is_told(tmp_path: Path) -> None:
         # Before 7.2 it knows no brackets.
         ("redis://:secret@[::1]:6380/2", "redis-cli -h ::1 -p 6380 -n 2 --askpass PING"),
         ("rediss://[::1]", "redis-cli -h ::1 -p 6379 --tls PING"),
+        ("redis://[fe80::1%25$(id)]", "redis-cli -h 'fe80::1%$(id)' -p 6379 PING"),
         (
             "rediss+cluster://me:secret@a,b?ssl_ca_certs=/ca",
             "redis-cli -h A_SERVER_OF_THE_CLUSTER --tls --user me --askpass --cacert /ca PING",

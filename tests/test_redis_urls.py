@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from redis.exceptions import ConnectionError, MovedError
+from redis.exceptions import AskError, ConnectionError, MovedError
 
 from plateau_sse.redis_urls import address_of, template, user_of
 from plateau_sse.serve.tree import _place
@@ -25,6 +25,9 @@ from plateau_sse.store.redis.topology import Topology
         ("redis://:secret@box", "default"),
         ("redis://m%40e:secret@box", "m@e"),
         ("redis://box/0?username=me&password=secret", "me"),
+        # As redis-py has it.
+        ("redis://me:secret@box?username=you", "me"),
+        ("redis://box?username=me&username=you", "me"),
     ],
 )
 def test_the_user_is_whom_the_server_takes_for_it(url: str, user: str) -> None:
@@ -40,8 +43,11 @@ def test_the_user_is_whom_the_server_takes_for_it(url: str, user: str) -> None:
         (
             "rediss://m%40e:secret@box/2?ssl_ca_certs=/ca&ssl_password=secret",
             {"place": "[::1]:6380"},
-            "rediss://m%40e:PASSWORD@[::1]:6380/2?ssl_ca_certs=/ca",
+            "rediss://m%40e:PASSWORD@[::1]:6380/2?ssl_ca_certs=/ca&ssl_password=PASSWORD",
         ),
+        ("redis://box?username=a%3Ab&password=x", {}, "redis://a%3Ab:PASSWORD@box"),
+        ("unix://:secret@/run/redis?db=1", {"asks": False}, "unix:///run/redis?db=1"),
+        ("unix:///run/redis", {"place": "box:6379"}, "redis://box:6379"),
         (
             "redis+sentinel://me:secret@a,b/main/3?sentinel_username=s&sentinel_password=secret",
             {"scheme": "rediss+sentinel"},
@@ -119,12 +125,47 @@ def test_who_shares_a_server_is_granted_what_begins_with_its_prefix(
     denied = ("No permissions to access a key", "No permissions to access a channel")
     granted = [rights._grant(("GET", "two:x"), said) for said in denied]
     assert granted == ["~two:*", "&two:*"]
+    assert list(map(rights._words, granted)) == ["our keys", "our channels"]
 
 
 def test_two_sockets_are_two_servers() -> None:
     one, other = "unix://me:secret@/run/one", "unix://me:secret@/run/other"
     assert _place(one) != _place(other)
     assert _place(one) == _place("unix:///run/one")
+
+
+def test_who_is_sent_to_a_node_without_a_name_waits_for_it_to_have_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It passes within a second, or is an error that passes."""
+    ends, learned = [2], [0]
+
+    async def scenario() -> None:
+        cluster: Any = connect("redis+cluster://a:1", "test", retries=0)
+        topology = cluster.topology
+
+        async def learn() -> None:
+            learned[0] += 1
+            topology._owners = [("a", 1)] * 16384
+            topology.primaries = (("a", 1),)
+
+        async def given(*_: Any, **__: Any) -> str:
+            if learned[0] < ends[0]:
+                raise AskError("12 ?:6379")
+            return "OK"
+
+        topology.learn = learn
+        cluster._given = given
+        try:
+            assert await cluster.execute_command("GET", "key") == "OK"
+            ends[0] = 1000
+            with pytest.raises(ConnectionError, match="has no name yet"):
+                await cluster.execute_command("GET", "key")
+            assert 6 < learned[0] < 20
+        finally:
+            await cluster.aclose()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])

@@ -93,6 +93,10 @@ def test_what_is_no_url_of_a_redis_is_refused_and_not_repeated(url: str) -> None
         ("redis+sentinel://app:2024/secret@a,b", "percent-encoded"),
         # An empty variable for the host.
         ("redis://:6379/0", "no host"),
+        ("rediss://:6379?db=1&ssl_ca_certs=/ca.pem", "no host"),
+        # Without `//` one of redis-py's clients takes it.
+        ("unix:/run/secret.sock", "percent-encoded"),
+        ("rediss://:secret@box?ssl_certfile=&ssl_keyfile=/key.pem", "an ssl_certfile"),
         ("valkey://:secret@box/0", "valkey:// is not supported yet"),
         ("redis+sentinel://:secret@box:26379", "it names no service"),
         ("redis+sentinel://:secret@box/main/3?protocol=3", "percent-encoded"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Literal, NamedTuple
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit, urlunsplit
 
 FORM = (
     "redis://[user:password@]host[:port][/db], rediss://…, unix://…, "
@@ -119,11 +119,12 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def user_of(url: str) -> str:
-    """Whom its server takes for the user, `default` where it names none."""
+def user_of(url: str, otherwise: str = "default") -> str:
+    """Whom its server takes for the user."""
     parts = urlsplit(url)
-    (named,) = parse_qs(parts.query).get("username", [unquote(parts.username or "")])
-    return named or "default"
+    # As redis-py has it where both are there, or one twice.
+    named = parse_qs(parts.query).get("username", [""])[0]
+    return unquote(parts.username or "") or named or otherwise
 
 
 def has_password(url: str) -> bool:
@@ -135,17 +136,17 @@ def template(url: str, *, asks: bool | None = None, **other: str) -> str:
     """The same address to be filled in: PASSWORD in the place of one, or where the server
     `asks` for it, and no secret. `other`: a scheme or a place (host and port) instead."""
     parts = urlsplit(url)
-    user = parts.username or "".join(parse_qs(parts.query).get("username", ()))
+    user = quote(user_of(url, ""), safe="")
     secret = ":PASSWORD" if (has_password(url) if asks is None else asks) else ""
     place = other.get("place", parts.netloc.rpartition("@")[2])
-    options = re.sub(r"(?<=sentinel_password=)[^&]*", "PASSWORD", parts.query).split("&")
-    kept = [it for it in options if it.startswith(("db=", "ssl_", "sentinel_"))]
-    found = parts._replace(
-        scheme=other.get("scheme", parts.scheme),
-        netloc=f"{user}{secret}@{place}" if user or secret else place,
-        query="&".join(it for it in kept if not it.startswith("ssl_password=")),
-    )
-    return urlunsplit(found)
+    options = re.sub(r"((?:ssl|sentinel)_password=)[^&]*", r"\1PASSWORD", parts.query)
+    kept = [it for it in options.split("&") if it.startswith(("db=", "ssl_", "sentinel_"))]
+    scheme, path = other.get("scheme", parts.scheme), parts.path
+    if scheme == "unix" and "place" in other:
+        scheme, path = "redis", ""
+    who = f"{user}{secret}@" if user or secret else ""
+    query = f"?{'&'.join(kept)}" if kept else ""
+    return f"{scheme}://{who}{place}{path}{query}"
 
 
 def redis_url_of(text: str) -> str:
@@ -156,6 +157,8 @@ def redis_url_of(text: str) -> str:
 
     scheme, found, rest = text.strip().partition("://")
     # One of redis-py's readers takes capitals, the other does not.
+    if not found:
+        raise ValueError(FORM)
     url = f"{scheme.lower()}{found}{rest}"
     other = OTHERS.get(scheme.lower())
     if other is not None:
@@ -187,7 +190,8 @@ def _shape(kind: Kind, parts: SplitResult) -> str:
         if parts.scheme == "unix":
             # What stands there would be left out of the path.
             return PATH if place else ""
-        if re.fullmatch(r":[0-9]+", place) and not (parts.query or parts.fragment):
+        is_all = not parts.fragment and _are_known(kind, parts)
+        if re.fullmatch(r":[0-9]+", place) and is_all:
             return NOWHERE
         return MANY if "," in place else ""
     path = parts.path.strip("/")
@@ -196,21 +200,26 @@ def _shape(kind: Kind, parts: SplitResult) -> str:
     return "" if path in ("", "0") else DATABASE
 
 
+def _are_known(kind: Kind, parts: SplitResult) -> bool:
+    return all(map(_OPTIONS[kind].fullmatch, parts.query.split("&")))
+
+
 def _wrong_options(kind: Kind, parts: SplitResult) -> str:
     options = [option for option in parts.query.split("&") if option.startswith("ssl_")]
     of_tls = {option.partition("=")[0] for option in options}
     is_meant = parts.scheme.startswith("rediss") and of_tls <= _OF_TLS
     if of_tls and not (is_meant and all(map(_OPTIONS[kind].fullmatch, options))):
         return OPTION
-    if parse_qs(parts.query).get("ssl_min_version", ["771"])[-1] not in ("771", "772"):
+    said = parse_qs(parts.query)
+    if said.get("ssl_min_version", ["771"])[0] not in ("769", "770", "771", "772"):
         return OPTION
-    return KEY if "ssl_keyfile" in of_tls and "ssl_certfile" not in of_tls else ""
+    return KEY if "ssl_keyfile" in said and "ssl_certfile" not in said else ""
 
 
 def _means_it(kind: Kind, parts: SplitResult) -> bool:
     """A `/`, `#` or `?` that is not encoded ends the password: the rest is shown as a path, or
     what stands before it is taken for the server."""
-    if not all(map(_OPTIONS[kind].fullmatch, parts.query.split("&"))):
+    if not _are_known(kind, parts):
         return False
     if parts.scheme == "unix":
         return parts.path not in ("", "/")

@@ -38,6 +38,4 @@ def lines(settings: Settings) -> Iterator[str]:
 
 
 def _line(url: str, words: tuple[str, ...]) -> str:
-    named = user_of(url)
-    user = USER if named == "default" else named
-    return shlex.join(("ACL", "SETUSER", user, "on", ">PASSWORD", *words))
+    return shlex.join(("ACL", "SETUSER", user_of(url, USER), "on", ">PASSWORD", *words))

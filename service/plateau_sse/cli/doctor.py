@@ -25,7 +25,7 @@ from plateau_sse.settings import Settings
 CHECK_S = 8.0
 WRONG_SETTINGS = 2
 # serve itself configures the servers that it starts again.
-OTHERS = re.compile(r"redis-cli -[us] .* CONFIG SET")
+OTHERS = re.compile(r"redis-cli -[hus] .* CONFIG SET")
 # Each message names the setting first that it is about.
 NAME = re.compile(r"[A-Z][A-Z_]{3,}")
 # In the place of a wrong one, where none at all would be wrong, too.

@@ -29,7 +29,7 @@ from plateau_sse.errors import StoreError
 from plateau_sse.redis_urls import Kind, address_of, has_password, template, user_of
 from plateau_sse.serve.child import leave
 from plateau_sse.serve.data_dir import running
-from plateau_sse.serve.redis_cli import redis_cli
+from plateau_sse.serve.redis_cli import redis_cli, setting
 from plateau_sse.serve.redis_server import Role
 from plateau_sse.settings import Settings
 from plateau_sse.store.redis import keys
@@ -186,7 +186,7 @@ def _refusal(server: Server, said: str) -> Trouble:
     if not asks:
         wrong = "has no password"
     if server.is_one_of == "server":
-        remedy = f"{server.variable}={template(server.url, asks=asks)}"
+        remedy = setting(server.variable, template(server.url, asks=asks))
     else:
         # What is shown is one of several.
         remedy = f"correct the password in {server.variable}"

@@ -35,6 +35,11 @@ def redis_cli(url: str, variable: str, *words: str, ours_in: Path | None) -> str
     return f'REDISCLI_AUTH="{password}" redis-cli -p {port} {shlex.join(words)}'
 
 
+def setting(variable: str, url: str) -> str:
+    """What sets it, for a shell."""
+    return f"{variable}={shlex.quote(url)}"
+
+
 def _place(url: str, variable: str) -> str:
     parts, address = urlsplit(url), address_of(url)
     if variable and _is_understood(parts, address.kind):
@@ -60,7 +65,8 @@ def _where(parts: SplitResult, kind: Kind) -> list[str]:
         return ["-s", shlex.quote(unquote(parts.path))]
     if parts.hostname and ":" in parts.hostname:
         tls = ["--tls"] if parts.scheme == "rediss" else []
-        return ["-h", parts.hostname, "-p", str(parts.port or PORT), *_database(parts), *tls]
+        host = shlex.quote(unquote(parts.hostname))
+        return ["-h", host, "-p", str(parts.port or PORT), *_database(parts), *tls]
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")
     return ["-u", shlex.quote(urlunsplit(bare))]
 

@@ -13,6 +13,7 @@ from plateau_sse.cli.servers import Server
 from plateau_sse.ops.cgroup import cores
 from plateau_sse.redis_urls import address_of, has_password, template
 from plateau_sse.serve.banner import page_url
+from plateau_sse.serve.redis_cli import setting
 from plateau_sse.settings import Settings, is_loopback
 
 SECRET = '"$(openssl rand -hex 16)"'  # noqa: S105
@@ -87,7 +88,7 @@ def _encryption(server: Server) -> Finding:
     if parts.scheme == "rediss" and "ssl_cert_reqs=none" in parts.query:
         text = f"{server.variable} is encrypted for whoever answers: it trusts every server"
         trusting = template(server.url).replace("ssl_cert_reqs=none", "ssl_cert_reqs=required")
-        return warning(name, text, f"{server.variable}={trusting}")
+        return warning(name, text, setting(server.variable, trusting))
     if parts.scheme == "rediss":
         return ok(name, f"{server.variable} is encrypted")
     open_to_all = "" if has_password(address.url) else " and asks for no password"
@@ -95,5 +96,5 @@ def _encryption(server: Server) -> Finding:
     return warning(
         name,
         f"{server.variable} goes to {', '.join(hosts)} in the clear{open_to_all}",
-        f"{server.variable}={template(server.url, scheme=scheme)}",
+        setting(server.variable, template(server.url, scheme=scheme)),
     )

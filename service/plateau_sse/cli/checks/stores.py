@@ -11,6 +11,7 @@ from plateau_sse.cli.checks.seen import Seen, look
 from plateau_sse.cli.checks.versions import REDIS, numbers
 from plateau_sse.cli.servers import Server, each
 from plateau_sse.redis_urls import joined, template
+from plateau_sse.serve.redis_cli import setting
 from plateau_sse.settings import Settings
 
 # Each event waits for an answer of the streams, each question for one of the cache.
@@ -74,7 +75,7 @@ def _kind(seen: Seen) -> Iterator[Finding]:
     elif info["role"] != "master":
         text = "it is a replica, and takes no writes"
         place = joined(info["master_host"], int(info["master_port"]))
-        mend = f"{seen.server.variable}={template(seen.server.url, place=place)}"
+        mend = setting(seen.server.variable, template(seen.server.url, place=place))
         if seen.server.is_one_of != "server":
             mend = "plateau doctor  # once more: a failover may be under way"
         yield error(f"{role}.replica", text, mend)

@@ -68,6 +68,13 @@ def _other(error: AskError, place: Place, topology: Topology) -> Place:
     return error.host or place[0], int(error.port)
 
 
+def _nameless(error: AskError) -> ConnectionError:
+    """It is there, and passes: whoever is told so tries again."""
+    wrong = ConnectionError(f"the node that slot {error.slot_id} leads to has no name yet")
+    wrong.__cause__ = error
+    return wrong
+
+
 class Cluster(Redis):
     """As a client of one server, for what is asked of it here."""
 
@@ -131,11 +138,13 @@ class Cluster(Redis):
                     place = _other(error, place, topology)
                     asking = not isinstance(error, MovedError)
                     continue
-                if not (passes(error) or isinstance(error, AskError)):
+                if isinstance(error, AskError):
+                    wrong = _nameless(error)
+                elif not passes(error):
                     raise
                 await topology.learn()
                 place, asking = topology.owner(slot), False
-                if place == left and code_of(error) not in _SOON:
+                if place == left and wrong is error and code_of(error) not in _SOON:
                     if not retries:
                         raise
                     retries -= 1
@@ -279,11 +288,13 @@ class BlockingCluster(BlockingRedis):
                     place = _other(error, place, topology)
                     asking = not isinstance(error, MovedError)
                     continue
-                if not (passes(error) or isinstance(error, AskError)):
+                if isinstance(error, AskError):
+                    wrong = _nameless(error)
+                elif not passes(error):
                     raise
                 topology.learn_blocking()
                 place, asking = topology.owner(slot), False
-                if place == left:
+                if place == left and wrong is error:
                     raise
         raise wrong
 

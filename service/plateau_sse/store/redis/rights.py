@@ -72,7 +72,7 @@ def _keys(role: Role) -> tuple[str, ...]:
     )
 
 
-_PATTERNS = {"~*": "our keys", "&*": "our channels"}
+_PATTERNS = {"~": "our keys", "&": "our channels"}
 Command = tuple[str, ...]
 
 
@@ -181,7 +181,7 @@ def _grant(command: Command, said: str) -> str:
 
 
 def _words(grant: str) -> str:
-    return _PATTERNS.get(grant, grant[1:].replace("|", " ").upper())
+    return _PATTERNS.get(grant[0]) or grant[1:].replace("|", " ").upper()
 
 
 def granting(command: Command) -> str:

@@ -119,6 +119,7 @@ class Topology:
     def moved(self, error: MovedError, asked: Place) -> Place:
         """What a server has said that does not serve a slot (any more): who does."""
         if error.host == NAMELESS:
+            # Whoever asked has all of it learned anew.
             return asked
         place = (error.host or asked[0], int(error.port))
         self._owners[error.slot_id] = place

@@ -52,7 +52,7 @@ def _of(wanted: RedisSSLContext) -> RedisSSLContext:
         return found.context
     stamps = _stamps(wanted)
     if found is None or found.stamps != stamps:
-        for name in _FILES:
+        for name in ("keyfile", "certfile", "ca_certs"):
             _check(name, getattr(wanted, name))
         found = _Read(now, stamps, RedisSSLContext(**options))
         found.context.get()
@@ -66,7 +66,7 @@ def _check(name: str, path: str | None) -> None:
     """OpenSSL does not say which file it cannot read."""
     if path:
         try:
-            os.stat(path)
+            open(path, "rb").close()
         except OSError as error:
             raise OSError(error.errno, f"ssl_{name}={path}: {error.strerror}") from None
 
