@@ -53,7 +53,7 @@ def _grows(name: str, by: float, **labels: str) -> Change:
     return Change(name, 0, by, labels)
 
 
-STREAMS_USED = "plateau_redis_used_memory_bytes"
+STREAMS_FULL = "plateau_streams_full_ratio"
 FIRST_TOKEN = "plateau_time_to_first_token_seconds_bucket"
 LAG = "plateau_event_lag_seconds_bucket"
 
@@ -66,8 +66,8 @@ FAULTS: dict[str, list[Change]] = {
     "PlateauDeaf": [_is("plateau_workers_deaf", 1)],
     "PlateauSilent": [_is("plateau_processes_silent", 1, role="runner")],
     "PlateauProcessesDie": [_grows("plateau_process_ends_total", 1, how="workers_died")],
-    "PlateauStreamsFilling": [_is(STREAMS_USED, 40 * MIB, role="streams")],
-    "PlateauStreamsFull": [_is(STREAMS_USED, 60 * MIB, role="streams")],
+    "PlateauStreamsFilling": [_is(STREAMS_FULL, 0.6)],
+    "PlateauStreamsFull": [_is(STREAMS_FULL, 0.9)],
     "PlateauMemory": [_is("plateau_memory_pss_bytes", 500 * MIB, role="web")],
     "PlateauCgroup": [_is("plateau_cgroup_used_bytes", 500 * MIB)],
     "PlateauQueueWaits": [_is("plateau_queue_oldest_seconds", 30)],

@@ -21,6 +21,7 @@ from plateau_sse.ops.advice import (
 from plateau_sse.ops.watch import Seen
 from plateau_sse.settings import Settings
 from plateau_sse.store.queue.queue import Depth
+from plateau_sse.store.redis.servers import fullness, together
 from tests.pictures import MIB, picture, seen, server, worker
 
 
@@ -239,3 +240,16 @@ def test_the_worst_comes_first() -> None:
 def test_who_is_silent_is_told_apart_by_role() -> None:
     found = picture(web(age_s=9.4))
     assert silent(found, "web") and not silent(found, "runner")
+
+
+def test_a_cluster_is_as_full_as_the_fullest_of_its_primaries() -> None:
+    """Each has the bound for itself, and its own where that is less."""
+    each = [server("noeviction", used_memory=19 * MIB) for _ in range(3)]
+    each[2] |= {"maxmemory": 32 * MIB}
+    for one in each:
+        one["primaries"] = [(one["used_memory"], one["maxmemory"])]
+    whole = together(each)
+    assert whole["used_memory"] == 57 * MIB
+    share, bound = fullness(whole, 64 * MIB)
+    assert (share, bound) == (19 / 32, (64 + 64 + 32) * MIB)
+    assert fullness(each[0], 64 * MIB) == (19 / 64, 64 * MIB)

@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from plateau_sse.ops.prometheus import families
-from tests.alerts import FAULTS, MINUTES, NO_FAULTS, series_of
+from tests.alerts import FAULTS, HOST, MINUTES, NO_FAULTS, _written, series_of
 from tests.metrics_page import PAGE, page
 from tests.pictures import picture, seen
 from tests.processes import REPOSITORY
@@ -125,15 +125,36 @@ def test_a_target_more_doubles_nothing(tmp_path: Path) -> None:
 
 
 @needs_promtool
+def test_a_process_that_falls_silent_is_told_of_while_it_is_known(tmp_path: Path) -> None:
+    """The service forgets it 22 s later: one scrape has it, or two."""
+    series = _written("plateau_processes_silent", {"host": HOST, "role": "runner"})
+    fires = 'group by (alertname) (ALERTS{alertstate="firing",alertname="PlateauSilent"})'
+    silent = [{"labels": '{alertname="PlateauSilent"}', "value": 1}]
+    group = {
+        "name": "silent",
+        "interval": "15s",
+        "input_series": [{"series": series, "values": "0x5 1 0x30"}],
+        "promql_expr_test": [
+            {"expr": fires, "eval_time": at, "exp_samples": it}
+            for at, it in (("1m", []), ("1m45s", silent), ("5m", []))
+        ],
+    }
+    said = run_groups(tmp_path, [group], "15s")
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+@needs_promtool
 def test_an_alert_that_does_not_fire_is_found(tmp_path: Path) -> None:
     said = run_groups(tmp_path, [group_of("wrong", "PlateauNoRunner", list(series_of([])))])
     assert said.returncode != 0 and "PlateauNoRunner" in said.stdout + said.stderr
 
 
-def run_groups(folder: Path, groups: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+def run_groups(
+    folder: Path, groups: list[dict[str, Any]], every: str = "1m"
+) -> subprocess.CompletedProcess[str]:
     tests = {
         "rule_files": [str(path) for path in RULES],
-        "evaluation_interval": "1m",
+        "evaluation_interval": every,
         "group_eval_order": ["plateau"],
         "tests": groups,
     }

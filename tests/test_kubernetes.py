@@ -146,6 +146,13 @@ def _shut_in(found: dict[str, Document], _: dict[str, str]) -> Iterator[str]:
                 yield f"{name}: its memory has no bound"
 
 
+def test_the_secrets_that_are_written_down_are_taken() -> None:
+    for place in (FOLDER / "kustomization.yaml", REPOSITORY / "docs" / "deploy.md"):
+        found = dict(re.findall(r"--from-literal=([A-Z_]+)=(\S+)", place.read_text()))
+        assert set(found) == {"API_KEYS", "ADMIN_TOKEN"}
+        assert Settings.from_env(found).admin_token
+
+
 def test_what_is_shipped_is_in_order() -> None:
     assert faults() == []
 

@@ -21,6 +21,7 @@ from plateau_sse.store.figures.tally import (
     NAMES,
     REFUSED,
 )
+from plateau_sse.store.redis.servers import CLOSED
 from tests.pictures import HOST, picture, seen, server, worker
 from tests.scrapes import PROMTOOL, Scrape, check_with_promtool, parsed
 
@@ -175,8 +176,9 @@ def test_what_processes_say_is_told_by_role() -> None:
 
 
 def test_the_bound_of_the_streams_is_the_smaller_one() -> None:
-    smaller = scraped(seen(streams=server("noeviction", maxmemory=10)))
+    smaller = scraped(seen(streams=server("noeviction", used_memory=8, maxmemory=10)))
     assert smaller.total("plateau_streams_bound_bytes") == 10
+    assert smaller.total("plateau_streams_full_ratio") == 0.8
     none = scraped(seen(streams=server("allkeys-lru", maxmemory=0)))
     assert none.total("plateau_streams_bound_bytes") == 64 * 1024**2
     assert none.total("plateau_redis_wrong", role="streams") == 1
@@ -199,3 +201,11 @@ def test_a_scrape_leaves_nothing_behind() -> None:
         held.append(sys.getallocatedblocks())
     # The first rounds fill caches. One block a scrape would be 100 in the last two.
     assert held[-1] - held[-3] < 50, held
+
+
+def test_a_server_that_says_nothing_of_itself_answers() -> None:
+    """Its user lacks a right that the service does without."""
+    closed = scraped(seen(streams=CLOSED))
+    assert closed.total("plateau_redis_up", role="streams") == 1
+    away = scraped(seen(streams="it does not answer"))
+    assert away.total("plateau_redis_up", role="streams") == 0

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from plateau_sse.cli import main
+from plateau_sse.cli import main, warm
 from tests.processes import free_ports, plateau, serving
 
 Out = pytest.CaptureFixture[str]
@@ -140,6 +140,9 @@ def test_a_mistake_in_the_file_costs_nothing(tmp_path: Path, capsys: Out) -> Non
             ("a\n\n{}", "line 3 has neither input nor messages"),
             ('{"input": "a", "conversation_id": "c"}', "line 1 has a conversation_id"),
             ("# nothing\n", "there is no question"),
+            ('a\n{"input": "half of it: \\ud83d"}', "line 2 cannot be sent"),
+            ('a\n{"input": "a", "options": {"t": NaN}}', "line 2 cannot be sent"),
+            ('{"input": ' + "[" * 100_000, "line 1 is not JSON"),
         ):
             file.write_text(text)
             assert main(["warm", str(file), "--url", url]) == 2
@@ -213,6 +216,35 @@ def test_a_service_that_stays_away_is_given_up(questions: Path, capsys: Out) -> 
     assert main(command) == 3
     assert "gave up after 0.5 s" in capsys.readouterr().err
     assert main(["warm", str(questions), "--url", "gopher://x"]) == 3
+
+
+def test_a_line_ends_where_its_file_says(tmp_path: Path) -> None:
+    """With the mark of other editors, and with what Python alone takes for the end of one."""
+    file = tmp_path / "questions"
+    lines = ['{"input": "one\u2028line"}', "# none", "page one\fpage two", "last"]
+    file.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    service = Service(DONE)
+    with answering(service) as url:
+        assert main(["warm", str(file), "--url", url, "--at-once", "1"]) == 0
+    asked = [body["input"] for _, body, _ in service.asked]
+    assert asked == ["one\u2028line", "page one\fpage two", "last"]
+
+
+def test_a_service_without_room_for_who_waits_is_not_pressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so at once; the run goes on."""
+    monkeypatch.setattr(warm, "PAUSE_S", 0.1)
+    file = tmp_path / "questions"
+    file.write_text("a")
+    soon: Answer = (202, {"status": "running"}, {"Preference-Applied": "wait=0"})
+    service = Service(soon, soon, soon, DONE)
+    with answering(service) as url:
+        began = time.monotonic()
+        assert main(["warm", str(file), "--url", url]) == 0
+    assert len(service.asked) == 4
+    # Each pause is twice the one before.
+    assert time.monotonic() - began > 7 * warm.PAUSE_S
 
 
 def test_it_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:

@@ -7,6 +7,7 @@ line without a traceback: exit code 2 for settings, 1 for the rest.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
@@ -162,7 +163,8 @@ def _web(options: argparse.Namespace) -> int:
 
 
 def _runner(options: argparse.Namespace) -> int:
-    settings = Settings.from_env()
+    # It listens nowhere, whatever HOST says to the web workers that share its settings.
+    settings = Settings.from_env({**os.environ, "HOST": "127.0.0.1"})
     from plateau_sse.serve import tree
 
     return tree.runner(settings)

@@ -109,9 +109,12 @@ def run(args: argparse.Namespace) -> int:
 def _lines(path: str) -> list[str]:
     try:
         if path == "-":
-            return sys.stdin.buffer.read().decode().splitlines()
-        with open(path, encoding="utf-8") as file:
-            return file.read().splitlines()
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
+        else:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                text = file.read()
+        # What else ends a line for `splitlines` may stand in a question.
+        return text.split("\n")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -125,11 +128,11 @@ def _questions(lines: list[str], agent: str, options: dict[str, Any]) -> Iterato
         if not text or text.startswith("#"):
             continue
         if not text.startswith("{"):
-            yield Question(number, {"agent": agent, "input": text, "options": options})
+            yield _sendable(number, {"agent": agent, "input": text, "options": options})
             continue
         try:
             body = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"line {number} is not JSON: {error}") from None
         if not body.get("input") and not body.get("messages"):
             raise UsageError(f"line {number} has neither input nor messages")
@@ -138,7 +141,16 @@ def _questions(lines: list[str], agent: str, options: dict[str, Any]) -> Iterato
                 f"line {number} has a conversation_id: what is asked in a conversation has an "
                 "answer of its own, which nobody else is given"
             )
-        yield Question(number, {"agent": agent, **body})
+        yield _sendable(number, {"agent": agent, **body})
+
+
+def _sendable(number: int, body: dict[str, Any]) -> Question:
+    """What Python reads as JSON need not be any: half a character, or NaN."""
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"line {number} cannot be sent as JSON: {error}") from None
+    return Question(number, body)
 
 
 async def _warm(args: argparse.Namespace, questions: list[Question], key: str) -> int:
@@ -267,6 +279,7 @@ class _Warming:
         headers = {"Prefer": f"wait={WAIT_S}", "Idempotency-Key": uuid.uuid4().hex}
         pause_s, since = PAUSE_S, time.monotonic()
         while True:
+            asked_at = time.monotonic()
             try:
                 response = await self.http.post(self.url, json=body, headers=headers)
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
@@ -283,7 +296,11 @@ class _Warming:
                 continue
             since = time.monotonic()
             if response.status_code == 202:
-                # It takes longer than anybody waits: the same run once more.
+                # It takes longer than anybody waits: the same run once more. A worker that has
+                # no room for who waits says so at once, and is not pressed.
+                if since - asked_at < pause_s:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, PAUSE_MOST_S)
                 continue
             return self._became(question, response)
 

@@ -207,8 +207,7 @@ def _full(picture: Picture, settings: Settings) -> str | None:
     server = picture["redis"]["streams"]
     if server["state"] != "up":
         return None
-    bound = min(settings.stream_max_memory, server["maxmemory"] or settings.stream_max_memory)
-    share = server["used_memory"] / bound
+    share, _ = servers.fullness(server, settings.stream_max_memory)
     if share < TIGHT:
         return None
     result = "new runs are refused" if share >= CLOSED else "records live a minute only"

@@ -22,7 +22,7 @@ from plateau_sse.ops.watch import Seen
 from plateau_sse.store.figures.by_agent import ENDS, PREFIX, parted
 from plateau_sse.store.figures.tally import BUCKETS, DEATHS, DIALECTS, NAMES
 from plateau_sse.store.figures.workers import SILENT_S, Figures
-from plateau_sse.store.redis.servers import CACHE, STREAMS, faults
+from plateau_sse.store.redis.servers import CACHE, CLOSED, STREAMS, faults, fullness
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -291,7 +291,8 @@ def _servers(seen: Seen, streams_bound: int) -> Iterator[Family]:
     up = Family("redis_up", "gauge", "Whether it answers", ("role",))
     for role, server in found.items():
         if server is not None:
-            up.add({"role": role}, int(isinstance(server, dict)))
+            # Where its user may not ask, it answers all the same.
+            up.add({"role": role}, int(isinstance(server, dict) or server == CLOSED))
     yield up
     for name, (title, text, grows) in SERVER.items():
         family = Family(title, "counter" if grows else "gauge", text, ("role",))
@@ -302,9 +303,15 @@ def _servers(seen: Seen, streams_bound: int) -> Iterator[Family]:
     bound = Family(
         "streams_bound_bytes", "gauge", "What runs are admitted by: STREAM_MAX_MEMORY, or less"
     )
-    own = isinstance(seen.streams, dict) and seen.streams["maxmemory"]
-    bound.add({}, min(streams_bound, own or streams_bound))
+    full = Family("streams_full_ratio", "gauge", "Of that bound, of the fullest primary")
+    if isinstance(seen.streams, dict):
+        share, together = fullness(seen.streams, streams_bound)
+        full.add({}, share)
+    else:
+        together = streams_bound
+    bound.add({}, together)
     yield bound
+    yield full
     wrong = Family(
         "redis_wrong", "gauge", "Settings of it that its role cannot do with", ("role",)
     )

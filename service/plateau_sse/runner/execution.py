@@ -91,6 +91,12 @@ class Execution:
         self.last: events.Event | None = None
         self.first_text_s: float | None = None
 
+    def end_trace(self) -> None:
+        """Also of one that never ran, but waited for its place. Once is enough."""
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            trace.end(self.end, self.usage)
+
     @property
     def cancelled(self) -> bool:
         """Whether somebody wants it cancelled."""
@@ -159,8 +165,7 @@ class Execution:
             # left to the collector, which does not see how large a tape is.
             self._driving = None
             await self._writer.abandon()
-            if self._trace is not None:
-                self._trace.end(self.end, self.usage)
+            self.end_trace()
 
     async def _outcome(self) -> events.Event:
         """The event that the run ends with."""

@@ -307,6 +307,7 @@ class Runner:
                         await execution.run()
                         count_end(self._stats, execution)
                 finally:
+                    execution.end_trace()
                     self._settling.ended(len(claimed.request))
             await self._done(ticket)
         except Refused as refused:

@@ -87,6 +87,7 @@ async def _look(redis: Redis) -> dict[str, Any]:
         "keys": keys,
         "process_id": info.get("process_id"),
         "aof_enabled": info.get("aof_enabled"),
+        "primaries": [(info.get("used_memory"), info.get("maxmemory"))],
         **figures,
     }
 
@@ -99,7 +100,9 @@ def together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name, value in first.items():
         values = [one[name] for one in found]
-        if None in values or name == "process_id":
+        if name == "primaries":
+            merged[name] = [primary for primaries in values for primary in primaries]
+        elif None in values or name == "process_id":
             merged[name] = None
         elif not isinstance(value, int | float):
             merged[name] = ", ".join(sorted({str(it) for it in values}))
@@ -108,6 +111,15 @@ def together(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else:
             merged[name] = _OF_ONE.get(name, sum)(values)
     return merged
+
+
+def fullness(server: dict[str, Any], ours: int) -> tuple[float, int]:
+    """The share of the fullest primary, as runs are admitted by, and the bytes that all of them
+    may take: each `ours`, or its own bound where that is less."""
+    primaries = server.get("primaries") or [(server["used_memory"], server["maxmemory"])]
+    bounds = [min(ours, own or ours) for _, own in primaries]
+    shares = [(used or 0) / bound for (used, _), bound in zip(primaries, bounds, strict=True)]
+    return max(shares), sum(bounds)
 
 
 def faults(role: Role, server: dict[str, Any]) -> list[str]:
