@@ -126,17 +126,17 @@ def test_a_target_more_doubles_nothing(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_a_process_that_falls_silent_is_told_of_while_it_is_known(tmp_path: Path) -> None:
-    """The service forgets it 22 s later: one scrape has it, or two."""
+    """The service forgets it after 90 s of silence, of which 8 are none yet."""
     series = _written("plateau_processes_silent", {"host": HOST, "role": "runner"})
     fires = 'group by (alertname) (ALERTS{alertstate="firing",alertname="PlateauSilent"})'
     silent = [{"labels": '{alertname="PlateauSilent"}', "value": 1}]
     group = {
         "name": "silent",
         "interval": "15s",
-        "input_series": [{"series": series, "values": "0x5 1 0x30"}],
+        "input_series": [{"series": series, "values": "0x5 1x4 0x30"}],
         "promql_expr_test": [
             {"expr": fires, "eval_time": at, "exp_samples": it}
-            for at, it in (("1m", []), ("1m45s", silent), ("5m", []))
+            for at, it in (("1m15s", []), ("2m15s", silent), ("5m", []))
         ],
     }
     said = run_groups(tmp_path, [group], "15s")

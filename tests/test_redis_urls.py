@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from redis.exceptions import AskError, ConnectionError, MovedError
 
+from plateau_sse.cli import acl, main
 from plateau_sse.redis_urls import address_of, template, user_of
+from plateau_sse.serve import tree
 from plateau_sse.serve.tree import _place
+from plateau_sse.settings import Settings
 from plateau_sse.store.redis import keys, rights, sentinel
 from plateau_sse.store.redis.connections import connect, connect_blocking
 from plateau_sse.store.redis.pools import CONNECT_S, pooled_blocking
@@ -182,3 +185,26 @@ def test_a_file_of_tls_that_is_not_there_is_named(option: str) -> None:
             await redis.aclose()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("url", ["redis://box", "redis://default:secret@box"])
+def test_who_is_default_everywhere_keeps_its_rights(url: str) -> None:
+    """With no more than we need nobody could give them back."""
+    for line in acl.lines(Settings(redis_url=url, cache_redis_url=url)):
+        assert line.startswith(("# ", "ACL SETUSER plateau on "))
+
+
+def test_a_runner_listens_nowhere_whatever_host_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings are those of web workers that have keys of their own."""
+    began: list[Settings] = []
+
+    def runner(settings: Settings) -> int:
+        began.append(settings)
+        return 0
+
+    monkeypatch.setattr(tree, "runner", runner)
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    for name in ("API_KEYS", "API_KEYS_FILE", "JWT_SECRET", "JWT_JWKS_URL", "ALLOW_ANONYMOUS"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["runner"]) == 0
+    assert began[0].host == "127.0.0.1"

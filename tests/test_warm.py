@@ -234,7 +234,7 @@ def test_a_service_without_room_for_who_waits_is_not_pressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says so at once; the run goes on."""
-    monkeypatch.setattr(warm, "PAUSE_S", 0.1)
+    monkeypatch.setattr(warm, "PAUSE_S", 0.5)
     file = tmp_path / "questions"
     file.write_text("a")
     soon: Answer = (202, {"status": "running"}, {"Preference-Applied": "wait=0"})

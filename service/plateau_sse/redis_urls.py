@@ -119,12 +119,12 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def user_of(url: str, otherwise: str = "default") -> str:
+def user_of(url: str) -> str:
     """Whom its server takes for the user."""
     parts = urlsplit(url)
     # As redis-py has it where both are there, or one twice.
     named = parse_qs(parts.query).get("username", [""])[0]
-    return unquote(parts.username or "") or named or otherwise
+    return unquote(parts.username or "") or named or "default"
 
 
 def has_password(url: str) -> bool:
@@ -136,7 +136,7 @@ def template(url: str, *, asks: bool | None = None, **other: str) -> str:
     """The same address to be filled in: PASSWORD in the place of one, or where the server
     `asks` for it, and no secret. `other`: a scheme or a place (host and port) instead."""
     parts = urlsplit(url)
-    user = quote(user_of(url, ""), safe="")
+    user = quote(user_of(url), safe="") if parts.username or "username=" in parts.query else ""
     secret = ":PASSWORD" if (has_password(url) if asks is None else asks) else ""
     place = other.get("place", parts.netloc.rpartition("@")[2])
     options = re.sub(r"((?:ssl|sentinel)_password=)[^&]*", r"\1PASSWORD", parts.query)

@@ -38,4 +38,7 @@ def lines(settings: Settings) -> Iterator[str]:
 
 
 def _line(url: str, words: tuple[str, ...]) -> str:
-    return shlex.join(("ACL", "SETUSER", user_of(url, USER), "on", ">PASSWORD", *words))
+    named = user_of(url)
+    # Who is `default` everywhere would be left with no more than this, and so would all others.
+    user = USER if named == "default" else named
+    return shlex.join(("ACL", "SETUSER", user, "on", ">PASSWORD", *words))

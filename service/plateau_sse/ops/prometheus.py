@@ -301,15 +301,16 @@ def _servers(seen: Seen, streams_bound: int) -> Iterator[Family]:
                 family.add({"role": role}, server[name], "_total" if grows else "")
         yield family
     bound = Family(
-        "streams_bound_bytes", "gauge", "What runs are admitted by: STREAM_MAX_MEMORY, or less"
+        "streams_bound_bytes", "gauge", "STREAM_MAX_MEMORY, or less; of all primaries"
     )
     full = Family("streams_full_ratio", "gauge", "Of that bound, of the fullest primary")
     if isinstance(seen.streams, dict):
         share, together = fullness(seen.streams, streams_bound)
         full.add({}, share)
+        bound.add({}, together)
     else:
-        together = streams_bound
-    bound.add({}, together)
+        # Of one, as far as is known.
+        bound.add({}, streams_bound)
     yield bound
     yield full
     wrong = Family(

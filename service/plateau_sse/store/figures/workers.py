@@ -19,7 +19,8 @@ from plateau_sse.store.redis.connections import ALWAYS, store_errors
 REPORT_S = 5.0
 # Two that are late would be three.
 SILENT_S = 8.0
-LIFE_S = 30
+# Long enough for who looks every half minute.
+LIFE_S = 90
 # Whatever they look like: a container's host name may be all digits, a release may be 1.10.
 _WORDS = ("role", "host", "version")
 
