@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -179,6 +181,90 @@ def test_a_set_that_is_old_is_fetched_behind_who_asks(
         while await code_of(jwts, token) != "unauthorized":
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
+
+    over(provider, scenario)
+
+
+def test_a_set_that_nobody_asked_for_in_a_while_is_fetched_first(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key may have been withdrawn in the night."""
+
+    async def scenario(jwts: Jwts) -> None:
+        token = signed(RSA, "r", "RS256")
+        assert await code_of(jwts, token) == ""
+        provider.content = {"keys": [jwk(EC, "e")]}
+        for name in ("FRESH_S", "OLD_S", "AGAIN_S"):
+            monkeypatch.setattr(jwks, name, 0)
+        assert await code_of(jwts, token) == "unauthorized"
+
+    over(provider, scenario)
+
+
+def test_an_entry_that_is_none_costs_the_others_nothing(provider: Provider) -> None:
+    async def scenario(jwts: Jwts) -> None:
+        strange: list[Any] = [1, None, {"kty": "RSA", "alg": ["RS256"]}, {"kty": ["RSA"]}, []]
+        provider.content = {"keys": [*strange, jwk(RSA, "r")]}
+        assert await code_of(jwts, signed(RSA, "r", "RS256")) == ""
+
+    over(provider, scenario)
+
+
+def test_a_set_that_comes_in_drops_is_waited_for_no_longer_than_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jwks, "FETCH_S", 0.3)
+    ends = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        peer, _ = server.accept()
+        with peer, suppress(OSError):
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not ends.wait(0.02):
+                peer.sendall(b" ")
+
+    async def scenario(url: str) -> None:
+        jwts = Jwts(Settings(jwt_jwks_url=url))
+        try:
+            assert await code_of(jwts, signed(RSA, "r", "RS256")) == "keys_unavailable"
+            keys: Any = jwts._keys
+            if keys._fetching is not None:
+                await keys._fetching
+        finally:
+            await jwts.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+            asyncio.run(asyncio.wait_for(scenario(url), 30))
+        finally:
+            ends.set()
+            thread.join(10)
+
+
+def test_a_password_in_the_address_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        jwts = Jwts(Settings(jwt_jwks_url="https://me:secret@id.example/jwks"))
+        try:
+            assert await code_of(jwts, signed(RSA, "r", "RS256")) == "keys_unavailable"
+        finally:
+            await jwts.close()
+
+    asyncio.run(scenario())
+    assert "JWT_JWKS_URL cannot be used" in caplog.text and "secret" not in caplog.text
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env({"JWT_JWKS_URL": "https://me:secret@id.example:x/"})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("end_s", [1e11, 1e13, 10**400, float("inf"), float("nan")])
+def test_an_end_in_milliseconds_is_none(provider: Provider, end_s: float) -> None:
+    """A token that is good for fifty thousand years, by a slip."""
+
+    async def scenario(jwts: Jwts) -> None:
+        assert await code_of(jwts, signed(RSA, "r", "RS256", exp=end_s)) == "unauthorized"
 
     over(provider, scenario)
 

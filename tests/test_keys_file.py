@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from plateau_sse import keysfile
 from plateau_sse.api import keys
 from plateau_sse.api.keys import ApiKeys
 from plateau_sse.errors import SettingsError
@@ -69,6 +71,23 @@ def test_a_file_that_is_wrong_changes_nothing(
     assert NEW not in caplog.text
     put(path, "")
     assert found.owner_of(WEB) is None
+
+
+def test_one_that_may_be_read_after_all_counts(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was wrong were its rights, and those alone are mended."""
+    found, really = ApiKeys([], path), keysfile.read
+
+    def refused(_: Path) -> Any:
+        raise SettingsError("API_KEYS_FILE cannot be read: Permission denied.")
+
+    monkeypatch.setattr(keysfile, "read", refused)
+    put(path, line("acme", "web-2027", NEW))
+    assert found.owner_of(WEB) == of_name("acme")
+    monkeypatch.setattr(keysfile, "read", really)
+    path.chmod(0o640)
+    assert found.owner_of(WEB) is None and found.owner_of(NEW) == of_name("acme")
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,22 @@ def test_who_is_refused_though_his_record_was_written_twice_is_counted_nowhere(
         assert await desk.redis.zcard(keys.owner(QUESTION.account)) == 0
 
     at_desk(streams_url, "", scenario, limit=1)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_who_shares_a_run_or_finds_its_answer_spends_nothing_of_the_minute(
+    streams_url: str, cache_url: str, workers: int
+) -> None:
+    """However many ask the same at once, and more than might begin a run."""
+
+    async def scenario(desk: Desk) -> None:
+        owners = Owners(desk.redis, most=100, life_s=RUN_LIFE_S, per_minute=10)
+        intakes = [desk.intake(owners=owners) for _ in range(workers)]
+        taken = await asyncio.gather(*(intakes[n % workers].take(QUESTION) for n in range(30)))
+        assert len({one.run_id for one in taken}) == 1
+        assert [one.how for one in taken].count("miss") == 1
+        waits = [(await owners.room(QUESTION.account, f"{n:032x}")).wait_ms for n in range(10)]
+        # One is spent.
+        assert [bool(wait_ms) for wait_ms in waits] == [False] * 9 + [True]
+
+    at_desk(streams_url, cache_url, scenario)

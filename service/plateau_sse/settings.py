@@ -124,7 +124,11 @@ class Settings:
         "", str.strip, "what tokens of users are signed with (HS256)", secret=True, of=(WEB,)
     )
     jwt_jwks_url: str = _setting(
-        "", values.endpoint, "keys of such tokens, instead; takes plateau-sse[jwks]", of=(WEB,)
+        "",
+        values.endpoint,
+        "keys of such tokens, instead; takes plateau-sse[jwks]",
+        secret=True,
+        of=(WEB,),
     )
     jwt_audience: str = _setting("", str.strip, "what their `aud` must be", of=(WEB,))
     jwt_issuer: str = _setting("", str.strip, "what their `iss` must be", of=(WEB,))

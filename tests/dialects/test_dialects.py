@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from plateau_sse.dialects.agui import AGUI
 from plateau_sse.dialects.chat_completions import ChatCompletions, chunks, document
 from plateau_sse.dialects.native import NAMED, PLAIN
+from plateau_sse.dialects.openai_items import arguments_of
 from plateau_sse.dialects.ui_messages import PLAIN as UI
 from plateau_sse.dialects.ui_messages import UiMessages, going_on
 from plateau_sse.live import sse, telling
@@ -334,6 +335,46 @@ def test_what_begins_again_in_a_later_step_leaves_nothing_in_the_making() -> Non
     assert client.error and done == "[DONE]"
     ended = [msgspec.json.decode(it) for it in found[-4:-1]]
     assert [it["toolCallId"] for it in ended] == ["c1", "c2", "c3"]
+
+
+def test_a_call_that_was_cut_off_is_not_left_in_the_making() -> None:
+    """The model's answer had its length; a question to a person waits on."""
+    tape = tape_of([events.tool_call("c1", "f", {}), events.delta("text")])
+    end = events.completed(None, cached=False, duration_ms=1, finish_reason="length")
+    entries = [
+        *tape.entries(),
+        Entry(0, events.tool_delta("c2", "f", "{").data),
+        *[
+            it
+            for it in tape_of(
+                [events.tool_call("c1", "f", {}), events.delta("text"), end]
+            ).entries()
+        ][-1:],
+    ]
+    found = [msgspec.json.decode(it) for it in blocks(told(UI, UI.start, entries).content)[:-1]]
+    client = Client()
+    for chunk in found:
+        client.take(chunk)
+    ended = [it["toolCallId"] for it in found if it["type"] == "tool-output-error"]
+    assert ended == ["c2"]
+    assert found[-1] == {"type": "finish", "finishReason": "length"}
+
+
+@pytest.mark.parametrize("arguments", ["", " ", "{}"])
+def test_a_call_without_arguments_is_json_to_who_reads_it(arguments: str) -> None:
+    said = [events.tool_call("c1", "f", arguments, client=True)]
+    end = events.completed(None, cached=False, duration_ms=1, finish_reason="tool_calls")
+    chat = chunks("m", usage=False)
+    content = told(chat, chat.start, tape_of([*said, end]).entries()).content
+    calls = [
+        call["function"]["arguments"]
+        for block in blocks(content)
+        if block != "[DONE]"
+        for choice in msgspec.json.decode(block)["choices"]
+        for call in choice["delta"].get("tool_calls", ())
+    ]
+    assert [msgspec.json.decode(it) for it in calls] == [{}]
+    assert arguments_of({"arguments": arguments}).strip() == "{}"
 
 
 @pytest.mark.parametrize("earlier", [["c"], []])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plateau_sse.agents import AgentError, Yielded
+from plateau_sse.agents import AgentError, ToolCall, ToolDelta, Yielded
 from plateau_sse.agents.hosting.floor import WAITING_CHARS, Floor
 
 
@@ -39,6 +39,20 @@ def test_any_number_side_by_side_is_told_one_after_the_other() -> None:
         for name, words in whole.items():
             at = told.index(words[0])
             assert told[at : at + len(words)] == words, (name, told)
+
+
+def test_of_a_call_that_waits_no_drafts_are_kept() -> None:
+    """Each holds all of its arguments so far; the whole call follows."""
+    floor = Floor()
+    list(floor.say("a", "1"))
+    call = ToolCall("c1", "write", "x" * 10_000)
+    for size in range(0, 10_000, 4):
+        assert list(floor.say("b", ToolDelta("c1", "write", "x" * size))) == []
+    assert list(floor.say("b", call)) == []
+    assert list(floor.end("a")) == [call]
+    # Who is told as it comes is seen writing.
+    draft = ToolDelta("c2", "write", "y")
+    assert list(floor.say("b", draft)) == [draft]
 
 
 def test_what_waits_has_a_bound() -> None:

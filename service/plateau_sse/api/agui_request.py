@@ -33,10 +33,35 @@ def messages_of(given: Any, resume: Sequence[Mapping[str, Any]]) -> list[Message
         if is_deeper(dict(message), DEPTH_MOST):
             raise too_deep(at)
         if message.get("role") in _ROLES:
-            messages.append(_message(message, at))
+            _add(messages, _message(message, at))
     if resume and messages and messages[-1]["role"] not in ("user", "tool"):
         messages += _answers(messages, resume)
     return matched(messages)
+
+
+def _add(messages: list[Message], message: Message) -> None:
+    """Clients keep each call of a turn as a message of its own; to a model what was said and
+    called in one round is one message, whose results all follow."""
+    last: Message = messages[-1] if messages else {"role": ""}
+    is_one = last["role"] == message["role"] == "assistant"
+    if is_one and (last.get("tool_calls") or message.get("tool_calls")):
+        last["tool_calls"] = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
+        last["content"] = _joined(last["content"], message["content"])
+    else:
+        messages.append(message)
+
+
+def _joined(one: Any, other: Any) -> Any:
+    """Of texts, lists of parts, and nothing."""
+    if not one or not other:
+        return one or other
+    if isinstance(one, str) and isinstance(other, str):
+        return one + other
+    return [*_parts(one), *_parts(other)]
+
+
+def _parts(content: Any) -> list[Any]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _message(message: Mapping[str, Any], at: str) -> Message:

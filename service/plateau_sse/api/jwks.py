@@ -1,10 +1,10 @@
 """The keys of JWT_JWKS_URL (RFC 7517): fetched, kept, and fetched again.
 
 Invariant: only keys of two halves are taken from the set, each for the one algorithm that it
-is for: a symmetric key there is no secret. A set that cannot be fetched stays what it was for a
-day; a key that is not known has the set fetched anew, at most once in `AGAIN_S`, so that
-whoever makes up the ids of keys cannot have it asked for more often. There is one fetch a
-worker at a time, whoever waits for it.
+is for: a symmetric key there is no secret. A set is `OLD_S` old at most where it can be had;
+where it cannot, it stays what it was for a day. A key that is not known has the set fetched
+anew, at most once in `AGAIN_S`, so that whoever makes up the ids of keys cannot have it asked
+for more often. There is one fetch a worker at a time, whoever waits for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from plateau_sse import tasks
@@ -25,6 +26,8 @@ ALGORITHMS = (
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
 FRESH_S = 600
+# Nobody may have asked for hours: then it is fetched before it is believed.
+OLD_S = 2 * FRESH_S
 AGAIN_S = 30
 # Whom nobody has confirmed for so long may have been withdrawn.
 STALE_S = 86_400
@@ -54,8 +57,8 @@ class Keys:
         age_s = time.monotonic() - self._fetched_at
         if age_s > FRESH_S:
             fetching = self._fetch()
-            if age_s > STALE_S and fetching is not None:
-                await tasks.shared(fetching)
+            if age_s > OLD_S and fetching is not None:
+                await self._fetched(fetching)
         if time.monotonic() - self._fetched_at > STALE_S:
             raise Problem(
                 "keys_unavailable",
@@ -67,7 +70,7 @@ class Keys:
         """The key of this id and its algorithm; without an id that of a set of one."""
         found = self._find(kid)
         if found is None and (fetching := self._fetch()) is not None:
-            await tasks.shared(fetching)
+            await self._fetched(fetching)
             found = self._find(kid)
         if found is None:
             raise Problem(
@@ -76,6 +79,13 @@ class Keys:
                 headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
             )
         return found
+
+    async def _fetched(self, fetching: asyncio.Task[None]) -> None:
+        """For no longer than it may take: one that comes in drops goes on without whoever
+        waits."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FETCH_S):
+                await tasks.shared(fetching)
 
     def _find(self, kid: Any) -> tuple[Any, str] | None:
         if kid is None and len(self._keys) == 1:
@@ -98,9 +108,10 @@ class Keys:
             keys = _keys_of(content)
         except Exception as error:
             # Of a URL that we were given: whatever it says, the service goes on.
-            log.warning(
-                "JWT_JWKS_URL cannot be used: %s: %s", type(error).__name__, str(error)[:300]
-            )
+            # What is wrong with the URL itself would quote it, and a password with it.
+            is_ours = isinstance(error, OSError | ValueError)
+            said = f": {str(error)[:300]}" if is_ours else ""
+            log.warning("JWT_JWKS_URL cannot be used: %s%s", type(error).__name__, said)
         else:
             if content != self._content:
                 self._keys, self._content = keys, content
@@ -120,8 +131,12 @@ def _get(url: str) -> bytes:
 
     # Settings takes http and https alone.
     request = Request(url, headers={"Accept": "application/json"})  # noqa: S310
+    ends_at, content = time.monotonic() + FETCH_S, b""
     with build_opener(NoRedirects).open(request, timeout=FETCH_S) as response:
-        content: bytes = response.read(SET_BYTES + 1)
+        while len(content) <= SET_BYTES and (more := response.read1(SET_BYTES)):
+            content += more
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"not all of it within {FETCH_S} s")
     if len(content) > SET_BYTES:
         raise ValueError(f"more than {SET_BYTES} bytes")
     return content
@@ -133,11 +148,12 @@ def _keys_of(content: bytes) -> dict[str, tuple[Any, str]]:
 
     found: dict[str, tuple[Any, str]] = {}
     for one in json.loads(content)["keys"][:KEYS_MOST]:
-        if one.get("use", "sig") != "sig" or one.get("kty") not in ("RSA", "EC", "OKP"):
-            continue
         try:
+            if one.get("use", "sig") != "sig" or one.get("kty") not in ("RSA", "EC", "OKP"):
+                continue
             key = jwt.PyJWK(one)
-        except jwt.PyJWTError as error:
+        except Exception as error:
+            # One that is none costs the others nothing.
             log.info("a key of JWT_JWKS_URL is left out: %s", type(error).__name__)
             continue
         if key.algorithm_name in ALGORITHMS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from plateau_sse.settings import Settings
 
 # Of the clocks of those who sign and of this machine.
 LEEWAY_S = 5
+# Beyond it are milliseconds, the usual slip: a token that would be good for ever.
+END_MOST_S = 1e11
 TOKEN_CHARS = 8192
 NAME_CHARS = 500
 # Tokens whose signature has been looked at, so that a page that asks often costs that once.
@@ -113,9 +116,15 @@ class Jwts:
         if not isinstance(scopes, list):
             raise _refused("Its `scope` is neither words nor a list of them.")
         granted = frozenset(scope for scope in scopes if isinstance(scope, str))
-        return Verified(
-            owners.of_user(owner, user), user, granted, float(claims["exp"]) + LEEWAY_S
-        )
+        return Verified(owners.of_user(owner, user), user, granted, _end_s(claims) + LEEWAY_S)
+
+
+def _end_s(claims: Mapping[str, Any]) -> float:
+    with suppress(OverflowError):
+        end_s = float(claims["exp"])
+        if end_s < END_MOST_S:
+            return end_s
+    raise _refused("Its `exp` is no time in seconds since 1970: milliseconds?")
 
 
 def _name(claims: Mapping[str, Any], claim: str, setting: str) -> str:

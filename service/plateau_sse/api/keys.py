@@ -78,4 +78,5 @@ class ApiKeys:
             found = self._path.stat()
         except OSError:
             return ()
-        return (found.st_mtime_ns, found.st_size, found.st_ino)
+        # That of its rights, too: one that could not be read may be readable since.
+        return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from plateau_sse import jsontext
 from plateau_sse.dialects import openai_errors
 from plateau_sse.dialects.events import decode, text_of, type_of
+from plateau_sse.dialects.openai_items import arguments_of
 from plateau_sse.live.dialect import PING, Said, State
 from plateau_sse.store.runs import ids
 
@@ -201,10 +202,7 @@ def usage_of(usage: Mapping[str, int] | None) -> dict[str, Any] | None:
 
 
 def _call_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = event["arguments"]
-    if not isinstance(arguments, str):
-        arguments = jsontext.encode(arguments).decode()
-    function = {"name": event["name"], "arguments": arguments}
+    function = {"name": event["name"], "arguments": arguments_of(event)}
     return {"id": event["id"], "type": "function", "function": function}
 
 

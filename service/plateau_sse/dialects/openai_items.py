@@ -59,9 +59,11 @@ def call_item(run: bytes, number: int, call: Mapping[str, Any]) -> dict[str, Any
 
 
 def arguments_of(call: Mapping[str, Any]) -> str:
-    """As JSON text."""
+    """As JSON text, also of a call without any: whoever reads it, reads JSON."""
     arguments = call["arguments"]
-    return arguments if isinstance(arguments, str) else jsontext.encode(arguments).decode()
+    if not isinstance(arguments, str):
+        return jsontext.encode(arguments).decode()
+    return arguments if arguments.strip() else "{}"
 
 
 def output_of(

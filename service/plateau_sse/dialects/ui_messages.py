@@ -306,6 +306,8 @@ def _completed(at: _At, event: dict[str, Any]) -> bytes:
         content += chunk("text-delta", id="output", delta=event["output"])
         content += chunk("text-end", id="output")
     reason = _FINISH.get(event["finish_reason"], "other")
+    # A question that waits for a person stays; a call that was cut off is none.
+    content += _ended(dict(at.inputs), "The answer was cut off.")
     return content + chunk("finish-step") + chunk("finish", finishReason=reason)
 
 
@@ -321,9 +323,12 @@ def _cancelled(at: _At, event: dict[str, Any]) -> bytes:
 
 def _unanswered(at: _At, why: str) -> bytes:
     """What ends the tools that are still to answer, or to be called."""
+    return _ended({*at.pending, *dict(at.inputs)}, why)
+
+
+def _ended(calls: Iterable[str], why: str) -> bytes:
     return b"".join(
-        chunk("tool-output-error", toolCallId=call, errorText=why)
-        for call in sorted({*at.pending, *dict(at.inputs)})
+        chunk("tool-output-error", toolCallId=call, errorText=why) for call in sorted(calls)
     )
 
 

@@ -52,6 +52,7 @@ log = logging.getLogger("plateau.intake")
 
 # Each means that another was faster. After these the run is executed without a hint.
 TRIES = 5
+SAYS_SO_S = (0.0, 0.02, 0.1)
 # Questions that a worker remembers: those that many ask at once.
 ASKED_MOST = 1000
 
@@ -281,14 +282,24 @@ class Intake:
                 return await self._share(asked_for, joined)
             try:
                 led = await self._lead(asked_for, ids.new_run_id(), instead_of=holder)
-            except Problem:
-                led = await self._inflight.holder(flight) if is_new else ""
+            except Problem as refusal:
+                led = await self._begun_meanwhile(flight, holder, refusal)
                 if not led:
                     raise
             if isinstance(led, Taken):
                 return led
-            holder, is_new = led, False
+            holder = led
         return await self._execute(asked_for, ids.new_run_id())
+
+    async def _begun_meanwhile(self, flight: str, holder: str, refusal: Problem) -> str:
+        """Who is refused a run may share one. Of those who ask at the same moment more than a
+        minute has room for, one is let in, and is a step from saying so."""
+        for wait_s in SAYS_SO_S if refusal.code == "rate_limited" else (0.0,):
+            await asyncio.sleep(wait_s)
+            led = await self._inflight.holder(flight)
+            if led not in ("", holder):
+                return led
+        return ""
 
     async def _share(self, asked_for: Asked, joined: Taken) -> Taken:
         """The live run; or the answer, where its leader is about to find that it is there."""
@@ -309,13 +320,13 @@ class Intake:
         holder: bytes = hint.reply
         try:
             if holder.decode() != run_id:
-                await self._placement.withdraw(recorded, ask.agent)
+                await self._placement.withdraw_new(ask, recorded)
                 return holder.decode()
             answer = await self._cache.get(job.cache_key)
             if answer is None:
                 return await self._placement.place(ask, recorded)
             await self._inflight.drop(job.flight, run_id)
-            await self._placement.withdraw(recorded, ask.agent)
+            await self._placement.withdraw_new(ask, recorded)
         except (StoreError, Problem):
             with suppress(StoreError):
                 await self._inflight.drop(job.flight, run_id)

@@ -171,6 +171,12 @@ class Placement:
         request = await self._streams.request(run_id)
         return Job.decode(request).traceparent if request else ""
 
+    async def withdraw_new(self, ask: Ask, taken: Taken) -> None:
+        """One that was recorded, and is not begun, since another answers it: it counts as
+        none."""
+        await self.withdraw(taken, ask.agent)
+        await self._admission.uncount(ask, taken.run_id)
+
     async def withdraw(self, taken: Taken, agent: str) -> None:
         left = await self._shares.withdraw(taken.run_id, taken.token, GIVEN_UP)
         if left == "given_up":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any
 
-from plateau_sse.agents import AgentError, Yielded
+from plateau_sse.agents import AgentError, ToolDelta, Yielded
 
 # As much as a tape has room for.
 WAITING_CHARS = 256 * 1024
@@ -32,6 +32,9 @@ class Floor:
             self._speaker = speaker
         if self._speaker == speaker:
             yield item
+            return
+        if isinstance(item, ToolDelta):
+            # Nobody sees it being written: the whole call follows.
             return
         self._waiting.setdefault(speaker, []).append(item)
         self._chars += _size(item)
