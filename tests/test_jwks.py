@@ -201,6 +201,37 @@ def test_a_set_that_nobody_asked_for_in_a_while_is_fetched_first(
     over(provider, scenario)
 
 
+def test_one_that_hangs_is_waited_for_once(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last ones are good for a day: nobody is to wait for each try."""
+    monkeypatch.setattr(jwks, "FETCH_S", 0.5)
+
+    async def scenario(jwts: Jwts) -> None:
+        token = signed(RSA, "r", "RS256")
+        assert await code_of(jwts, token) == ""
+        keys: Any = jwts._keys
+        keys._fetched_at -= jwks.OLD_S + 1
+        monkeypatch.setattr(jwks, "AGAIN_S", 0)
+        with socket.create_server(("127.0.0.1", 0)) as hangs:
+            keys._url = f"http://127.0.0.1:{hangs.getsockname()[1]}/"
+            assert await code_of(jwts, token) == ""
+            while keys._failed_at < 0:
+                await code_of(jwts, token)
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(jwks, "FETCH_S", 60)
+            async with asyncio.timeout(30):
+                if keys._fetching is not None:
+                    await keys._fetching
+                for _ in range(10):
+                    assert await code_of(jwts, token) == ""
+                    # This one, too, hangs.
+                    assert keys._fetching is not None
+        # Its thread ends with the other side of its connection.
+
+    over(provider, scenario)
+
+
 def test_an_entry_that_is_none_costs_the_others_nothing(provider: Provider) -> None:
     async def scenario(jwts: Jwts) -> None:
         strange: list[Any] = [1, None, {"kty": "RSA", "alg": ["RS256"]}, {"kty": ["RSA"]}, []]

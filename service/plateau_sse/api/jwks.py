@@ -45,6 +45,7 @@ class Keys:
         self._content = b""
         self.generation = 0
         self._fetched_at = self._asked_at = float("-inf")
+        self._failed_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -57,7 +58,9 @@ class Keys:
         age_s = time.monotonic() - self._fetched_at
         if age_s > FRESH_S:
             fetching = self._fetch()
-            if age_s > OLD_S and fetching is not None:
+            # Nobody waits for one that hung just now, while what there is may be used.
+            is_awaited = time.monotonic() - self._failed_at > OLD_S or age_s > STALE_S
+            if age_s > OLD_S and is_awaited and fetching is not None:
                 await self._fetched(fetching)
         if time.monotonic() - self._fetched_at > STALE_S:
             raise Problem(
@@ -108,6 +111,7 @@ class Keys:
             keys = _keys_of(content)
         except Exception as error:
             # Of a URL that we were given: whatever it says, the service goes on.
+            self._failed_at = time.monotonic()
             # What is wrong with the URL itself would quote it, and a password with it.
             is_ours = isinstance(error, OSError | ValueError)
             said = f": {str(error)[:300]}" if is_ours else ""
