@@ -31,6 +31,18 @@ def approve(asked: Asked) -> list[Piece]:
     return [Say("Done." if "deleted /a" in asked.outputs else "Then not.")]
 
 
+def careful(asked: Asked) -> list[Piece]:
+    """Two calls, one of which waits for a person; else who has spoken, and what calls gave."""
+    if asked.user == "delete":
+        return [
+            Call("weather", {"city": "Rome"}, "call_w"),
+            Call("delete", {"path": "/a"}, "call_d"),
+        ]
+    said = [it.get("role") or it.get("type") for it in asked.body["messages"]]
+    results = [it["content"] for it in asked.body["messages"] if it["role"] == "tool"]
+    return [Say(f"{' '.join(said)}: {' | '.join(results)}")]
+
+
 def always(*pieces: Piece) -> Script:
     return lambda asked: pieces
 
@@ -46,6 +58,7 @@ SCRIPTS: dict[str, Script] = {
     # So that it is still at it when it is cancelled.
     "slow_loop": always(Say(words("l"), pause_s=PAUSE_S), Call("weather", {"city": "Rome"})),
     "approve": approve,
+    "careful": careful,
     "structured": always(Say('{"city": "Rome", "degrees": 7}')),
     "slow": always(Say(NUMBERS, pause_s=PAUSE_S)),
     "slow-a": always(Say(words("a"), pause_s=PAUSE_S)),

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from plateau_sse.agents.hosting.exchange import UNANSWERED
 from plateau_sse.eventsource import EventReader
 from tests.dialects.stage import KEY
 from tests.hosting.graph_scripts import ANSWER, NUMBERS, SCRIPTS, words
@@ -217,6 +218,27 @@ def test_a_checkpointer_keeps_what_was_said(host: Host) -> None:
     url = f"{host.url}/v1/conversations/m1"
     assert httpx.delete(url, headers=KEY).status_code == 204
     assert text_of(ask(host, "remembers", "new", conversation_id="m1")) == "new"
+
+
+@pytest.mark.parametrize("agent", ["careful", "careful_tool", "careful_elsewhere"])
+def test_a_graph_that_remembers_goes_on_without_an_answer(host: Host, agent: str) -> None:
+    """Each call has one result, which endpoints insist on, and each question is asked once."""
+    conversation = f"c-{agent}"
+    ask(host, agent, "first", conversation_id=conversation)
+    events = ask(host, agent, "delete", conversation_id=conversation)
+    assert events[-1]["finish_reason"] == "input_required"
+    said, _, results = text_of(
+        ask(host, agent, "next", conversation_id=conversation)
+    ).partition(": ")
+    assert said == "user assistant user assistant tool tool user"
+    weather = "cold in Rome" if agent != "careful" else UNANSWERED
+    assert results.split(" | ") == [weather, UNANSWERED]
+    # What it waited for is not waited for any more.
+    events = ask(host, agent, "last", conversation_id=conversation)
+    assert text_of(events).startswith(f"{said} assistant user: ")
+    resume = [{"id": "x", "status": "resolved", "payload": "yes"}]
+    events = ask(host, agent, conversation_id=conversation, resume=resume)
+    assert events[-1]["code"] == "invalid_options"
 
 
 def test_runs_of_a_conversation_that_is_remembered_wait_for_each_other(host: Host) -> None:

@@ -169,6 +169,18 @@ def test_who_goes_on_without_an_answer_has_refused(host: Host, wire: str) -> Non
 
 
 @WIRES
+def test_what_was_asked_without_an_answer_is_asked_once(host: Host, wire: str) -> None:
+    """Also where the agent has said nothing but that a person be asked."""
+    conversation, agent = anew(), f"{wire}_keeper"
+    host.ask(agent, "plain", conversation_id=conversation)
+    told = host.ask(agent, "only", conversation_id=conversation)
+    assert told.end["finish_reason"] == "input_required" and not told.text
+    said = host.ask(agent, "recall", conversation_id=conversation).text.split()
+    assert said.count("user") == 3, said
+    assert {"tool", "function_call_output"} & set(said)
+
+
+@WIRES
 def test_a_whole_exchange_is_remembered(host: Host, wire: str) -> None:
     """With its calls and results, which a conversation alone does not have."""
     conversation, agent = anew(), f"{wire}_keeper"

@@ -12,6 +12,7 @@ from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain.agents.structured_output import ProviderStrategy
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
@@ -61,6 +62,12 @@ async def delete(path: str) -> str:
     return f"deleted {path}"
 
 
+@tool("delete")
+async def delete_asking(path: str) -> str:
+    """Deletes a file, once it may."""
+    return f"deleted {path}" if interrupt(f"May {path} go?") == "yes" else "kept"
+
+
 @tool
 async def wait(seconds: float) -> str:
     """Takes its time."""
@@ -102,6 +109,18 @@ approve = create_agent(
     model("approve"),
     [delete],
     middleware=[HumanInTheLoopMiddleware(interrupt_on={"delete": True})],
+)
+careful = create_agent(
+    model("careful"),
+    [weather, delete],
+    middleware=[HumanInTheLoopMiddleware(interrupt_on={"delete": True})],
+    checkpointer=Checkpointer(),
+)
+careful_tool = create_agent(
+    model("careful"), [weather, delete_asking], checkpointer=Checkpointer()
+)
+careful_elsewhere = create_agent(
+    model("careful"), [weather, delete_asking], checkpointer=InMemorySaver()
 )
 kept_in_cache = hosted(create_agent(model("plain")), cache=True, version="1")
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from plateau_sse.agents import AgentError, Data, Memory, Output, Run, Yielded
 from plateau_sse.agents.hosting import Hosted
+from plateau_sse.agents.hosting.exchange import latest_of
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.langgraph_blocks import custom
-from plateau_sse.agents.hosting.langgraph_input import check_options, fields_of
+from plateau_sse.agents.hosting.langgraph_input import check_options, closing, fields_of
 from plateau_sse.agents.hosting.langgraph_interrupts import Asking
 from plateau_sse.agents.hosting.langgraph_messages import Messages
 from plateau_sse.agents.hosting.telling import jsonable
@@ -155,9 +156,9 @@ class _Thread:
         if self._saver is not None and not self._is_kept:
             # It waited, and nobody has answered.
             self._saver.delete_thread(self._name)
-        return await self._input(has_state=state is not None and bool(state.values))
+        return await self._input(state if state is not None and state.values else None)
 
-    async def _input(self, *, has_state: bool) -> Any:
+    async def _input(self, state: Any) -> Any:
         if self._settings.input is not None:
             return await self._settings.input_of(self._run)
         options = dict(self._run.options)
@@ -168,19 +169,18 @@ class _Thread:
             return options
         from langchain_core.messages import convert_to_messages
 
-        said = [message.as_sent() for message in self._run.messages]
-        if has_state:
-            # What was said before the last answer it knows.
-            last = max(
-                (i for i, it in enumerate(said) if it["role"] == "assistant"), default=-1
-            )
-            said = said[last + 1 :] if last >= 0 else said[-1:]
+        said = self._run.messages
+        if state is not None:
+            has_spoken = any(it.role == "assistant" for it in said)
+            said = latest_of(said, waits=bool(state.interrupts) or not has_spoken)
         try:
-            messages = convert_to_messages([_content(it) for it in said])
+            messages = convert_to_messages([_content(it.as_sent()) for it in said])
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
             message = f"The graph does not take these messages ({type(error).__name__})."
             raise AgentError("invalid_options", message) from error
         known = {name: value for name, value in options.items() if name in fields}
+        if state is not None:
+            messages = [*closing(state, messages), *messages]
         return {**known, "messages": messages}
 
     def end(self, *, waits: bool) -> None:

@@ -1,18 +1,21 @@
-"""What a graph takes as its input, by the types of its state.
+"""What a graph takes as its input, by the types of its state, and by what the state is.
 
 Invariant: what is refused could not have become a part of the state; what has no type that can
-be looked at is let through, for the graph to say what it makes of it.
+be looked at is let through, for the graph to say what it makes of it. A conversation goes on
+with a result of each call, since endpoints refuse one without for ever.
 """
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plateau_sse.agents import AgentError
+from plateau_sse.agents.hosting.exchange import UNANSWERED
 
 SHOWN_MOST = 20
+UNFINISHED = "This was not finished; the conversation has gone on."
 
 
 def fields_of(graph: Any) -> dict[str, Any]:
@@ -60,3 +63,27 @@ def _wrong(form: Any, value: Any) -> str:
         # It has no such form.
         return ""
     return ""
+
+
+def closing(state: Any, new: Sequence[Any]) -> list[Any]:
+    """The results of the calls that the state ends with, where the messages that are `new` have
+    none: it waited for a person's word, or its run was broken off."""
+    from langchain_core.messages import ToolMessage
+
+    kept = state.values.get("messages") if isinstance(state.values, Mapping) else None
+    if not isinstance(kept, list):
+        return []
+    results: dict[str, Any] = {}
+    while kept and getattr(kept[-1], "type", "") == "tool":
+        # A call that was made beside one that waits: LangGraph shows its result, and forgets it
+        # where the run goes on with something else. Of one that is kept this is the same again.
+        *kept, result = kept
+        results[result.tool_call_id] = result
+    calls = getattr(kept[-1], "tool_calls", None) if kept else None
+    given = {it.tool_call_id for it in new if it.type == "tool"}
+    said = UNANSWERED if state.interrupts else UNFINISHED
+    return [
+        results.get(it["id"]) or ToolMessage(said, tool_call_id=it["id"], name=it["name"])
+        for it in calls or ()
+        if it["id"] and it["id"] not in given
+    ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plateau_sse.agents import AgentError, Finish, InputRequest, Run, ToolCall, Yielded
 from plateau_sse.agents.hosting.approvals import APPROVAL, verdict_of, verdicts_of
-from plateau_sse.agents.hosting.exchange import latest_of
+from plateau_sse.agents.hosting.exchange import UNANSWERED, latest_of
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.openai_agents_events import Telling, counts_of
 from plateau_sse.agents.hosting.openai_agents_items import items_of
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # For the connection to the model, once the run is not wanted any more.
 CLOSE_S = 1.0
 REFUSED = "The person has refused that this be done."
-UNANSWERED = "Nobody has answered whether this may be done; the conversation has gone on."
 
 
 async def run(agent: Any, run: Run, settings: Hosted) -> AsyncGenerator[Yielded, None]:
@@ -99,7 +98,8 @@ async def _given(
     if settings.input is None:
         session.go_on()
         return items_of(run.messages) or run.input
-    items = items_of(latest_of(run.messages)) or run.input
+    latest = latest_of(run.messages, waits=session.state is not None)
+    items = items_of(latest) or run.input
     if session.state is None:
         return items
     # The user has said something else: the calls are closed, and it goes on with that.

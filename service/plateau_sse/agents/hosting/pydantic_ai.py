@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plateau_sse.agents import AgentError, Finish, InputRequest, Run, Yielded
 from plateau_sse.agents.hosting.approvals import EDITABLE, Verdict, verdict_of, verdicts_of
-from plateau_sse.agents.hosting.exchange import latest_of
+from plateau_sse.agents.hosting.exchange import UNANSWERED, latest_of
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.pydantic_ai_events import Telling
 from plateau_sse.agents.hosting.pydantic_ai_history import history_of, prompt_of
@@ -21,8 +21,6 @@ from plateau_sse.agents.memory.pydantic_ai import History
 
 if TYPE_CHECKING:
     from plateau_sse.agents.hosting import Hosted
-
-UNANSWERED = "Nobody has answered whether this may be done; the conversation has gone on."
 
 
 @dataclass(slots=True)
@@ -109,7 +107,8 @@ async def _given(
         return _Given(await settings.input_of(run))
     prompt = prompt_of(run.messages) if run.messages else run.input
     if remembers and record.messages:
-        since = [it for it in latest_of(run.messages) if it.role == "user"]
+        latest = latest_of(run.messages, waits=bool(record.waiting))
+        since = [it for it in latest if it.role == "user"]
         history = [*record.messages, *history_of(since[:-1])]
         return _Given(prompt, history, _gone_on(run, record, telling), True)
     before = run.messages if prompt is None else run.messages[:-1]
