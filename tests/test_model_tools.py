@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.agents.toolcalls import Calls
+from plateau_sse.agents.toolcalls import Calls, answered_in
 from tests.model_answers import (
     become,
     call,
@@ -291,6 +291,26 @@ def test_a_tool_call_has_an_id_of_its_own(
     assert [
         (it["id"], it["name"], it["arguments"]) for it in told.only("tool.call")
     ] == expected
+
+
+def test_an_id_of_a_call_that_was_answered_is_no_other_calls() -> None:
+    """Models number theirs anew in each answer, and a page shows both in one message."""
+    asked: list[dict[str, Any]] = [
+        {"role": "tool", "tool_call_id": it, "content": "-"} for it in ("call_0", "x", "x_1")
+    ]
+    taken = answered_in(asked)
+    for fragments, expected in (
+        (whole(0), ["call_1", "call_2"]),
+        ([call(*A, id="x", index=0), call(*B, id="x", index=1)], ["x_0", "x_2"]),
+        ([call(*A, id="y", index=0), call(*B, id="x", index=1)], ["y", "x_2"]),
+    ):
+        found = Calls(taken)
+        drafts = set()
+        for fragment in fragments:
+            found.add({"tool_calls": [fragment]})
+            drafts |= {it.id for it in found.drafts()}
+        assert [it.id for it in found.complete()] == expected
+        assert drafts <= set(expected)
 
 
 NOT_UNDERSTOOD: dict[str, bytes] = {

@@ -17,8 +17,10 @@ import pytest
 
 from tests.clients.packages import HERE, NODE, install
 from tests.dialects.agents import PIXEL, TEXT, THOUGHT, WORDS
-from tests.dialects.stage import KEY, Stage, anew, staged
-from tests.processes import environment, wait_until
+from tests.dialects.stage import ENV, KEY, Stage, anew, staged
+from tests.hosting.endpoint import Asked, scripted_model
+from tests.hosting.wires import Call, Piece, Say
+from tests.processes import environment, serving, wait_until
 
 PROGRAM = HERE / "programs" / "chat.mjs"
 
@@ -270,6 +272,36 @@ def test_a_tool_of_the_page_goes_round(stage: Stage) -> None:
     assert [tried["status"] for tried in told.tried] == [200, 200]
     first, second = told.parts("tool-weather")
     assert first["input"] == {"city": "Oslo"} and second["input"] == {"city": "Rome"}
+
+
+def numbers_anew(asked: Asked) -> list[Piece]:
+    """A model whose first call is the first in each of its answers."""
+    given = len(asked.outputs)
+    if given == 2:
+        return [Say(f"It is {asked.outputs[0]}, then {asked.outputs[1]}.")]
+    return [Call("weather", {"city": ("Oslo", "Rome")[given]}, "call_0")]
+
+
+def test_calls_of_one_message_have_ids_of_their_own(tmp_path: Path) -> None:
+    with scripted_model(weather=numbers_anew) as model:
+        env = ENV | {"OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "-"}
+        with serving(tmp_path / "data", env=env) as plateau:
+            told = chat(
+                Stage(plateau, tmp_path),
+                "openai",
+                ["send", "weather"],
+                ["settled"],
+                ["result", "weather", "call_0", "cold"],
+                ["answered", 2],
+                ["settled"],
+                ["result", "weather", "call_0_0", "hot"],
+                ["until", "It is"],
+                ["settled"],
+                automatic="tools",
+            )
+    assert told.text == "It is cold, then hot."
+    first, second = told.parts("tool-weather")
+    assert (first["input"], second["input"]) == ({"city": "Oslo"}, {"city": "Rome"})
 
 
 def test_a_message_that_goes_on_is_resumed_with_what_stood_in_it(stage: Stage) -> None:

@@ -63,6 +63,22 @@ def test_the_calls_of_a_message_are_bounded() -> None:
     assert calls_of({"content": "x"}) == []
 
 
+@pytest.mark.parametrize(
+    ("state", "is_over"),
+    [
+        ({"state": "input-available"}, False),
+        ({"state": "approval-responded", "approval": {"approved": True}}, False),
+        ({"state": "output-available", "output": 1, "preliminary": True}, False),
+        ({"state": "output-available", "output": 1}, True),
+        ({"state": "output-error", "errorText": "x"}, True),
+        ({"state": "output-denied"}, True),
+    ],
+)
+def test_a_call_that_has_its_result_is_over(state: dict[str, Any], is_over: bool) -> None:
+    part = {"type": "tool-f", "toolCallId": "c", **state}
+    assert calls_of({"parts": [part]}) == ([] if is_over else ["c"])
+
+
 @pytest.mark.parametrize("share", [0.1, 0.6])
 def test_the_note_of_an_answer_that_is_there_is_short_lived(
     streams_url: str, share: float

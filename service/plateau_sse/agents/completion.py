@@ -61,16 +61,16 @@ MAX_MODEL = 200
 
 class Answer:
     """Feed it the data of each event; `has_ended` once the upstream has given a reason,
-    `is_done` once nothing more will come."""
+    `is_done` once nothing more will come. `taken` are the ids of calls that were answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: frozenset[str] = frozenset()) -> None:
         self.has_ended = False
         self.is_done = False
         # Content came after an ending: there are endpoints that say `stop` in each chunk, and
         # then it says nothing.
         self._goes_on = False
         self._reason: str | None = None
-        self._calls = Calls()
+        self._calls = Calls(taken)
         self._text, self._thoughts = Once(), Once()
         # A text that is all of what was said before it: told once it is not the last.
         self._again = ""

@@ -27,6 +27,7 @@ from plateau_sse.agents.complaints import MAX_MESSAGE, broken, message_of
 from plateau_sse.agents.completion import Answer
 from plateau_sse.agents.framing import read_answer
 from plateau_sse.agents.redacting import redacted
+from plateau_sse.agents.toolcalls import answered_in
 from plateau_sse.agents.upstream import Misconfigured, Response, Unreachable, Upstream
 from plateau_sse.eventsource import TooLong
 from plateau_sse.settings import Settings
@@ -98,7 +99,7 @@ class Endpoint:
     ) -> AsyncGenerator[Yielded, None]:
         # Escaped to ASCII: half a surrogate pair in the input is then still valid JSON.
         body = json.dumps(payload).encode()
-        answer, has_end = Answer(), True
+        answer, has_end = Answer(answered_in(payload["messages"])), True
         try:
             async with self._upstream.post(body, {**self._headers, **more}) as response:
                 has_end = response.has_end

@@ -1,14 +1,16 @@
 """Tool calls, put together from the fragments in which endpoints send them.
 
 Invariant: a call comes out once, complete, or not at all; before that it may be shown as far as
-it has come, under the id that it will have. What a fragment belongs to is told by
-its id, its index and its name, in this order: endpoints leave out, repeat and miscount each.
+it has come, under the id that it will have, which is no call's that was answered before: there
+are endpoints that number theirs anew in each answer, or not at all. What a fragment belongs to
+is told by its id, its index and its name, in this order: endpoints leave out, repeat and
+miscount each.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +45,17 @@ class _Call:
         return True
 
 
-class Calls:
-    """Of one answer."""
+def answered_in(messages: Iterable[Any]) -> frozenset[str]:
+    """The ids of the calls whose results are among these messages of chat.completions."""
+    results = [it for it in messages if isinstance(it, dict) and it.get("role") == "tool"]
+    return frozenset(str(it.get("tool_call_id")) for it in results)
 
-    def __init__(self) -> None:
+
+class Calls:
+    """Of one answer; `taken` are ids of calls before it."""
+
+    def __init__(self, taken: frozenset[str] = frozenset()) -> None:
+        self._taken = taken
         # How many have come: what has grown is not to be told yet.
         self.fragments = 0
         self._calls: list[_Call] = []
@@ -89,17 +98,19 @@ class Calls:
                 continue
             call.has_grown = False
             # One whose id may still come, or will be another, is not known by any.
-            is_known = call.id and all(it.id != call.id for it in self._calls[:number])
+            is_known = call.id and call.id not in self._before(number)
             if is_known and call.name and len(call.arguments) <= MAX_DRAFT:
                 yield ToolDelta(call.id, call.name, call.arguments)
 
     def _id_of(self, number: int, call: _Call) -> str:
         # Results name the call by it: it must be there, and be one call's alone.
-        before = {it.id for it in self._calls[:number]}
-        if call.id and call.id not in before:
-            return call.id
-        call.id = f"{call.id or 'call'}_{number}"
+        before, name = self._before(number), call.id or "call"
+        while not call.id or call.id in before:
+            call.id, number = f"{name}_{number}", number + 1
         return call.id
+
+    def _before(self, number: int) -> set[str]:
+        return {it.id for it in self._calls[:number]} | self._taken
 
     def _take(self, fragment: _Call, position: int, of: int) -> None:
         call = self._of(fragment, position, of)

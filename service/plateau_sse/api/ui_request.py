@@ -133,13 +133,21 @@ def _result(part: Mapping[str, Any]) -> str | None:
 
 
 def calls_of(message: Mapping[str, Any]) -> list[str]:
-    """The tools that were called in it: their results may be still to come."""
+    """The tools that were called in it and whose results are still to come. A call that has its
+    result is over: where its id comes again, it is another call's."""
     found = [
         part["toolCallId"]
         for part in message.get("parts") or []
-        if _tool(part) and isinstance(part.get("toolCallId"), str)
+        if _tool(part) and isinstance(part.get("toolCallId"), str) and not _is_over(part)
     ]
     return [it for it in found if len(it) <= _CALL_ID_CHARS][-_CALLS_MOST:]
+
+
+def _is_over(part: Mapping[str, Any]) -> bool:
+    is_last = part.get("preliminary") is not True
+    return (
+        part.get("state") in ("output-available", "output-error", "output-denied") and is_last
+    )
 
 
 def approvals_of(given: Sequence[Any]) -> list[dict[str, Any]]:
