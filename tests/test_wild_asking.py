@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from plateau_sse.agents import Usage
+from plateau_sse.agents import Message, Usage
 from tests.forward_proxy import forward_proxy
 from tests.raw_model import (
     CLOSE,
@@ -28,6 +29,7 @@ from tests.raw_model import (
     sized,
     stream_of,
 )
+from tests.upstreams import agent_of, ask
 from tests.wild import tell
 
 FIRST = sized(stream_of("first"))
@@ -116,6 +118,52 @@ def test_who_refuses_to_count_is_asked_without_and_never_again(script: list[Step
     assert told.text == "secondsecond"
     asked = ["stream_options" in body for _, body in model.requests]
     assert asked == [True, False, False]
+
+
+REFUSED_THOUGHTS: dict[str, list[list[Step]]] = {
+    "Mistral": [
+        refusal(
+            "422 Unprocessable",
+            b'{"object":"error","message":{"detail":[{"type":"extra_forbidden","loc":["body",'
+            b'"messages",1,"assistant","reasoning_content"],"msg":"Extra inputs"}]}}',
+        )
+    ],
+    "one by one": [
+        refusal("400 Bad", b'{"error": {"message": "unknown: stream_options"}}'),
+        refusal("400 Bad", b'{"error": {"message": "unknown: reasoning_content"}}'),
+    ],
+}
+THOUGHTFUL = [
+    Message("user", "Hi"),
+    Message("assistant", None, [{"id": "c"}], reasoning_content="Hm."),
+    Message("tool", "x", tool_call_id="c"),
+]
+
+
+@pytest.mark.parametrize("scripts", REFUSED_THOUGHTS.values(), ids=REFUSED_THOUGHTS)
+def test_who_refuses_thoughts_is_asked_without_and_never_again(
+    scripts: list[list[Step]],
+) -> None:
+    first, *then = scripts
+    with raw_model(first, then=then) as model:
+        told = tell(model.base_url, runs=2, messages=THOUGHTFUL)
+    assert (told.text, told.error) == ("secondsecond", "")
+    asked = ["reasoning_content" in body["messages"][1] for _, body in model.requests]
+    assert asked == [*[True] * len(scripts), False, False]
+
+
+def test_who_misses_a_thought_is_sent_them_the_next_time() -> None:
+    """It names what it was sent, and was asked without that in vain."""
+    missed = refusal("400 Bad", b'{"error": {"message": "Missing reasoning_content in 3"}}')
+
+    async def ask_twice(agent: Any) -> list[str]:
+        return [await ask(agent, THOUGHTFUL) for _ in range(2)]
+
+    with raw_model(missed, then=[missed]) as model:
+        told = asyncio.run(ask_twice(agent_of(model.base_url)))
+    assert told == ["upstream_rejected", "second"]
+    asked = ["reasoning_content" in body["messages"][1] for _, body in model.requests]
+    assert asked == [True, False, True]
 
 
 def test_what_is_refused_for_another_reason_is_refused() -> None:

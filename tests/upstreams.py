@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
 
 import uvloop
@@ -28,9 +28,9 @@ def agent_of(url: str, *, retries: int = 0, **settings: Any) -> Any:
     return make_openai(Settings(openai_base_url=url, **values), retries=retries)
 
 
-async def ask(agent: Any) -> str:
+async def ask(agent: Any, messages: Sequence[Message] = (Message("user", "Hi"),)) -> str:
     """What it says, or the code that it fails with."""
-    run = Run("r1", "openai", "Hi", [Message("user", "Hi")], {})
+    run = Run("r1", "openai", "Hi", messages, {})
     parts = cast("AsyncGenerator[Yielded, None]", agent(run))
     try:
         return "".join([part async for part in parts if isinstance(part, str)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -49,6 +49,7 @@ def tell(
     *,
     retries: int = 0,
     runs: int = 1,
+    messages: Sequence[Message] = (Message("user", "Hi"),),
     **settings: Any,
 ) -> Told:
     """What the agent tells of the endpoint there, in all of some runs of it."""
@@ -57,7 +58,7 @@ def tell(
 
     async def main() -> None:
         heard_at = time.monotonic()
-        run = Run("r1", "openai", "Hi", [Message("user", "Hi")], options or {})
+        run = Run("r1", "openai", "Hi", messages, options or {})
         try:
             async with asyncio.timeout(20):
                 for _ in range(runs):

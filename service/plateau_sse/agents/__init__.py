@@ -32,13 +32,15 @@ MEMORY_BYTES = 256 * 1024
 class Message:
     """One message of the exchange, in the shape of chat.completions; `role` is `system`,
     `developer`, `user`, `assistant` or `tool`. `content` is a text or a list of parts as they
-    were sent, None beside `tool_calls`; `text` is the text in it."""
+    were sent, None beside `tool_calls`; `text` is the text in it. `reasoning_content` is what
+    the assistant thought before its calls: some models want it back with the results."""
 
     role: str
     content: Content
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning_content: str | None = None
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Message:
@@ -49,6 +51,7 @@ class Message:
             said.get("tool_calls"),
             said.get("tool_call_id"),
             said.get("name"),
+            said.get("reasoning_content"),
         )
 
     @property
@@ -58,7 +61,7 @@ class Message:
     def as_sent(self) -> dict[str, Any]:
         """The message as an endpoint takes it."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
-        for member in ("tool_calls", "tool_call_id", "name"):
+        for member in ("tool_calls", "tool_call_id", "name", "reasoning_content"):
             value = getattr(self, member)
             if value is not None:
                 message[member] = value

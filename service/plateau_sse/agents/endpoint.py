@@ -44,8 +44,9 @@ MAX_ERROR_BODY = 64 * 1024
 REFUSAL_S = 5.0
 # What comes of a connection that breaks, or of a body that is none.
 BREAKS = (OSError, h11.ProtocolError, zlib.error, TooLong)
-# How endpoints name what they refuse of a question that asks for counts.
-COUNTS = ("stream_options", "include_usage")
+# What is sent to those that do not refuse it, with the names by which they do.
+COUNTS, THOUGHTS = "stream_options", "reasoning_content"
+REFUSALS = {COUNTS: (COUNTS, "include_usage"), THOUGHTS: (THOUGHTS,)}
 
 
 class Refused(AgentError):
@@ -55,7 +56,7 @@ class Refused(AgentError):
     retry_after_s: float | None = None
     retries: bool | None = None
     is_loading = False
-    names_counts = False
+    names: frozenset[str] = frozenset()
 
 
 class Endpoint:
@@ -68,31 +69,32 @@ class Endpoint:
         self._silence_s = settings.openai_silence_s
         self._key = settings.openai_api_key
         self._headers = HEADERS | key_header(settings.openai_auth_header, self._key)
-        # Models that take no `stream_options`: of those that the settings name.
-        self._uncounted: set[str] = set()
+        # What models do not take: of those that the settings name.
+        self._refused: dict[str, frozenset[str]] = {}
 
     async def ask(
         self, payload: Mapping[str, Any], more: Mapping[str, str] = NOTHING
     ) -> AsyncGenerator[Yielded, None]:
-        """The answer to what is asked, with counts if the endpoint has any. `more` are headers
-        beside its own."""
-        model = payload["model"]
-        if "stream_options" not in payload and model not in self._uncounted:
-            counted = {**payload, "stream_options": {"include_usage": True}}
-            has_begun = False
+        """The answer to what is asked, with counts if the endpoint has any, and with what was
+        thought before its calls if it takes that. `more` are headers beside its own."""
+        model, has_begun = payload["model"], False
+        without = self._refused.get(model, frozenset())
+        while True:
+            asked, extras = _with_extras(payload, without)
             try:
-                async with aclosing(self._ask(counted, more)) as parts:
+                async with aclosing(self._ask(asked, more)) as parts:
                     async for part in parts:
+                        if without and not has_begun:
+                            # Only what is answered without them shows that it was for them.
+                            self._refused[model] = without
                         has_begun = True
                         yield part
                 return
             except AgentError as error:
-                if has_begun or not _refuses_counts(error):
+                refused = extras & _names_in(error)
+                if has_begun or not refused:
                     raise
-            self._uncounted.add(model)
-        async with aclosing(self._ask(payload, more)) as parts:
-            async for part in parts:
-                yield part
+                without |= refused
 
     async def _ask(
         self, payload: Mapping[str, Any], more: Mapping[str, str]
@@ -130,10 +132,32 @@ class Endpoint:
         return error
 
 
-def _refuses_counts(error: AgentError) -> bool:
-    if isinstance(error, Refused):
-        return error.names_counts
-    return any(name in error.message for name in COUNTS)
+def _with_extras(
+    payload: Mapping[str, Any], without: frozenset[str]
+) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """What is asked, and which of REFUSALS it has that could be left out."""
+    extras = set()
+    if COUNTS not in payload and COUNTS not in without:
+        payload = {**payload, COUNTS: {"include_usage": True}}
+        extras.add(COUNTS)
+    if any(THOUGHTS in it for it in payload["messages"]):
+        if THOUGHTS not in without:
+            extras.add(THOUGHTS)
+        else:
+            messages = [
+                {name: value for name, value in it.items() if name != THOUGHTS}
+                for it in payload["messages"]
+            ]
+            payload = {**payload, "messages": messages}
+    return payload, frozenset(extras)
+
+
+def _names_in(error: AgentError) -> frozenset[str]:
+    return error.names if isinstance(error, Refused) else _named(error.message)
+
+
+def _named(text: str) -> frozenset[str]:
+    return frozenset(it for it, names in REFUSALS.items() if any(n in text for n in names))
 
 
 async def _refusal(response: Response) -> Refused:
@@ -146,7 +170,7 @@ async def _refusal(response: Response) -> Refused:
     is_page = text.lstrip("\ufeff \t\r\n").startswith("<")
     said = "" if is_page else message_of(text)
     error = _refused(response.status, said or response.reason)
-    error.names_counts = any(name in text for name in COUNTS)
+    error.names = _named(text)
     error.is_loading = response.status == 503 and "loading" in said.lower()
     error.retry_after_s = _retry_after_s(response.headers)
     error.retries = {"true": True, "false": False}.get(

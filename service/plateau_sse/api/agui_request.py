@@ -1,7 +1,7 @@
 """What AG-UI's clients send, as the messages and options of chat.completions.
 
 Invariant: a call of a tool goes with its result or not at all, as endpoints want it; what only
-the client understands (activities, thoughts) is not sent to an agent.
+the client understands (activities, thoughts that led to no call) is not sent to an agent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from plateau_sse import jsontext
 from plateau_sse.api.bodies import DEPTH_MOST, invalid, too_deep
-from plateau_sse.api.responses_request import matched
+from plateau_sse.api.responses_request import add_said, add_thought, matched
 from plateau_sse.api.resuming import message_of, texts_of
 from plateau_sse.jsontext import is_deeper
 
@@ -34,6 +34,8 @@ def messages_of(given: Any, resume: Sequence[Mapping[str, Any]]) -> list[Message
             raise too_deep(at)
         if message.get("role") in _ROLES:
             _add(messages, _message(message, at))
+        elif message.get("role") == "reasoning" and isinstance(message.get("content"), str):
+            add_thought(messages, message["content"])
     if resume and messages and messages[-1]["role"] not in ("user", "tool"):
         messages += _answers(messages, resume)
     return matched(messages)
@@ -48,7 +50,7 @@ def _add(messages: list[Message], message: Message) -> None:
         last["tool_calls"] = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
         last["content"] = _joined(last["content"], message["content"])
     else:
-        messages.append(message)
+        add_said(messages, message)
 
 
 def _joined(one: Any, other: Any) -> Any:

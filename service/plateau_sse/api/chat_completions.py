@@ -47,7 +47,7 @@ from plateau_sse.store.runs.ids import NOTHING_SEEN
 
 # What says how the answer is to be told, and has no part in it.
 _TOLD = ("model", "messages", "stream", "stream_options", "user", "n")
-_MESSAGE = ("role", "content", "tool_calls", "tool_call_id", "name")
+_MESSAGE = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 
 
 class Wish(NamedTuple):

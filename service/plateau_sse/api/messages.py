@@ -43,13 +43,14 @@ InputCall = Annotated[
 
 class InputMessage(msgspec.Struct, forbid_unknown_fields=True):
     """A message in the shape of chat.completions; its parts and calls are passed on as they
-    are. `content` may be null beside `tool_calls`."""
+    are. `content` may be null beside `tool_calls`; `reasoning_content` counts there alone."""
 
     role: Annotated[str, told(enum=ROLES)]
     content: str | list[InputPart] | None = None
     tool_calls: list[InputCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning_content: str | None = None
 
     @property
     def is_said_in_words(self) -> bool:
@@ -66,6 +67,9 @@ class InputMessage(msgspec.Struct, forbid_unknown_fields=True):
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = self.tool_calls
+            # Models want what they thought before a call; before a text some refuse it.
+            if self.reasoning_content:
+                message["reasoning_content"] = self.reasoning_content
         if self.tool_call_id:
             message["tool_call_id"] = self.tool_call_id
         if self.name:

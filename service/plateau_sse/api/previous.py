@@ -67,7 +67,10 @@ def _unknown(detail: str) -> Problem:
 
 def _answer(run: dict[str, Any]) -> list[dict[str, Any]]:
     """As a message of the assistant."""
-    text = "".join(part["text"] for part in run["parts"] if part["type"] == "text")
+    text, thought = (
+        "".join(part["text"] for part in run["parts"] if part["type"] == kind)
+        for kind in ("text", "reasoning")
+    )
     calls = [
         {
             "id": part["id"],
@@ -79,5 +82,6 @@ def _answer(run: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     text = text or run["output"] or ""
     if calls:
-        return [{"role": "assistant", "content": text or None, "tool_calls": calls}]
+        called = {"role": "assistant", "content": text or None, "tool_calls": calls}
+        return [called | ({"reasoning_content": thought} if thought else {})]
     return [{"role": "assistant", "content": text}] if text else []

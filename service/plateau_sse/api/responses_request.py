@@ -86,7 +86,16 @@ def messages_of(given: Any) -> list[Message]:
 def _add(messages: list[Message], item: Mapping[str, Any], at: str) -> None:
     kind = item.get("type", "message")
     if kind == "message":
-        messages.append(_message(item, at))
+        add_said(messages, _message(item, at))
+    elif kind == "reasoning":
+        # As it was told here: a summary, or what is encrypted, is OpenAI's own.
+        content = item.get("content")
+        parts = (
+            [it for it in content if isinstance(it, Mapping)]
+            if isinstance(content, list)
+            else []
+        )
+        add_thought(messages, "".join(str(it.get("text") or "") for it in parts))
     elif kind == "function_call":
         call = _call(item)
         if call is None:
@@ -100,6 +109,24 @@ def _add(messages: list[Message], item: Mapping[str, Any], at: str) -> None:
     elif kind == "function_call_output" and isinstance(item.get("call_id"), str):
         content = _result(item.get("output"))
         messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
+
+
+def add_said(messages: list[Message], message: Message) -> None:
+    """What was thought before it is a part of it."""
+    last = messages[-1] if messages else {}
+    if message["role"] == "assistant" and last.get("content", "") is None:
+        if not last.get("tool_calls"):
+            last["content"] = message["content"]
+            return
+    messages.append(message)
+
+
+def add_thought(messages: list[Message], text: str) -> None:
+    """To what was said and called in the same round; it stays where there is a call."""
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": None})
+    last = messages[-1]
+    last["reasoning_content"] = last.get("reasoning_content", "") + text
 
 
 def _message(item: Mapping[str, Any], at: str) -> Message:
@@ -161,7 +188,8 @@ def _result(output: Any) -> str:
 
 
 def matched(messages: Sequence[Message]) -> list[Message]:
-    """Without calls that nobody has answered, and results that nobody has called for."""
+    """Without calls that nobody has answered, results that nobody has called for, and thoughts
+    that led to no call."""
     answered = {it.get("tool_call_id") for it in messages if it["role"] == "tool"}
     called: set[Any] = set()
     found: list[Message] = []
@@ -172,9 +200,13 @@ def matched(messages: Sequence[Message]) -> list[Message]:
             continue
         calls = [it for it in message.get("tool_calls", []) if it["id"] in answered]
         called |= {it["id"] for it in calls}
-        said = {name: it for name, it in message.items() if name != "tool_calls"}
+        thought = message.get("reasoning_content")
+        besides = ("tool_calls", "reasoning_content")
+        said = {name: it for name, it in message.items() if name not in besides}
         if calls:
             said["tool_calls"] = calls
+        if calls and thought:
+            said["reasoning_content"] = thought
         if said["content"] is not None or calls:
             found.append(said)
     return found

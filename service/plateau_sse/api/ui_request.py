@@ -1,7 +1,8 @@
 """What AI SDK's client sends, as the messages of chat.completions.
 
 Invariant: a call of a tool goes with its result or not at all, as endpoints want it; what only
-the page understands (data, sources, thoughts, metadata) is not sent to an agent.
+the page understands (data, sources, metadata, thoughts that led to no call) is not sent to an
+agent.
 """
 
 from __future__ import annotations
@@ -104,7 +105,10 @@ def _assistant(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         calls.append({"id": call_id, "type": "function", "function": function})
         results.append({"role": "tool", "tool_call_id": call_id, "content": result})
     if calls:
-        return [{"role": "assistant", "content": text or None, "tool_calls": calls}, *results]
+        called = {"role": "assistant", "content": text or None, "tool_calls": calls}
+        if thought := "".join(_text(part) for part in parts if part.get("type") == "reasoning"):
+            called["reasoning_content"] = thought
+        return [called, *results]
     return [{"role": "assistant", "content": text}] if text else []
 
 
