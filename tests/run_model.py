@@ -136,11 +136,12 @@ class Model:
         self.attempt = max(1, self.attempt)
         if self.other_server:
             self._begin_anew()
-        return self._write([last])
+        return self._write([last], by_another=True)
 
-    def _write(self, batch: list[Event]) -> Answer:
+    def _write(self, batch: list[Event], *, by_another: bool = False) -> Answer:
         for event in batch:
-            self.seq += event.op.islower()
+            # What the producer says next is not taken for this one.
+            self.seq += event.op.islower() and not by_another
             before = self.atoms.at
             if event.op in "sp":
                 self.states += 1

@@ -232,7 +232,7 @@ def test_a_queued_run_that_is_ended_has_its_end_as_its_only_event(streams_url: s
     async def scenario(streams: Streams, redis: Any) -> None:
         run_id = await queued(streams)
         last = events.failed("queue_timeout", "nobody came", retryable=True)
-        assert await streams.end(run_id, 0, last) == ("ok", 1, 1, 0)
+        assert await streams.end(run_id, 0, last) == ("ok", 1, 0, 0)
         assert await stream_of(redis, run_id) == [("1-1", last.data)]
         record = await streams.record(run_id)
         assert record is not None and record.status == "failed" and record.ended_ms
@@ -241,8 +241,8 @@ def test_a_queued_run_that_is_ended_has_its_end_as_its_only_event(streams_url: s
             "message": "nobody came",
             "retryable": True,
         }
-        assert await streams.end(run_id, 0, last) == ("ended", 1, 1, 0)
-        assert await streams.claim(run_id, 1, "r1", done()) == ("ended", 1, 1, 0)
+        assert await streams.end(run_id, 0, last) == ("ended", 1, 0, 0)
+        assert await streams.claim(run_id, 1, "r1", done()) == ("ended", 1, 0, 0)
 
     on_streams(streams_url, scenario)
 
@@ -253,10 +253,14 @@ def test_who_finds_the_producer_gone_ends_the_attempt_it_saw(streams_url: str) -
         await streams.append(run_id, 1, texts("half an ans"), first_seq=2)
         last = events.failed("runner_lost", "it died", retryable=True)
         assert await streams.end(run_id, 0, last) == ("fenced", 1, 2, 1)
-        assert await streams.end(run_id, 1, last) == ("ok", 1, 3, 1)
-        # The producer was only slow: it is told, and the text stays as it was.
-        appended = await streams.append(run_id, 1, texts("wer", "."), first_seq=3)
-        assert appended == ("ended", 1, 3, 1)
+        assert await streams.end(run_id, 1, last) == ("ok", 1, 2, 1)
+        # The producer was only slow: it is told, and the text stays as it was. The end was
+        # nothing of its own, which it would be told is there.
+        for batch in (texts("wer", "."), texts("wer."), [done()]):
+            appended = await streams.append(run_id, 1, batch, first_seq=3)
+            assert appended == ("ended", 1, 2, 1)
+        assert (await streams.finish(run_id, 1, [done()], first_seq=3)).code == "ended"
+        assert (await streams.append(run_id, 1, texts("ans"), first_seq=2)).code == "dup"
         assert await text_of(redis, run_id) == "half an ans"
 
     on_streams(streams_url, scenario)

@@ -28,7 +28,7 @@
 -- later attempt exists), skip (claim the number that stands for seq: the next may have been lost),
 -- ended, full (a bound of the tape would be passed), part (none of that number to go on with or to
 -- open), tight, version (another release's run), gone. Only ok writes; no run is ever created
--- here. seq is the producer's count, parts those opened so far (for `part`, before the event that is refused).
+-- here. seq is the producer's count, in which an end by another has no number; parts those opened so far (for `part`, before the event that is refused).
 -- Behind them a claim that is ok or dup has what was claimed: agent, owner, request, cancel and tries.
 --
 -- The field `tape` has: at, kind and number of the open part ('-' for none), parts, points, bytes
@@ -278,7 +278,7 @@ end
 for i = begin, stop, 4 do
   local name = ARGV[i]
   local op, json, arg = LATER[name] or name, ARGV[i + 1], ARGV[i + 2]
-  if op == name then
+  if op == name and verb ~= 'end' then
     seq = seq + 1
   end
   local before = at
