@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from plateau_sse.runner.marks import Inside
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.queue.queue import Leases, Ticket
 from plateau_sse.store.redis import keys
-from plateau_sse.store.redis.connections import connect_blocking
+from plateau_sse.store.redis.connections import connect, connect_blocking
 from plateau_sse.store.runs.appending import BlockingStreams
 from plateau_sse.store.runs.streams import Streams
+from tests.faults import own_redis
 from tests.queues import LATE_MS, age, held
 from tests.store import claim, on_streams, queued, until
 from tests.test_runner import Scene, on_scene
@@ -60,6 +63,26 @@ def test_what_ran_beside_one_that_held_up_all_is_spared_once(streams_url: str) -
         assert record is not None and record.status == "failed"
 
     on_claims(streams_url, scenario)
+
+
+def test_a_store_that_hangs_at_a_claim_costs_no_attempt(tmp_path: Path) -> None:
+    """A claim that was given up is done when it thaws, and whoever has one attempt has none."""
+
+    async def scenario(url: str, paused: Callable[[], AbstractContextManager[None]]) -> None:
+        redis = connect(url, "test", timeout_s=0.2)
+        streams = Streams(redis, alive_s=60, record_s=60)
+        run_id = await queued(streams)
+        claims = Claims("r1", None, streams, Stats(redis), 1, life_s=600)
+        with paused():
+            claiming = asyncio.create_task(claims.claim(Ticket(run_id, "notes", retaken=False)))
+            await asyncio.wait({claiming}, timeout=2)
+        claimed = await claiming
+        assert claimed is not None and claimed.attempt == 1
+        assert await tries_of(redis, run_id) == 1
+        await redis.aclose()
+
+    with own_redis(tmp_path) as server:
+        asyncio.run(scenario(server.url, server.paused))
 
 
 def test_what_was_handed_back_is_spared_anew(streams_url: str) -> None:

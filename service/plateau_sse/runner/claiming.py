@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 from plateau_sse import tasks
 from plateau_sse.runner.beat import Before
 from plateau_sse.runner.handing_back import WITHIN_S
-from plateau_sse.runner.writer import Refused
+from plateau_sse.runner.writer import Refused, insist
 from plateau_sse.store.figures.stats import Stats
 from plateau_sse.store.queue.queue import Ticket
 from plateau_sse.store.runs import events
@@ -84,7 +85,8 @@ class Claims:
                 if _spares(before, ticket.run_id, held):
                     # This attempt stands for the one before.
                     tries = held.tries
-        claimed = await self._streams.begin(
+        begin = partial(
+            self._streams.begin,
             ticket.run_id,
             attempt + 1,
             self._name,
@@ -94,6 +96,8 @@ class Claims:
             spared_at=tries,
             is_blamed=is_blamed,
         )
+        # A claim that was given up may be done all the same, and would count as a death.
+        claimed = await insist(begin)
         if isinstance(claimed, Appended):
             _check_fence(claimed)
             log.info("run %s: nothing to do (%s)", ticket.run_id, claimed.code)
