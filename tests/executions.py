@@ -7,7 +7,7 @@ assert told.types == ["run.started", "message.delta", "run.completed"]
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,10 +81,17 @@ class Listening(Streams):
         return await super().append(*args, **more)
 
 
+def memories_of(redis: Any, conversations: Conversations) -> Memories:
+    async def statuses(run_ids: Sequence[str]) -> list[str | None]:
+        return await Streams(redis, alive_s=60, record_s=60).statuses(run_ids)
+
+    return Memories(redis, conversations, statuses)
+
+
 def keeper_of(redis: Any, answers: Cache = NO_CACHE) -> Keeper:
     fullness = Fullness(redis, 64 * 1024**2)
     conversations = Conversations(redis, LIMITS, fullness.bound)
-    memories = Memories(redis, conversations)
+    memories = memories_of(redis, conversations)
     return Keeper(answers, conversations, memories, Inflight(redis, life_s=300), Shares(redis))
 
 

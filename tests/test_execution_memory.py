@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
+import pytest
+
 from plateau_sse.agents import MEMORY_BYTES, Run, Yielded
+from plateau_sse.runner.writer import Refused
 from plateau_sse.store.answers.cache import Cache
 from plateau_sse.store.conversations.conversations import Conversations, place_of
-from plateau_sse.store.conversations.memories import Memories
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.redis.fullness import Fullness
+from plateau_sse.store.runs import events
 from plateau_sse.store.runs.streams import Streams
-from tests.executions import LIMITS, VERSION, Told, execution_of, told_of
+from tests.executions import LIMITS, VERSION, Told, execution_of, memories_of, told_of
 from tests.store import on_streams
 
 PLACE = place_of("ann", "", "c1")
@@ -47,7 +50,36 @@ async def run_of(streams: Streams, redis: Any, agent: Any, **how: Any) -> Told:
 
 async def remembered(redis: Any) -> bytes:
     conversations = Conversations(redis, LIMITS, Fullness(redis, 64 * 1024**2).bound)
-    return (await Memories(redis, conversations).read(PLACE, "notes", "r"))[0]
+    return (await memories_of(redis, conversations).read(PLACE, "notes", "r"))[0]
+
+
+def test_what_was_kept_by_a_run_that_another_has_ended_is_not_remembered(
+    streams_url: str,
+) -> None:
+    """Cancelled, or given up, while its memory was kept, and its end was on its way."""
+
+    async def scenario(streams: Streams, redis: Any) -> None:
+        assert (await run_of(streams, redis, counts)).text == "nothing 0"
+        how: dict[str, Any] = {"memory": PLACE, "asked_ms": 1, "redis": redis}
+        for last in (
+            events.cancelled("client"),
+            events.failed("runner_lost", "Its runner died.", retryable=True),
+        ):
+            async with execution_of(streams, counts, **how) as execution:
+                finish = execution._writer.finish
+                ended = partial(streams.end, execution.run_id, 1, last)
+
+                async def too_late(*args: Any, **more: Any) -> Any:
+                    await ended()  # noqa: B023
+                    return await finish(*args, **more)  # noqa: B023
+
+                execution._writer.finish = too_late  # type: ignore[method-assign]
+                with pytest.raises(Refused, match="ended"):
+                    await execution.run()
+            assert await remembered(redis) == b"x"
+        assert (await run_of(streams, redis, counts)).text == "x 5"
+
+    on_streams(streams_url, scenario)
 
 
 def test_it_is_written_with_the_end_of_a_run_that_completes(streams_url: str) -> None:

@@ -8,8 +8,8 @@ from plateau_sse.errors import Problem
 from plateau_sse.intake.ask import Ask
 from plateau_sse.owners import FOR_ALL_USERS, of_user
 from plateau_sse.store.conversations.lines import MOST
-from plateau_sse.store.conversations.memories import Memories
 from plateau_sse.store.queue.announcements import About
+from tests.executions import memories_of
 from tests.intakes import PLACE, QUESTION, RUNNER, SAID, Desk, at_desk
 
 HOSTED = About("langgraph", cache=False, memory=True, max_steps=50, attempts=1)
@@ -99,7 +99,7 @@ def test_what_follows_from_a_memory_is_asked_anew(streams_url: str, cache_url: s
         assert (await desk.intake()._asked_for(thread, [])).job.account == QUESTION.owner
         resumed = thread._replace(options={"resume": [{"id": "i", "status": "resolved"}]})
         assert await key_of(desk, resumed) == ""
-        memories = Memories(desk.redis, desk.conversations)
+        memories = memories_of(desk.redis, desk.conversations)
         await memories.keep(PLACE, "notes", "r", b"x", revision=0, asked_ms=1)
         assert await key_of(desk, thread) == ""
         # In two threads it is two questions, as long as it is on.

@@ -14,8 +14,9 @@ from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.fullness import Fullness
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.streams import Streams
+from tests import executions
 from tests.executions import LIMITS
-from tests.store import on_streams
+from tests.store import full, on_streams
 
 PLACE = place_of("ann", "", "c1")
 FIRST, SECOND = ids.new_run_id(), ids.new_run_id()
@@ -23,7 +24,7 @@ FIRST, SECOND = ids.new_run_id(), ids.new_run_id()
 
 def memories_of(redis: Any, bound: int = 64 * 1024**2) -> tuple[Memories, Conversations]:
     conversations = Conversations(redis, LIMITS, Fullness(redis, bound).bound)
-    return Memories(redis, conversations), conversations
+    return executions.memories_of(redis, conversations), conversations
 
 
 def test_the_next_run_begins_with_what_the_one_before_has_kept(streams_url: str) -> None:
@@ -148,6 +149,10 @@ def test_a_line_lets_one_after_the_other(streams_url: str) -> None:
         assert await lines.ahead(PLACE, "4", 3) == 2
         await lines.leave(PLACE, "2")
         assert await lines.ahead(PLACE, "3") == 0
+        # A full store has room for who is in line, and for a line.
+        with full(streams_url):
+            assert await lines.ahead(PLACE, "3") == 0
+            assert await lines.ahead(PLACE, "4") == 1
         known.clear()
         assert await lines.ahead(PLACE, "5", 1) == 0
         assert 0 < await redis.ttl(keys.conversation(PLACE).line) <= 60

@@ -109,7 +109,7 @@ async def _serve(
         keeper = Keeper(
             answers,
             conversations,
-            Memories(redis, conversations),
+            Memories(redis, conversations, streams.statuses),
             Inflight(redis, life_s=settings.run_life_s),
             Shares(redis),
         )

@@ -17,7 +17,9 @@ from plateau_sse.store.redis.connections import store_errors
 # Runs that are on, or wait.
 MOST = 4
 
-_JOIN = """#!lua
+# Also when memory is full: whoever is refused a place in line is told that his runner died, and
+# of a line there are no more than runs.
+_JOIN = """#!lua flags=allow-oom
 -- KEYS  line      ARGV  run, most in the line (0: any number), life_s
 -- Gives the line; the run is not in it where it is full.
 local line = redis.call('LRANGE', KEYS[1], 0, -1)

@@ -13,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from plateau_sse.store.conversations.conversations import LIFE_S, Conversations, script
+from plateau_sse.store.conversations.lines import Statuses
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 
@@ -22,10 +23,12 @@ class Changed(Exception):
 
 
 class Memories:
-    """They count as a part of their conversation, and go with it."""
+    """They count as a part of their conversation, and go with it. `statuses` gives what has
+    become of runs."""
 
-    def __init__(self, redis: Redis, conversations: Conversations) -> None:
+    def __init__(self, redis: Redis, conversations: Conversations, statuses: Statuses) -> None:
         self._redis: Any = redis
+        self._statuses = statuses
         # A full store refuses it: an agent's memory may be as large as all that was said.
         self._remember = redis.register_script(script("remember"))
         self._settle = redis.register_script(script("settle", " flags=allow-oom"))
@@ -40,6 +43,12 @@ class Memories:
         if before is not None and writer == run_id.encode():
             # By an earlier attempt of its own.
             return before, int(revision) - 1
+        if before is not None:
+            # Another has ended that run, and did not know of this.
+            (status,) = await self._statuses([writer.decode()])
+            if status in ("failed", "cancelled"):
+                await self.settle(place, agent, writer.decode(), stays=False)
+                return await self.read(place, agent, run_id)
         return value or b"", int(revision or 0)
 
     async def keep(

@@ -69,7 +69,7 @@ end
 return 'ok'
 """
 
-_GIVE_BACK = """#!lua
+_GIVE_BACK = """#!lua flags=allow-oom
 -- KEYS  the owner's rate
 -- ARGV  ms between two runs at the rate
 local last = redis.call('GET', KEYS[1])
