@@ -358,3 +358,23 @@ def test_what_is_not_understood_is_an_error(
     told, kept = become(streams_url, cache_url, body)
     assert told.last["type"] == "run.failed", told.last
     assert (told.last["code"], kept) == ("upstream_broken_stream", None)
+
+
+def test_what_came_of_a_call_is_not_read_anew_with_each_fragment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Endpoints that repeat id and name would cost a runner the square of its length."""
+    read: list[int] = []
+
+    def loads(text: str) -> Any:
+        read.append(len(text))
+        return json_loads(text)
+
+    json_loads = json.loads
+    monkeypatch.setattr("plateau_sse.agents.toolcalls.json.loads", loads)
+    arguments = json.dumps({"text": "abcd " * 2000})
+    found = Calls()
+    for at in range(0, len(arguments), 5):
+        found.add({"tool_calls": [call("write", arguments[at : at + 5], id="a", index=0)]})
+    (told,) = found.complete()
+    assert told.arguments == arguments and sum(read) < 5 * len(arguments)

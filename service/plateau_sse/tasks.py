@@ -16,6 +16,8 @@ from plateau_sse.errors import StoreUnavailable
 T = TypeVar("T")
 
 AGAIN_S = 0.2
+# Who has much to do without waiting for anything lets others have their turn after so long.
+TURN_S = 0.02
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:

@@ -169,8 +169,9 @@ def _begins_anew(fragment: _Call, call: _Call) -> bool:
         and fragment.arguments
         and call.arguments
         and (fragment.name != call.name or fragment.arguments != call.arguments)
-        and call.is_json
+        # The longer one is read last: it may be all of what came so far.
         and fragment.is_json
+        and call.is_json
     )
 
 

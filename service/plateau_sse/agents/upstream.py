@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import ssl
+import time
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -25,6 +26,7 @@ from plateau_sse import __version__
 from plateau_sse.addresses import target_of
 from plateau_sse.agents.connection import Connection, Refusal, connect
 from plateau_sse.agents.proxies import Proxy, proxy_for
+from plateau_sse.tasks import TURN_S
 
 CONNECT_S = 10.0
 # Endpoints keep an idle connection for a minute or so; whoever closes first does no harm.
@@ -63,15 +65,19 @@ class Response:
         self._inflating = _inflating(self.headers.get("content-encoding", ""))
         self._is_over = False
         self._inflated = 0
+        self._turn_at = time.monotonic()
 
     async def read(self, by: float | None = None) -> bytes:
         """The next bytes of the body, none at its end. TimeoutError after the silence that is
         allowed or at `by` (of the loop's clock); OSError, h11.ProtocolError, zlib.error."""
         while not self._is_over:
+            if time.monotonic() - self._turn_at > TURN_S:
+                # Much may have come at once, or be packed in little: others have their turn,
+                # deadlines among them.
+                await asyncio.sleep(0)
+                self._turn_at = time.monotonic()
             if self._inflating is not None and self._inflating.unconsumed_tail:
                 piece = self._inflating.unconsumed_tail
-                # Much may be packed in little: others have their turn, deadlines among them.
-                await asyncio.sleep(0)
             else:
                 event = await self._connection.event(self._patience_s(by))
                 if not isinstance(event, h11.Data):
