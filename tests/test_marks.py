@@ -17,7 +17,8 @@ from plateau_sse.agents import Run
 from plateau_sse.agents.registry import RegisteredAgent
 from plateau_sse.runner.driving import Driving, bound_closing
 from plateau_sse.runner.marks import Inside, Marks, make_task
-from plateau_sse.runner.threads import Threads, Tools
+from plateau_sse.runner.threads import Threads
+from plateau_sse.runner.tools import Tools
 from tests.processes import wait_until
 from tests.store import until
 

@@ -46,20 +46,25 @@ class Beat:
     """Made before the fork; `places` runs are executed at once."""
 
     def __init__(self, places: int) -> None:
-        self._at = memoryview(mmap.mmap(-1, 8)).cast("Q")
+        # When it was given last, 0 where it is not; and whether it ever was.
+        self._at = memoryview(mmap.mmap(-1, 16)).cast("Q")
         self.marks = Marks(places)
         self._looked_at = self._since = time.monotonic()
 
     # In the runner
 
     def give(self) -> None:
-        self._at[0] = int(time.monotonic() * 1000)
+        self._at[0], self._at[1] = int(time.monotonic() * 1000), 1
 
     def stop(self) -> None:
         """It leaves: that is bounded otherwise."""
         self._at[0] = 0
 
     # In the master
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._at[1])
 
     def silent_s(self) -> float:
         """For how long it has been silent while it was looked at; 0 before its first sign. To

@@ -10,14 +10,16 @@ import asyncio
 import contextvars
 import logging
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from plateau_sse.agents import AgentError, Run, Yielded
 from plateau_sse.agents.registry import RegisteredAgent
-from plateau_sse.runner.marks import MARK, Mark
+from plateau_sse.runner.marks import MARK, Mark, contained
 from plateau_sse.runner.threads import DONE, Threads
+from plateau_sse.tasks import TURN_S
 
 log = logging.getLogger("plateau.runner")
 
@@ -98,16 +100,24 @@ class Driving:
     async def _drive(self) -> None:
         try:
             await self._drive_agent()
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Out of a task these end the process, and every other run with it.
-            raise RuntimeError(f"the agent called for {type(error).__name__}") from error
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            # Out of a task SystemExit ends the process, and every other run with it; a panic of
+            # Rust's is nobody's, and the run would be taken for one whose runner died.
+            raise contained(error) from error
 
     async def _drive_agent(self) -> None:
         yielded: Any = self._agent.begin(self._run)
         if isinstance(yielded, AsyncIterator):
+            turn_at = time.monotonic()
             try:
                 async for item in yielded:
                     await self._take(item)
+                    if time.monotonic() - turn_at > TURN_S:
+                        # Whose model sends a whole answer at once has nothing to wait for.
+                        await asyncio.sleep(0)
+                        turn_at = time.monotonic()
             except BaseException as error:
                 await _close(yielded, error)
                 raise

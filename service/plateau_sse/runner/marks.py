@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import mmap
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -62,12 +63,14 @@ class _Cell:
 
 class Mark:
     """One run's. `enter` and `leave` are called around each step of what it has begun, in the
-    thread in which that runs; `leave` is given what `enter` gave."""
+    thread in which that runs; `leave` is given what `enter` gave. `over_at` is when the run was
+    over, by `time.monotonic`."""
 
-    __slots__ = ("_marks", "_serial")
+    __slots__ = ("_marks", "_serial", "over_at")
 
     def __init__(self, marks: Marks, serial: int) -> None:
         self._marks, self._serial = marks, serial
+        self.over_at = float("inf")
 
     def enter(self) -> int:
         return self._marks.cell().swap(self._serial)
@@ -119,9 +122,11 @@ class Marks:
         self._texts[at] = len(text)
         self._texts[at + 1 : at + 1 + len(text)] = text
         self._serials[place] = serial
+        mark = Mark(self, serial)
         try:
-            yield Mark(self, serial)
+            yield mark
         finally:
+            mark.over_at = time.monotonic()
             self._serials[place] = 0
             if place != self._places:
                 self._free.append(place)
@@ -152,8 +157,14 @@ class Marks:
         return {thread: run for thread, run in found.items() if thread and run is not None}
 
 
+def contained(error: BaseException) -> Exception:
+    """An agent's, which must not end the process that it runs in."""
+    return RuntimeError(f"the agent raised {type(error).__name__}")
+
+
 class Marked(Coroutine[Any, Any, Any]):
-    """The coroutine, with its run marked while it is in one of its steps."""
+    """The coroutine, with its run marked while it is in one of its steps. Out of a task that an
+    agent has begun SystemExit would end the loop, and every other run with it."""
 
     __slots__ = ("_coroutine", "_mark")
 
@@ -165,6 +176,8 @@ class Marked(Coroutine[Any, Any, Any]):
         before = self._mark.enter()
         try:
             return self._coroutine.send(value)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise contained(error) from error
         finally:
             self._mark.leave(before)
 
@@ -178,6 +191,8 @@ class Marked(Coroutine[Any, Any, Any]):
         try:
             # Given as it was raised: the form of three is going out of use.
             return self._coroutine.throw(kind)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise contained(error) from error
         finally:
             self._mark.leave(before)
 

@@ -28,7 +28,8 @@ from plateau_sse.runner.marks import make_task
 from plateau_sse.runner.places import Places
 from plateau_sse.runner.settling import Settling
 from plateau_sse.runner.taking import Taking
-from plateau_sse.runner.threads import Threads, Tools
+from plateau_sse.runner.threads import Threads
+from plateau_sse.runner.tools import Tools
 from plateau_sse.runner.watchdog import EXIT_CODE, Watchdog
 from plateau_sse.runner.writer import Refused
 from plateau_sse.settings import Settings
@@ -103,6 +104,7 @@ class Runner:
         self._renewing = leases
         self._leases = LeaseKeeper(leases, name, self._lease_lost)
         self._threads = Threads()
+        self._tools = Tools(settings.runner_concurrency)
         self._settling = Settling(self._loop)
         # What was taken over waits here for a place; nothing new is taken on meanwhile.
         self._places = Places(settings.runner_concurrency, streams, lines)
@@ -133,7 +135,7 @@ class Runner:
         bound_closing(self._loop)
         self._loop.set_task_factory(make_task)
         # By default as many as the machine has cores, and four: tools would wait for tools.
-        self._loop.set_default_executor(Tools(self._settings.runner_concurrency))
+        self._loop.set_default_executor(self._tools)
         self._leases.start()
         watchdog = Watchdog(
             self._beat.marks,
@@ -168,24 +170,29 @@ class Runner:
         return {
             "running": len(self._executions),
             "places": self._settings.runner_concurrency,
-            "hanging": self._threads.hanging,
+            "hanging": self._hanging,
             "leaving": int(self._is_leaving),
         }
 
     def _urgent(self) -> tuple[int, bool]:
         """What others are to learn at once."""
-        return self._threads.hanging, self._is_leaving
+        return self._hanging, self._is_leaving
+
+    @property
+    def _hanging(self) -> int:
+        """Threads of agents in which something does not end, though its run has."""
+        return self._threads.hanging + self._tools.hanging
 
     async def _watch_threads(self, stopping: asyncio.Event) -> None:
         """Each that hangs holds memory, and what it waits for: a successor has none."""
         most = self._settings.runner_concurrency
         while True:
             await asyncio.sleep(THREADS_POLL_S)
-            if self._threads.hanging >= most:
+            if self._hanging >= most:
                 break
         log.error(
-            "%d threads of plain generators hang: leaving them behind with this process. An "
-            "agent that waits for something without a timeout does that.",
+            "%d threads of agents hang: leaving them behind with this process. A plain "
+            "generator, or a tool, that waits for something without a timeout does that.",
             most,
         )
         self._worn = True

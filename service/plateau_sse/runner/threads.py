@@ -12,16 +12,12 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from plateau_sse.runner.marks import MARK, Mark
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from plateau_sse.runner.marks import Mark
 
 DONE = object()
 # Who has not ended its step by then, once nobody waits for it, hangs.
@@ -110,21 +106,3 @@ class Threads:
         self._left = {steps for steps in self._left if not steps.has_ended}
         now = time.monotonic()
         return sum(now - steps.left_at >= HANGS_S for steps in self._left)
-
-
-class Tools(ThreadPoolExecutor):
-    """What agents and their frameworks hand to `asyncio.to_thread`. One that hangs in it may
-    keep nobody from leaving."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(most, "tool")
-
-    def submit(self, work: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> Future[T]:
-        """As its run's, where it is begun in the context of one."""
-        mark = MARK.get()
-        if mark is None:
-            return super().submit(work, *args, **more)
-        return super().submit(mark.call, work, *args, **more)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=True)

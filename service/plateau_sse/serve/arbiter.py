@@ -196,6 +196,7 @@ class PlateauArbiter(Arbiter):  # type: ignore[misc]
         if (
             child is self._runner
             and first
+            and not child.has_begun
             and os.waitstatus_to_exitcode(status) == SETTINGS_ERROR
         ):
             self._give_up("The runner cannot start with these settings.", SETTINGS_ERROR)

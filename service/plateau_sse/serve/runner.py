@@ -71,6 +71,12 @@ class Runner(Child):
         super().look_after()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the latest one has served: what it ended with then is no word of its
+        settings, but an agent's."""
+        return self._beat.has_begun
+
+    @property
     def due_s(self) -> float:
         if self.pid and self._silence.is_close:
             return min(CLOSELY_S, super().due_s)
