@@ -16,7 +16,7 @@ from plateau_sse.store.queue import owners as owners_module
 from plateau_sse.store.queue.owners import Owners
 from plateau_sse.store.queue.queue import Depth
 from plateau_sse.store.redis import keys
-from tests.intakes import QUESTION, RUN_LIFE_S, Desk, at_desk
+from tests.intakes import KEYED, QUESTION, RUN_LIFE_S, Desk, at_desk
 from tests.queues import enqueue
 from tests.store import ALIVE_S, queued, until
 from tests.test_intake import ForgetfulStreams
@@ -196,18 +196,24 @@ def test_who_is_refused_though_his_record_was_written_twice_is_counted_nowhere(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    "ask",
+    [QUESTION, KEYED, OUTSIDE._replace(idempotency_key="k")],
+    ids=["the same", "a key", "from outside"],
+)
 def test_who_shares_a_run_or_finds_its_answer_spends_nothing_of_the_minute(
-    streams_url: str, cache_url: str, workers: int
+    streams_url: str, cache_url: str, workers: int, ask: Ask
 ) -> None:
     """However many ask the same at once, and more than might begin a run."""
 
     async def scenario(desk: Desk) -> None:
         owners = Owners(desk.redis, most=100, life_s=RUN_LIFE_S, per_minute=10)
         intakes = [desk.intake(owners=owners) for _ in range(workers)]
-        taken = await asyncio.gather(*(intakes[n % workers].take(QUESTION) for n in range(30)))
+        taken = await asyncio.gather(*(intakes[n % workers].take(ask) for n in range(30)))
         assert len({one.run_id for one in taken}) == 1
-        assert [one.how for one in taken].count("miss") == 1
-        waits = [(await owners.room(QUESTION.account, f"{n:032x}")).wait_ms for n in range(10)]
+        if not ask.idempotency_key:
+            assert [one.how for one in taken].count("miss") == 1
+        waits = [(await owners.room(ask.account, f"{n:032x}")).wait_ms for n in range(10)]
         # One is spent.
         assert [bool(wait_ms) for wait_ms in waits] == [False] * 9 + [True]
 

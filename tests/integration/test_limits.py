@@ -142,6 +142,27 @@ def test_who_comes_at_once_is_counted_once(plateau: Serving) -> None:
     assert RATE <= taken <= RATE + 1 and set(statuses) == {202, 429}
 
 
+def test_twins_under_one_key_are_one_run(plateau: Serving) -> None:
+    """Whatever worker takes each: none is refused while the run of its key has begun, and they
+    take one of the minute."""
+    rest(plateau)
+    key = {"Idempotency-Key": unique()}
+    body = {"agent": "echo", "input": unique()}
+
+    def post(_: int) -> httpx.Response:
+        with opened(plateau, ANN) as ann:
+            return ann.post("/v1/runs", json=body, headers=key)
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(post, range(4 * RATE)))
+    assert {it.status_code for it in answers} == {202}, [it.text for it in answers]
+    assert len({it.json()["id"] for it in answers}) == 1
+    with opened(plateau, ANN) as ann:
+        for _ in range(RATE - 1):
+            ask(ann, "echo")
+        assert_problem(until_refused(ann), 429, "rate_limited")
+
+
 def test_users_share_what_their_owner_has(plateau: Serving) -> None:
     rest(plateau)
     with opened(plateau, token("ulla")) as ulla, opened(plateau, token("otto")) as otto:

@@ -73,9 +73,9 @@ class Admission:
         if self._looking is not None:
             await tasks.end(self._looking)
 
-    async def check(self, ask: Ask, run_id: str, size: int) -> None:
-        """Before its record, which keeps `size` bytes of what is asked. Raises the Problem for
-        which it is refused, and StoreError."""
+    async def check(self, ask: Ask, run_id: str, size: int) -> bool:
+        """Before its record, which keeps `size` bytes of what is asked: whether it is one of
+        the minute's now. Raises the Problem for which it is refused, and StoreError."""
         # At once: who is let in is not to wait for one after the other.
         room, _ = await asyncio.gather(self._room_of(ask, run_id), self._looked())
         share, depth = await self._fullness.share(), await self._door.look()
@@ -98,9 +98,10 @@ class Admission:
                 if not await self._asked.admit(ask.account, run_id, size, bound):
                     raise self._owner_bytes()
         except Problem:
-            if not room.is_full:
+            if room.is_counted:
                 await self.give_back(ask)
             raise
+        return room.is_counted
 
     async def _room_of(self, ask: Ask, run_id: str) -> Room:
         owners = self._owners

@@ -100,7 +100,7 @@ class Placement:
         if len(request) > self._job_bytes:
             # Numbers may be shorter as they came: 1e9 is kept as 1000000000.0.
             raise refusals.too_large(self._job_bytes)
-        await self._admission.check(ask, run_id, len(request))
+        is_counted = await self._admission.check(ask, run_id, len(request))
         if ask.is_external:
             try:
                 await self._admission.admit_external(run_id)
@@ -130,6 +130,9 @@ class Placement:
                     # What was refused may be only what was to be done behind it.
                     await self._shares.withdraw(run_id, token, GIVEN_UP)
             raise
+        if is_counted and ask.idempotency_key and status != "created":
+            # A twin under the same key came first: it counts once.
+            await self._admission.give_back(ask)
         version = job.version if status == "created" else None
         is_admitted = counting is not None and bool(counting.reply)
         return Taken(run_id, token, status=status, version=version, is_admitted=is_admitted)

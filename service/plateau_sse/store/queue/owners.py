@@ -46,7 +46,8 @@ return 1
 _ASK = """#!lua
 -- KEYS  the owner's runs, its rate
 -- ARGV  most runs, run id, ms between two runs at the rate (0 for none), ms of all of them
--- Gives 'ok', 'full', or the ms after which another may begin.
+-- Gives 'ok', 'counted' (it is one of the minute's now), 'full', or the ms after which another
+-- may begin.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1])
@@ -65,6 +66,7 @@ if apart > 0 then
     return math.ceil(early)
   end
   redis.call('SET', KEYS[2], string.format('%.3f', last), 'PX', math.ceil(last - now))
+  return 'counted'
 end
 return 'ok'
 """
@@ -91,10 +93,12 @@ MINUTE_MS = 60_000
 
 
 class Room(NamedTuple):
-    """What an owner may do: `wait_ms` is how long it has begun too many runs for."""
+    """What an owner may do: `wait_ms` is how long it has begun too many runs for; `is_counted`
+    where the run that it was asked for is one of the minute's."""
 
     is_full: bool = False
     wait_ms: int = 0
+    is_counted: bool = False
 
 
 class Owners:
@@ -153,7 +157,7 @@ class Owners:
             )
         if isinstance(found, int):
             return Room(wait_ms=found)
-        return Room(is_full=found == b"full")
+        return Room(is_full=found == b"full", is_counted=found == b"counted")
 
     async def give_back(self, owner: str) -> None:
         """What was asked for begins no run."""
