@@ -310,6 +310,30 @@ def test_what_does_not_come_in_its_time_is_no_longer_waited_for(
     assert gate.broken == (told == b"408" and b"POST" in sent)
 
 
+@pytest.mark.parametrize("sent", [GET, post(b"abc")], ids=["a head", "a body"])
+def test_who_was_frozen_takes_nobody_for_late(
+    quick: float, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """What came meanwhile is not read yet when its timers run."""
+    monkeypatch.setattr(guard, "AWAY_S", quick / 2)
+
+    async def scenario(host: Host) -> None:
+        peer = host.connect()
+        peer.sendall(sent[:-1])
+        await until(lambda: bool(host.guard._heads or host.guard._bodies), "it is expected")
+        peer.sendall(sent[-1:])
+        # The whole process.
+        time.sleep(3 * quick)  # noqa: ASYNC251
+        peer.setblocking(False)
+        read = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 4096), 10)
+        assert read.startswith(b"HTTP/1.1 200 "), read
+        peer.close()
+
+    gate = Gate()
+    gate.opened.set()
+    run(gate, scenario)
+
+
 def test_a_head_that_drips_is_late_all_the_same(quick: float) -> None:
     async def scenario(host: Host) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", host.port)

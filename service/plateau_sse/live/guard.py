@@ -28,6 +28,8 @@ log = logging.getLogger("plateau.guard")
 # From the first byte, or from connecting, to the end of a head; from there to that of a body.
 HEAD_S, BODY_S = 10.0, 30.0
 LOOK_S = 1.0
+# Who looks so much later was away himself.
+AWAY_S = 2.0
 # What a request may take from connecting until it is read, on a worker that has much to do.
 MOMENT_S = 1.0
 # Of bodies that have not come to their ends: what of each always finds room, and what the rest
@@ -90,6 +92,7 @@ class Guard:
         self._heads: dict[Connection, float] = {}
         self._bodies: dict[Connection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = 0.0
 
     @property
     def open(self) -> int:
@@ -108,6 +111,7 @@ class Guard:
             self._heads.pop(connection, None)
             self._bodies.setdefault(connection, loop.time())
         if self._timer is None:
+            self._looked_at = loop.time()
             self._timer = loop.call_later(LOOK_S, self._look, loop)
 
     def settle(self, connection: Connection) -> None:
@@ -125,12 +129,22 @@ class Guard:
         is_any = self._connections or self._heads or self._bodies
         self._timer = loop.call_later(LOOK_S, self._look, loop) if is_any else None
         now = loop.time()
+        self._put_off(now - self._looked_at - LOOK_S)
+        self._looked_at = now
         self._close_on(self._heads, "head", now, HEAD_S)
         self._close_on(self._bodies, "body", now, BODY_S)
         for connection in self._stuck.look(self._connections):
             log.info("a connection is reset: its peer has taken nothing for %d s", STUCK_S)
             self.count("connections_cut_stuck")
             connection.reset()
+
+    def _put_off(self, away_s: float) -> None:
+        """Nobody is late for what a process that was frozen has not read."""
+        if away_s < AWAY_S:
+            return
+        for since in (self._heads, self._bodies):
+            for connection in since:
+                since[connection] += away_s
 
     def _close_on(
         self, since: dict[Connection, float], owed: Owed, now: float, most_s: float
