@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from plateau_sse.agents import AgentError, Run, Yielded
+from plateau_sse.agents import AgentError, Finish, Run, ToolCall, Yielded
 
 GATE_S = 30
 
@@ -48,6 +48,14 @@ async def context(run: Run) -> AsyncIterator[Yielded]:
         },
         ensure_ascii=False,
     )
+
+
+async def ends(run: Run) -> AsyncIterator[Yielded]:
+    """For the `reason` that it is given."""
+    yield "So far."
+    if run.options["reason"] == "tool_calls":
+        yield ToolCall("call-1", "weather", {}, client=True)
+    yield Finish(run.options["reason"])
 
 
 async def asked(run: Run) -> AsyncIterator[Yielded]:

@@ -32,6 +32,11 @@ EXPOSED = {
     "Location",
     "Content-Location",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+    "WWW-Authenticate",
+    "Preference-Applied",
+    "X-Should-Retry",
     "Age",
     "X-Request-ID",
 }

@@ -88,7 +88,8 @@ def test_a_refresh_replaces_what_is_there(client: httpx.Client, tmp_path: Path) 
     # The same entry, with a token of its own: the old one opens it no more.
     assert again.json()["id"] == hit.json()["id"]
     assert again.json()["events_url"] != hit.json()["events_url"]
-    assert_problem(client.get(hit.json()["events_url"]), 401, "invalid_token")
+    # Who has it has not come with a wrong one: he is to ask again, not to sign in.
+    assert_problem(client.get(hit.json()["events_url"]), 410, "run_expired")
 
 
 def test_another_version_user_or_option_is_another_question(client: httpx.Client) -> None:

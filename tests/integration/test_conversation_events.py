@@ -24,7 +24,9 @@ from tests.processes import wait_until
 KEYS = [f"key-of-a-caller-{number}" for number in range(60)]
 unused = iter(KEYS)
 ENV = {
-    "AGENTS": "counted=tests.flight_agents:counted,parrot=tests.flight_agents:parrot",
+    "AGENTS": ",".join(
+        f"{it}=tests.flight_agents:{it}" for it in ("counted", "parrot", "ends")
+    ),
     "API_KEYS": ",".join(KEYS),
 }
 
@@ -55,7 +57,7 @@ class Caller:
     def say(self, conversation: str, text: str, agent: str = "parrot", **more: Any) -> Any:
         body = {"agent": agent, "input": text, "conversation_id": conversation, **more}
         url, headers = f"{self.asking}/v1/runs", self.headers
-        if agent == "parrot":
+        if agent != "counted":
             headers = headers | {"Prefer": "wait=20"}
         response = httpx.post(url, json=body, headers=headers, timeout=30)
         assert response.status_code in (200, 202), response.text
@@ -80,6 +82,7 @@ class Reader:
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.response: httpx.Response | None = None
         self.fault: BaseException | None = None
+        self.has_ended = False
 
     def read(self, url: str, last_id: str, headers: dict[str, str]) -> None:
         headers = {**headers, **({"Last-Event-ID": last_id} if last_id else {})}
@@ -90,6 +93,7 @@ class Reader:
                 for chunk in response.iter_bytes():
                     for message in reader.feed(chunk):
                         self.told.append((message.id or "", json.loads(message.data)))
+            self.has_ended = True
         except BaseException as fault:
             self.fault = fault
 
@@ -131,7 +135,7 @@ def reading(
     wait_until(lambda: reader.is_on() or reader.fault, "it is connected")
     assert reader.fault is None, reader.fault
     yield reader
-    if reader.response is not None:
+    if reader.response is not None and not reader.has_ended:
         # From here: a socket that is closed under a thread that reads it wakes nobody.
         stream: Any = reader.response.extensions["network_stream"]
         stream.get_extra_info("socket").shutdown(2)
@@ -291,13 +295,46 @@ def test_what_is_asked_is_told_at_once(ann: Caller) -> None:
             assert time.monotonic() - answered < 3
 
 
-def test_a_question_after_a_deletion_is_told(ann: Caller) -> None:
+def test_a_question_after_a_deletion_is_told_to_whoever_has_the_key(ann: Caller) -> None:
+    """The URL of what was deleted opens nothing of what is called the same."""
     ann.say("c1", "before")
-    with reading(ann.url_of("c1")) as reader:
+    url = ann.url_of("c1")
+    own = f"{ann.following}/v1/conversations/c1/events"
+    with reading(url) as reader, reading(own, headers=ann.headers) as mine:
         httpx.delete(f"{ann.asking}/v1/conversations/c1", headers=ann.headers)
         ann.say("c1", "after")
-        reader.has_heard(1)
-        assert reader.texts() == ["after"]
+        mine.has_heard(1)
+        assert mine.texts() == ["after"]
+        wait_until(lambda: reader.has_ended, "the other has ended")
+        assert reader.told == []
+    assert_problem(httpx.get(url), 401, "invalid_token")
+
+
+def test_what_is_kept_of_an_answer_says_how_it_ended(
+    ann: Caller, streams_server: Server
+) -> None:
+    """Who executes the tool that it calls, or waits for a person, is told so later, too."""
+    options = {"reason": "tool_calls"}
+    first = ann.say("c1", text := unique(), agent="ends", options=options)
+    hit = ann.say("c2", text, agent="ends", options=options)
+    assert hit["cached"] and hit["id"] != first["id"]
+    cut = ann.say("c2", unique(), agent="ends", options={"reason": "length"})
+
+    def check() -> None:
+        with reading(f"{ann.url_of('c2')}&after=0") as reader:
+            reader.has_heard(2)
+        found = [it for _, it in reader.told if it["type"] in ("run.started", *TERMINAL)]
+        assert [it.get("agent", it.get("finish_reason")) for it in found] == [
+            *("ends", "tool_calls", "ends", "length"),
+        ]
+        assert [it["cached"] for it in found if it["type"] in TERMINAL] == [True, False]
+
+    assert cut["finish_reason"] == "length"
+    check()
+    with streams_server.client() as client:
+        for key in client.scan_iter("run:{*"):
+            client.delete(key)
+    check()
 
 
 def test_another_worker_goes_on_where_one_was_killed(

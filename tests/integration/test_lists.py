@@ -125,6 +125,27 @@ def test_conversations_are_listed_by_their_last_question(ann: httpx.Client) -> N
     assert listed(ann, "conversations") == ["c1", "c2"]
 
 
+@pytest.mark.parametrize("happens", ["deleted", "asked in again"])
+def test_the_next_page_is_there_whatever_happens_to_the_last_one_shown(
+    ann: httpx.Client, happens: str
+) -> None:
+    for number in range(6):
+        say(ann, f"c{number}")
+    first = ann.get("/v1/conversations?limit=2").json()
+    assert [it["id"] for it in first["conversations"]] == ["c5", "c4"]
+    if happens == "deleted":
+        ann.delete("/v1/conversations/c4")
+    else:
+        say(ann, "c4")
+    second = ann.get(first["next"]).json()
+    assert [it["id"] for it in second["conversations"]] == ["c3", "c2"]
+    third = ann.get(second["next"]).json()
+    assert [it["id"] for it in third["conversations"]] == ["c1", "c0"] and not third["next"]
+    # As releases before said it.
+    plain = ann.get("/v1/conversations?before=c3").json()
+    assert [it["id"] for it in plain["conversations"]] == ["c2", "c1", "c0"]
+
+
 def test_each_sees_its_own_alone(ann: httpx.Client, url: str) -> None:
     say(ann, "c1")
     other = {"Authorization": f"Bearer {next(unused)}"}
@@ -134,7 +155,11 @@ def test_each_sees_its_own_alone(ann: httpx.Client, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["runs?limit=0", "runs?limit=101", "runs?limit=x", "runs?status=done"]
+    "path",
+    [
+        *("runs?limit=0", "runs?limit=101", "runs?limit=x", "runs?status=done"),
+        *(f"runs?limit={'9' * 5000}", "conversations?limit=000000001000"),
+    ],
 )
 def test_what_cannot_be_asked_is_refused(ann: httpx.Client, path: str) -> None:
     assert_problem(ann.get(f"/v1/{path}"), 422, "invalid_request")

@@ -14,7 +14,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -106,8 +107,10 @@ async def resume(request: Request, state: State, headers: dict[str, str]) -> Res
     if caller.owner:
         place = place_for(request, caller, conversation_id)
         whose = Opened(place, account_of(caller.owner), caller.until_s)
+        opens = None
     else:
         whose = await _opened(state, token, conversation_id)
+        opens = partial(state["openers"].opened, token, conversation_id)
     seen = seen_of(
         request.headers.get("last-event-id"),
         query.get("last_event_id"),
@@ -119,7 +122,7 @@ async def resume(request: Request, state: State, headers: dict[str, str]) -> Res
     check_room(state)
     manner = Manner(wanted(query), headers, until_s=whose.until_s)
     leave_seat = seat_of(state, whose.account)
-    return Conversed(state, whose.place, seen, after, manner, leave_seat)
+    return Conversed(state, whose.place, seen, after, manner, leave_seat, opens)
 
 
 async def _opened(state: State, token: str, conversation_id: str) -> Opened:
@@ -136,7 +139,8 @@ async def _opened(state: State, token: str, conversation_id: str) -> Opened:
 
 
 class Conversed(EventStream):
-    """Has taken its seat, and calls `leave_seat` at the end."""
+    """Has taken its seat, and calls `leave_seat` at the end. `opens`: whether what it was
+    opened with still does."""
 
     def __init__(
         self,
@@ -146,9 +150,10 @@ class Conversed(EventStream):
         after: str,
         manner: Manner,
         leave_seat: Callable[[], None] | None,
+        opens: Callable[[], Awaitable[Opened | None]] | None,
     ) -> None:
         super().__init__(headers=manner.headers)
-        self._telling = Telling(state, place, seen, after, manner, leave_seat)
+        self._telling = Telling(state, place, seen, after, manner, leave_seat, opens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """For whoever wants the head alone."""
@@ -179,6 +184,7 @@ class Telling:
         after: str,
         manner: Manner,
         leave_seat: Callable[[], None] | None,
+        opens: Callable[[], Awaitable[Opened | None]] | None,
     ) -> None:
         self._state = state
         self._place = place
@@ -187,6 +193,7 @@ class Telling:
         self._dialect = manner.dialect
         self._until_s = manner.until_s
         self._leave_seat = leave_seat
+        self._opens = opens
         # By the runs' ids; of what the conversation has forgotten nothing is kept.
         self._told: set[str] = set()
 
@@ -257,7 +264,8 @@ class Telling:
 
     async def _next(self, wire: Wire) -> Exchange | None:
         """What is to be told next, once it has been asked; None where the worker goes, the
-        reader has gone, or its token has ended. Subscribe, then read: nothing falls between."""
+        reader has gone, or its token has ended, or opens this no more. Subscribe, then read:
+        nothing falls between."""
         hub = self._state["hub"]
         feed = await hub.join(self._place)
         waiter = _Listener()
@@ -283,7 +291,9 @@ class Telling:
                 self._told &= {one.run_id for one in found}
                 for one in found:
                     if one.is_known and one.run_id not in self._told:
-                        return one
+                        # One that was deleted may have a successor of the same name.
+                        is_open = self._opens is None or await self._opens() is not None
+                        return one if is_open else None
             return None
         finally:
             hub.waiting.discard(waiter.woken)

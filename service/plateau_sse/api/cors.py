@@ -18,6 +18,12 @@ EXPOSED = (
     # Of an answer that is the stream itself: where it is rejoined, with its token.
     "Content-Location",
     "Retry-After",
+    "RateLimit",
+    "RateLimit-Policy",
+    "WWW-Authenticate",
+    "Preference-Applied",
+    # Of OpenAI's packages: what is read as none would be asked again.
+    "X-Should-Retry",
     "Age",
     "X-Request-ID",
     # Of the dialects, whose answers say nothing of the run.

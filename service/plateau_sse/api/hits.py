@@ -39,6 +39,9 @@ async def find(cache: Cache, run_id: str, *, token: str, owner: str) -> Answer:
         if not sees_answer(answer.owner, owner):
             raise Problem("run_not_found", "There is no such run.")
     elif not hmac.compare_digest(token.encode(), answer.token.encode()):
+        if ids.is_of(token, key_of(run_id)):
+            # An earlier entry's: who is told of a wrong token signs in anew, and not asks.
+            raise Problem("run_expired", "The answer was replaced by a newer one; ask again.")
         raise Problem("invalid_token", "The token is not this answer's.")
     return answer
 

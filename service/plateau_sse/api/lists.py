@@ -6,6 +6,7 @@ Invariant: the latest first; a page is as long as was asked for unless it is the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 from urllib.parse import urlencode
@@ -31,6 +32,7 @@ PAGE, PAGE_MOST = 20, 100
 STATUSES = get_args(Status)
 # Asked for at once, of which some may be of another status.
 _CHUNK = 100
+_MS = re.compile(r"[0-9]{1,15}")
 
 
 async def runs(request: Request) -> Response:
@@ -44,24 +46,24 @@ async def runs(request: Request) -> Response:
         check_conversation_id(conversation_id)
         place = place_for(request, caller, conversation_id)
     limit = _limit(request)
-    found = _behind(await state["listed"].runs(caller.owner), query.get("before", ""))
+    found = await state["listed"].runs(caller.owner)
+    found = found[_next_at(request, [(run.run_id, run.asked_ms) for run in found]) :]
     wanted = [run for run in found if agent in ("", run.agent) and place in ("", run.place)]
     rows = await _of_status(state, wanted, status, limit + 1)
     content: dict[str, Any] = {"runs": rows[:limit], "next": None}
     if len(rows) > limit:
-        content["next"] = _next(request, "/v1/runs", rows[limit - 1]["id"])
+        last = rows[limit - 1]
+        content["next"] = _next(request, "/v1/runs", last["id"], last["asked_at"])
     return _json(content)
 
 
 async def conversations(request: Request) -> Response:
-    state, query = state_of(request.scope), request.query_params
+    state = state_of(request.scope)
     caller = await state["access"].caller(request, "conversations")
     account, user = account_of(caller.owner), user_of(request, caller)
-    limit, before = _limit(request), query.get("before", "")
+    limit = _limit(request)
     found = await state["listed"].conversations(account, user)
-    places = [place for place, one in enumerate(found) if one.id == before]
-    # One that was asked in since stands before what was shown.
-    rest = found[places[0] + 1 :] if places else [] if before else found
+    rest = found[_next_at(request, [(one.id, one.asked_ms) for one in found]) :]
     page = rest[:limit]
     questions = await state["listed"].questions(account, user, [one.id for one in page])
     content: dict[str, Any] = {
@@ -72,15 +74,25 @@ async def conversations(request: Request) -> Response:
         "next": None,
     }
     if len(rest) > limit:
-        content["next"] = _next(request, "/v1/conversations", rest[limit - 1].id)
+        last = page[-1]
+        content["next"] = _next(request, "/v1/conversations", last.id, last.asked_ms / 1000)
     return _json(content)
 
 
-def _behind(found: Sequence[ListedRun], before: str) -> Sequence[ListedRun]:
+def _next_at(request: Request, found: Sequence[tuple[str, int]]) -> int:
+    """Where the page begins, in ids with the ms of their asking. The last of the page before
+    may have gone since, or have been asked in again and stand before what was shown: then its
+    time counts."""
+    before = request.query_params.get("before", "")
     if not before:
-        return found
-    places = [place for place, run in enumerate(found) if run.run_id == before]
-    return found[places[0] + 1 :] if places else []
+        return 0
+    given = request.query_params.get("asked_before", "")
+    asked_ms = int(given) if _MS.fullmatch(given) else None
+    for at, (name, ms) in enumerate(found):
+        if name == before and asked_ms in (None, ms):
+            return at + 1
+    older = (at for at, (_, ms) in enumerate(found) if asked_ms is not None and ms < asked_ms)
+    return next(older, len(found))
 
 
 async def _of_status(
@@ -109,13 +121,15 @@ async def _of_status(
 
 def _limit(request: Request) -> int:
     given = request.query_params.get("limit", str(PAGE))
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= PAGE_MOST):
+    is_number = given.isascii() and given.isdigit() and len(given) <= len(str(PAGE_MOST))
+    if not (is_number and 1 <= int(given) <= PAGE_MOST):
         raise invalid("limit", f"Between 1 and {PAGE_MOST}.")
     return int(given)
 
 
-def _next(request: Request, path: str, before: str) -> str:
-    asked = {**request.query_params, "before": before}
+def _next(request: Request, path: str, before: str, asked_at: float) -> str:
+    asked_ms = round(asked_at * 1000)
+    asked = {**request.query_params, "before": before, "asked_before": asked_ms}
     return f"{url_of(request.scope, path)}?{urlencode(asked)}"
 
 

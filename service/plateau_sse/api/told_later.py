@@ -20,7 +20,7 @@ _OPS: dict[str, Kind] = {"text": "t", "reasoning": "r"}
 
 def tape_of(run_id: str, whole: Whole, attempt: int) -> Tape:
     tape = Tape(attempt or 1)
-    tape.add(events.started(run_id, "", tape.attempt))
+    tape.add(events.started(run_id, whole.agent, tape.attempt))
     for part in whole.parts:
         if part["type"] in _OPS:
             _say(tape, part)
@@ -44,7 +44,13 @@ def _end_of(whole: Whole) -> Event:
         return events.failed("agent_error", why, retryable=False)
     if whole.status == "cancelled":
         return events.cancelled("requested")
-    end = events.completed(None, cached=False, duration_ms=0, finish_reason="stop", model=None)
+    end = events.completed(
+        None,
+        cached=whole.cached,
+        duration_ms=0,
+        finish_reason=whole.finish_reason,
+        model=None,
+    )
     if whole.text is None:
         return end
     return end._replace(data=events.with_output(end.data, whole.text.encode()))

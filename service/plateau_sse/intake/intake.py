@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plateau_sse.content import latest_text, too_long
 from plateau_sse.errors import Problem, StoreError
@@ -147,6 +147,20 @@ class Intake:
             earlier = await self._placement.join_keyed(ask, run_ids)
             if earlier is not None:
                 return earlier
+        try:
+            return await self._take_new(ask, check, run_ids)
+        except Problem as refusal:
+            if run_ids and refusal.code == "rate_limited":
+                # A twin under the same key may have been let in at the same moment.
+                for wait_s in SAYS_SO_S:
+                    await asyncio.sleep(wait_s)
+                    twin = await self._placement.join_keyed(ask, run_ids)
+                    if twin is not None:
+                        return twin
+            raise
+
+    async def _take_new(self, ask: Ask, check: Callable[[], None], run_ids: list[str]) -> Taken:
+        """Of what no earlier caller has asked under these ids."""
         if ask.is_external:
             check()
             run_id = _first_or_new(run_ids)
@@ -360,7 +374,9 @@ class Intake:
             final, parts = taken.answer.final, taken.answer.parts
             said = [asked(message_id, asked_of, "")]
             if final or parts:
-                said.append(answered(message_id, final, parts))
+                agent, reason = taken.answer.agent, taken.answer.finish_reason
+                about: Any = {"agent": agent, "finish_reason": reason, "cached": True}
+                said.append(answered(message_id, final, parts, **about))
             await add(said)
             return
         try:

@@ -315,13 +315,16 @@ class Execution:
     async def _keep(self, status: Status, output: str | None) -> tuple[Answer, str] | None:
         """Before the end is announced: who asks then gets a hit. What is in the cache then, and
         its key."""
+        about = {"status": status, "agent": self.agent}
+        if status == "completed":
+            about["finish_reason"] = self._yields.finish_reason
         await self._keeper.remember(
             self._job,
             self.run_id,
             self._tape,
             output=output,
-            status=status,
             attempt=self._claimed.attempt,
+            **about,
         )
         if status != "completed" or not self._yields.is_whole:
             return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from typing import Any
 
 from plateau_sse.agents import AgentError, Memory
 from plateau_sse.errors import StoreError, StoreFull
@@ -20,8 +21,8 @@ from plateau_sse.store.answers.cache import Cache, key_at
 from plateau_sse.store.answers.packing import FORMAT
 from plateau_sse.store.conversations.conversations import Conversations, answered, asked
 from plateau_sse.store.conversations.memories import Changed, Memories
-from plateau_sse.store.conversations.wholes import Status
 from plateau_sse.store.queue.job import Job
+from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.tape import Tape
@@ -88,8 +89,8 @@ class Keeper:
         tape: Tape,
         *,
         output: str | None,
-        status: Status,
         attempt: int,
+        **about: Any,
     ) -> None:
         """What was said, at whatever end, before that is announced; `output` is the answer
         where it is not the text. The attempt before may have come as far as this. Of a run that
@@ -101,7 +102,7 @@ class Keeper:
         parts = [part for part in tape.shown() if part.get("text") != ""]
         text = tape.said() if output is None else output
         if text or parts:
-            said.append(answered(run_id, text, parts, attempt=attempt, status=status))
+            said.append(answered(run_id, text, parts, attempt=attempt, **about))
         add = self._conversations.add
         try:
             kept = partial(
@@ -124,6 +125,7 @@ class Keeper:
             if not job.question:
                 return ""
             key = key_at(answer.agent, version, job.question)
+        answer.token = ids.token_of(key)
         try:
             return key if await self._cache.put(key, answer, job.ttl_s) else ""
         except Exception:

@@ -48,6 +48,12 @@ LIMIT = _in(
     default=PAGE,
 )
 BEFORE = _in("query", "before", "The last of the page before, as in its `next`.")
+ASKED_BEFORE = _in(
+    "query",
+    "asked_before",
+    "When that was asked, as in `next`: it may have gone, or be the first by now.",
+    type="integer",
+)
 OF_STATUS = _in("query", "status", "Those of this status.", type="string", enum=[*STATUSES])
 OF_AN_AGENT = _in("query", "agent", "Those of this agent.")
 IN_CONVERSATION = _in("query", "conversation_id", "Those that were asked for in it.")

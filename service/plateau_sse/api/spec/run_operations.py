@@ -73,7 +73,8 @@ def _create() -> Operation:
                 "content": content(ref("Run")) | content(ref("Event"), SSE),
             },
             "202": says("Enqueued, or joined: `X-Cache` tells", "Run", **given.TAKEN),
-            **problems(400, 401, 403, 413, 415, 422, 429, 501, 503),
+            "204": says("Nothing follows behind `Last-Event-ID`"),
+            **problems(400, 401, 403, 409, 413, 415, 422, 429, 501, 503),
         },
         parameters=[
             given.ACCEPT,
@@ -141,6 +142,7 @@ def _list() -> Operation:
             given.USER,
             given.LIMIT,
             given.BEFORE,
+            given.ASKED_BEFORE,
         ],
     )
 
@@ -219,7 +221,7 @@ def conversations() -> dict[str, Any]:
                 "The latest 1,000.",
                 KEY,
                 {"200": says("A page", "ConversationList"), **problems(401, 403, 422, 503)},
-                parameters=[given.USER, given.LIMIT, given.BEFORE],
+                parameters=[given.USER, given.LIMIT, given.BEFORE, given.ASKED_BEFORE],
             )
         },
         "/v1/conversations/{conversation_id}": {

@@ -31,7 +31,7 @@ from plateau_sse.content import parts_of, words_of
 from plateau_sse.settings import Settings
 from plateau_sse.store.conversations import wholes
 from plateau_sse.store.conversations.graphemes import cut
-from plateau_sse.store.conversations.wholes import Status, Whole
+from plateau_sse.store.conversations.wholes import Whole
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 
@@ -149,10 +149,11 @@ def answered(
     parts: list[Any],
     *,
     attempt: int = 0,
-    status: Status = "completed",
+    **about: Any,
 ) -> Message:
-    """A run's answer: its id is the run's. `parts` are as records show them."""
-    whole = Whole(parts, status=status)
+    """A run's answer: its id is the run's. `parts` are as records show them; `about` is what
+    else `Whole` has of it."""
+    whole = Whole(parts, **about)
     if whole.content != text:
         whole.text = text
     return Message(

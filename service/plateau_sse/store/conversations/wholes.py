@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 import msgspec
 import zstandard
+from msgspec.structs import replace
 
 from plateau_sse.content import text_of
 from plateau_sse.store.conversations.graphemes import cut
 from plateau_sse.store.redis.fullness import CLOSED, TIGHT
+from plateau_sse.store.runs.events import FinishReason
 
 log = logging.getLogger("plateau.conversations")
 
@@ -42,13 +44,16 @@ Status = Literal["completed", "failed", "cancelled"]
 
 
 class Whole(msgspec.Struct, omit_defaults=True):
-    """`text` is None where it is that of the parts; `truncated`: not all of it
-    is kept."""
+    """`text` is None where it is that of the parts; `truncated`: not all of it is kept. Of an
+    answer: who gave it, why it ended, and whether it came from the cache."""
 
     parts: list[Any]
     text: str | None = None
     status: Status = "completed"
     truncated: bool = False
+    agent: str = ""
+    finish_reason: FinishReason = "stop"
+    cached: bool = False
 
     @property
     def content(self) -> str:
@@ -74,11 +79,11 @@ def pack(whole: Whole, words: str, most: int = WHOLE_BYTES) -> bytes:
         parts = list(whole.parts)
         for index in large[:count]:
             parts[index] = _remarked(parts[index])
-        return _packed(Whole(parts, whole.text, whole.status, truncated=True), most)
+        return _packed(replace(whole, parts=parts, truncated=True), most)
 
     packed = without(len(large))
     if packed is None:
-        return _cut(words, whole.status, most)
+        return _cut(words, whole, most)
     fewest = bisect_left(range(len(large)), True, key=lambda count: without(count) is not None)
     return without(fewest) or packed
 
@@ -91,12 +96,11 @@ def _remarked(part: dict[str, Any]) -> dict[str, Any]:
     return remarked
 
 
-def _cut(words: str, status: Status, most: int) -> bytes:
+def _cut(words: str, whole: Whole, most: int) -> bytes:
     chars = len(words)
     while True:
-        whole = Whole(
-            [{"type": "text", "text": cut(words, chars)}], None, status, truncated=True
-        )
+        parts = [{"type": "text", "text": cut(words, chars)}]
+        whole = replace(whole, parts=parts, text=None, truncated=True)
         packed = _packed(whole, most)
         if packed is not None:
             return packed

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import time
+from base64 import urlsafe_b64encode
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -64,6 +65,21 @@ def age_s(run_id: str) -> float:
 def new_token() -> str:
     """128 random bits, safe in a URL."""
     return secrets.token_urlsafe(16)
+
+
+def token_of(name: str) -> str:
+    """One of `new_token`'s form that belongs to what has this name, also when that is another
+    thing than it was."""
+    return urlsafe_b64encode(_mark(name) + os.urandom(13)).decode().rstrip("=")
+
+
+def is_of(token: str, name: str) -> bool:
+    """Whether it is one, or was."""
+    return len(token) == 22 and token[:4].encode() == urlsafe_b64encode(_mark(name))
+
+
+def _mark(name: str) -> bytes:
+    return blake2b(name.encode(), digest_size=3).digest()
 
 
 def tag_of(run_id: str) -> str:
