@@ -69,7 +69,7 @@ FAULTS: dict[str, list[Change]] = {
     "PlateauStreamsFilling": [_is(STREAMS_FULL, 0.6)],
     "PlateauStreamsFull": [_is(STREAMS_FULL, 0.9)],
     "PlateauMemory": [_is("plateau_memory_pss_bytes", 500 * MIB, role="web")],
-    "PlateauCgroup": [_is("plateau_cgroup_used_bytes", 500 * MIB)],
+    "PlateauCgroup": [_is("plateau_cgroup_used_bytes", 500 * MIB, role="runner")],
     "PlateauQueueWaits": [_is("plateau_queue_oldest_seconds", 30)],
     "PlateauQueueFull": [_grows("plateau_runs_refused_total", 5, code="queue_full")],
     "PlateauRunsFail": [_grows("plateau_runs_failed_total", 20, code="agent_error")],
@@ -105,7 +105,10 @@ def shown() -> list[Series]:
     """All series of a service that is well, and of its cgroup, wherever this runs."""
     now = seen()
     memory = picture(now)["memory"]
-    memory["cgroup"] = {"used_bytes": 100 * MIB, "limit_bytes": 512 * MIB}
+    memory["cgroups"] = [
+        {"host": HOST, "role": role, "used_bytes": 100 * MIB, "limit_bytes": 512 * MIB}
+        for role in ("web", "runner")
+    ]
     scrape = parsed(exposition(now, memory, 64 * MIB).decode())
     _LEVELS.update(scrape.values)
     return list(scrape.values)

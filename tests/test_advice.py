@@ -205,6 +205,18 @@ def test_the_cgroup_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not rules(used, limit)
 
 
+def test_the_cgroups_of_other_containers_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "memory", lambda: (None, None))
+
+    def says(used: int, limit: int) -> str:
+        full = worker("runner", 1, host="other", group_used=used, group_limit=limit)
+        advice = picture(seen(workers=[worker(pid=11), full]))["advice"]
+        return str(next((row["says"] for row in advice if row["rule"] == "cgroup"), ""))
+
+    assert says(105 * MIB, 112 * MIB) == "94% of the 112 MiB that the runner of other may use"
+    assert says(60 * MIB, 112 * MIB) == says(105 * MIB, 0) == ""
+
+
 def test_every_rule_has_a_case() -> None:
     names = [rule.name for rule in RULES]
     assert len(set(names)) == len(names)

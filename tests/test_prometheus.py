@@ -141,8 +141,6 @@ def test_what_is_not_known_is_left_out() -> None:
     assert names <= {
         "plateau_info",
         "plateau_redis_up",
-        "plateau_cgroup_used_bytes",
-        "plateau_cgroup_limit_bytes",
         "plateau_memory_warn_bytes",
         "plateau_streams_bound_bytes",
     }

@@ -100,11 +100,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "What the host bills",
             {
-                "{{instance}}": "plateau_cgroup_used_bytes",
-                "limit of {{instance}}": "plateau_cgroup_limit_bytes",
+                "{{host}} {{role}}": "max by (host, role) (plateau_cgroup_used_bytes)",
+                "limit of {{host}} {{role}}": (
+                    "max by (host, role) (plateau_cgroup_limit_bytes)"
+                ),
             },
             "bytes",
-            "The cgroup of each worker that was asked.",
+            "The cgroups of web workers and of runners, where they have a limit.",
         ),
     ),
     "Readers": (

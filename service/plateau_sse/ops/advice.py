@@ -148,10 +148,22 @@ def _memory(picture: Picture, settings: Settings) -> str | None:
 
 
 def _cgroup(picture: Picture, _: Settings) -> str | None:
-    used, limit = picture["memory"]["cgroup"].values()
-    if not used or not limit or used < CGROUP_MOST * limit:
-        return None
-    return f"{used / limit:.0%} of the {limit / 1024**2:.0f} MiB that this host may use"
+    memory = picture["memory"]
+    groups = [(*memory["cgroup"].values(), "this host")]
+    # A container of its own has a limit of its own.
+    groups += [
+        (it["used_bytes"], it["limit_bytes"], f"the {it['role']} of {it['host']}")
+        for it in memory["cgroups"]
+        if it["host"] != memory["host"]
+    ]
+    return (
+        "; ".join(
+            f"{used / limit:.0%} of the {limit / 1024**2:.0f} MiB that {whose} may use"
+            for used, limit, whose in groups
+            if used and limit and used >= CGROUP_MOST * limit
+        )
+        or None
+    )
 
 
 def died(picture: Picture, kinds: Mapping[str, str] = KINDS) -> str | None:

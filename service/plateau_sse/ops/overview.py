@@ -83,9 +83,26 @@ def _memory(seen: Seen, settings: Settings, host: str) -> Section:
         "rss_bytes": total and sum(row["rss_bytes"] for row in here),
         "warn_mb": settings.memory_warn_mb,
         "cgroup": {"used_bytes": used, "limit_bytes": limit},
+        "cgroups": _groups(seen),
         "host": host,
         "processes": rows,
     }
+
+
+def _groups(seen: Seen) -> list[Section]:
+    """What may kill the processes of a role on a host: of several groups the fullest. Of those
+    with a limit."""
+    found: dict[tuple[Any, Any], Section] = {}
+    for worker in seen.workers:
+        used, limit = int(worker.get("group_used", 0)), int(worker.get("group_limit", 0))
+        whose = worker["host"], worker["role"]
+        before = found.get(whose)
+        if limit and (
+            before is None or used / limit > before["used_bytes"] / before["limit_bytes"]
+        ):
+            row = {"host": whose[0], "role": whose[1]}
+            found[whose] = {**row, "used_bytes": used, "limit_bytes": limit}
+    return list(found.values())
 
 
 def _row(worker: Figures, role: Any, pid: Any, of: str) -> Section:

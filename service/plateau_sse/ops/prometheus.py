@@ -332,10 +332,11 @@ def _memory(memory: dict[str, Any]) -> Iterator[Family]:
     warn = Family("memory_warn_bytes", "gauge", "MEMORY_WARN_MB, of one host in all")
     warn.add({}, memory["warn_mb"] * 1024**2)
     yield warn
-    for name, size in memory["cgroup"].items():
-        family = Family(f"cgroup_{name}", "gauge", "Of the cgroup of who answers")
-        if size is not None:
-            family.add({}, size)
+    for name in ("used_bytes", "limit_bytes"):
+        text = "Of the cgroup that a host's processes of a role are in, where it has a limit"
+        family = Family(f"cgroup_{name}", "gauge", text, ("host", "role"))
+        for group in memory["cgroups"]:
+            family.add({"host": group["host"], "role": group["role"]}, group[name])
         yield family
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from plateau_sse import __version__
 from plateau_sse.errors import StoreError
-from plateau_sse.ops import process
+from plateau_sse.ops import cgroup, process
 from plateau_sse.ops.damper import tell_held
 from plateau_sse.store.figures.tally import Board
 from plateau_sse.store.figures.workers import REPORT_S, Figures, Workers
@@ -104,11 +104,15 @@ class Reporter:
 
     def _figures(self) -> Figures:
         pss, rss = process.memory()
+        used, limit = cgroup.memory()
         figures: Figures = {
             **self._here,
             "started": self._started,
             "pss": pss,
             "rss": rss,
+            # Each container has its own: what kills one is not seen from another.
+            "group_used": used or 0,
+            "group_limit": limit or 0,
             "cpu": round(self._cpu.share(), 4),
         }
         if self._board is not None:
