@@ -31,6 +31,7 @@ from plateau_sse.api.opening import (
     replay,
 )
 from plateau_sse.api.previous import Previous
+from plateau_sse.api.references import resolved
 from plateau_sse.api.requests import check_conversation_id
 from plateau_sse.api.responses_request import (
     conversation_of,
@@ -123,7 +124,8 @@ async def _wish(request: Request, state: State, caller: Caller) -> Wish:
         body.get("previous_response_id"),
         conversation_of(body.get("conversation")),
     )
-    said = messages_of(body.get("input"))
+    given = await resolved(state, caller.owner, body.get("input"))
+    said = messages_of(given)
     if previous_id is not None:
         if conversation or not isinstance(previous_id, str):
             raise invalid("previous_response_id", "The id of a response, and no conversation.")

@@ -1,8 +1,8 @@
 """What OpenAI's Responses are asked with, as the messages and options of chat.completions.
 
 Invariant: a call of a tool goes with its result or not at all, as endpoints want it; items that
-only OpenAI's own servers understand (references, thoughts, calls of their tools) are left out,
-never refused.
+only OpenAI's own servers understand (references to theirs, thoughts, calls of their tools) are
+left out, never refused.
 """
 
 from __future__ import annotations
