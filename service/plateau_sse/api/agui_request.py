@@ -11,12 +11,16 @@ from typing import Any
 
 from plateau_sse import jsontext
 from plateau_sse.api.bodies import DEPTH_MOST, invalid, too_deep
-from plateau_sse.api.responses_request import add_said, add_thought, matched
+from plateau_sse.api.responses_request import add_said, add_thought, content_of, matched
 from plateau_sse.api.resuming import message_of, texts_of
 from plateau_sse.jsontext import is_deeper
 
 Message = dict[str, Any]
 
+_FORMS = (
+    "What can be sent: text; image, audio, video and document with a `source` of data, url or "
+    "file, that has a `value`."
+)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -68,7 +72,7 @@ def _parts(content: Any) -> list[Any]:
 
 def _message(message: Mapping[str, Any], at: str) -> Message:
     role = message["role"]
-    found: Message = {"role": role, "content": _content(message.get("content"), at)}
+    found: Message = {"role": role, "content": _content(message, at)}
     if role == "assistant":
         calls = message.get("toolCalls") or []
         if not isinstance(calls, list):
@@ -85,15 +89,14 @@ def _message(message: Mapping[str, Any], at: str) -> Message:
     return found
 
 
-def _content(content: Any, at: str) -> str | list[dict[str, Any]] | None:
+def _content(message: Mapping[str, Any], at: str) -> str | list[dict[str, Any]] | None:
+    content = message.get("content")
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise invalid(f"{at}.content", "A text, or a list of parts.")
-    parts = [part for part in map(_part, content) if part is not None]
-    if all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    return parts
+    needed = "" if message["role"] == "assistant" else _FORMS
+    return content_of(content, _part, f"{at}.content", needed)
 
 
 def _part(part: Any) -> dict[str, Any] | None:
@@ -103,9 +106,16 @@ def _part(part: Any) -> dict[str, Any] | None:
     if kind == "text":
         text = part.get("text")
         return {"type": "text", "text": text if isinstance(text, str) else ""}
+    if kind == "binary":
+        kind, source = _of_binary(part)
     if not isinstance(source, Mapping) or not isinstance(source.get("value"), str):
         return None
+    if kind not in ("image", "audio", "video", "document"):
+        return None
     value, media_type = source["value"], str(source.get("mimeType") or "")
+    if source.get("type") == "file":
+        # An id is no address.
+        return {"type": "file", "file": {"file_id": value}}
     is_data = source.get("type") == "data"
     url = f"data:{media_type};base64,{value}" if is_data else value
     if kind == "image":
@@ -114,10 +124,21 @@ def _part(part: Any) -> dict[str, Any] | None:
         form = media_type.partition("/")[2].removeprefix("x-")
         data = {"data": value, "format": "mp3" if form == "mpeg" else form}
         return {"type": "input_audio", "input_audio": data}
-    if kind in ("audio", "video", "document"):
-        name = "file_id" if source.get("type") == "file" else "file_data"
-        return {"type": "file", "file": {name: url}}
-    return None
+    file = {"file_data": url}
+    if isinstance(part.get("filename"), str):
+        file["filename"] = part["filename"]
+    return {"type": "file", "file": file}
+
+
+def _of_binary(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The kind and the source that it has today: clients before 1.0 have one type for all."""
+    media_type = str(part.get("mimeType") or "")
+    kind = media_type.partition("/")[0]
+    for name, what in (("data", "data"), ("url", "url"), ("id", "file")):
+        if isinstance(part.get(name), str) and part[name]:
+            source = {"type": what, "value": part[name], "mimeType": media_type}
+            return kind if kind in ("image", "audio", "video") else "document", source
+    return kind, {}
 
 
 def _call(call: Any) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ left out, never refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from plateau_sse import jsontext
@@ -23,6 +23,11 @@ _TOLD = (
 )
 _ROLES = ("system", "developer", "user", "assistant")
 _TEXTS = ("input_text", "output_text", "text")
+_FORMS = (
+    "What can be sent: input_text, input_image with an image_url (or a data: URL), input_file "
+    "with file_data, file_url or file_id, input_audio."
+)
+Form = Callable[[Any], dict[str, Any] | None]
 
 
 def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,14 +139,29 @@ def _message(item: Mapping[str, Any], at: str) -> Message:
     if role not in _ROLES:
         raise invalid(f"{at}.role", f"One of {', '.join(_ROLES)}.")
     if isinstance(content, list):
-        parts = [part for part in map(_content, content) if part is not None]
-        if all(part["type"] == "text" for part in parts):
-            content = "".join(part["text"] for part in parts)
-        else:
-            content = parts
+        needed = "" if role == "assistant" else _FORMS
+        content = content_of(content, _content, f"{at}.content", needed)
     if not isinstance(content, str | list):
         raise invalid(f"{at}.content", "A text, or a list of parts.")
     return {"role": role, "content": content}
+
+
+def content_of(
+    given: Sequence[Any], form: Form, at: str, needed: str
+) -> str | list[dict[str, Any]]:
+    """The parts, each in its form here; a text where they are nothing else. What has none is
+    left out of what an agent has said itself; of what it is asked it is refused, with what is
+    `needed`: nobody is answered as if a picture had not been sent."""
+    parts = []
+    for index, part in enumerate(given):
+        found = form(part)
+        if found is not None:
+            parts.append(found)
+        elif needed:
+            raise invalid(f"{at}[{index}]", needed)
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
 
 
 def _content(part: Any) -> dict[str, Any] | None:
@@ -158,7 +178,8 @@ def _content(part: Any) -> dict[str, Any] | None:
         return {"type": "image_url", "image_url": image}
     if kind == "input_file":
         names = ("file_data", "file_id", "file_url", "filename")
-        return {"type": "file", "file": {it: part[it] for it in names if part.get(it)}}
+        file = {it: part[it] for it in names if part.get(it)}
+        return {"type": "file", "file": file} if file.keys() - {"filename"} else None
     if kind == "input_audio" and isinstance(part.get("input_audio"), dict):
         return {"type": "input_audio", "input_audio": part["input_audio"]}
     return None
@@ -181,9 +202,10 @@ def _result(output: Any) -> str:
     if isinstance(output, str):
         return output
     if isinstance(output, list):
-        parts = [part for part in map(_content, output) if part is not None]
-        if parts and all(part["type"] == "text" for part in parts):
-            return "".join(part["text"] for part in parts)
+        parts = [_content(part) for part in output]
+        texts = [part["text"] for part in parts if part and part["type"] == "text"]
+        if texts and len(texts) == len(parts):
+            return "".join(texts)
     return jsontext.encode(output).decode()
 
 

@@ -18,6 +18,8 @@ _TOOL = "tool-"
 # Of the last message, so many calls of tools, with ids of such length, are kept in mind.
 _CALLS_MOST, _CALL_ID_CHARS = 100, 200
 _DATA_URL = "data:"
+# What is the page's alone, also where a user's message has it.
+_PAGES = ("data-", "source-", "step-start", "reasoning", _TOOL, "dynamic-tool")
 
 
 def messages_of(given: Any) -> list[dict[str, Any]]:
@@ -48,21 +50,26 @@ def _message(message: Any, at: str) -> list[dict[str, Any]]:
         return [said for step in _steps(parts) for said in _assistant(step)]
     if role not in ("user", "system"):
         raise invalid(f"{at}.role", "user, assistant or system.")
-    content = [it for it in (_content(part) for part in parts) if it is not None]
+    content = [
+        _content(part, f"{at}.parts[{index}]")
+        for index, part in enumerate(parts)
+        if not str(part.get("type")).startswith(_PAGES)
+    ]
     if all(it["type"] == "text" for it in content):
         text = "".join(it["text"] for it in content)
         return [{"role": role, "content": text}]
     return [{"role": role, "content": content}]
 
 
-def _content(part: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A part of a user's message; None for what is the page's alone."""
+def _content(part: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """A part of a user's message; Problem where it has no form here, for nobody is answered as
+    if it had not been sent."""
     kind = part.get("type")
     if kind == "text":
         return {"type": "text", "text": _text(part)}
     url = part.get("url")
     if kind != "file" or not isinstance(url, str):
-        return None
+        raise invalid(at, "What can be sent: text, and files with a `url` (data: or https:).")
     media_type = str(part.get("mediaType") or "")
     if media_type.startswith("image/"):
         return {"type": "image_url", "image_url": {"url": url}}
