@@ -20,10 +20,11 @@ from starlette.routing import Route
 from plateau_sse import jsontext
 from plateau_sse.api import chats, comebacks, hits, problems
 from plateau_sse.api.access import Caller
-from plateau_sse.api.agui_request import messages_of, options_of, resume_of
+from plateau_sse.api.agui_request import for_model, messages_of, options_of, resume_of
 from plateau_sse.api.asking import ask_of, follow_taken, run_headers
 from plateau_sse.api.bodies import decode, invalid, read_body
 from plateau_sse.api.messages import InputMessage, check_messages
+from plateau_sse.api.openai_asked import OPENAI
 from plateau_sse.api.opening import Manner, NoRoom, Room, follow, replay
 from plateau_sse.api.state import State
 from plateau_sse.api.surfaces import Handler, Surface, elsewhere
@@ -106,11 +107,13 @@ def _ask(request: Request, body: dict[str, Any], caller: Caller, thread: str) ->
         raise invalid("agent", "Name an agent: /agui/…, or /agui?agent=….")
     resume = resume_of(body.get("resume"))
     messages = messages_of(body.get("messages"), resume)
+    options = options_of(body, resume)
+    if agent == OPENAI:
+        messages, options = for_model(messages, options)
     try:
         check_messages([msgspec.convert(message, InputMessage) for message in messages])
     except msgspec.ValidationError as error:
         raise invalid("messages", str(error)) from None
-    options = options_of(body, resume)
     return ask_of(request, agent, caller, messages, options, thread=thread)
 
 

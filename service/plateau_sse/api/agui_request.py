@@ -13,6 +13,7 @@ from plateau_sse import jsontext
 from plateau_sse.api.bodies import DEPTH_MOST, invalid, too_deep
 from plateau_sse.api.responses_request import add_said, add_thought, content_of, matched
 from plateau_sse.api.resuming import message_of, texts_of
+from plateau_sse.intake.ask import INSTRUCTIONS
 from plateau_sse.jsontext import is_deeper
 
 Message = dict[str, Any]
@@ -21,6 +22,7 @@ _FORMS = (
     "What can be sent: text; image, audio, video and document with a `source` of data, url or "
     "file, that has a `value`."
 )
+_CONTEXT = "The application's context:"
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -206,6 +208,29 @@ def options_of(body: Mapping[str, Any], resume: list[dict[str, Any]]) -> dict[st
     if is_deeper(found, DEPTH_MOST):
         raise too_deep("")
     return found
+
+
+def for_model(
+    messages: Sequence[Message], options: Mapping[str, Any]
+) -> tuple[list[Message], dict[str, Any]]:
+    """For an agent that is a model: what the application says of its context is told, and its
+    state, of which a model knows nothing, is not."""
+    rest = {name: it for name, it in options.items() if name not in ("context", "state")}
+    context = options.get("context")
+    told = [
+        f"{it.get('description') or ''}:\n{_told(it.get('value'))}"
+        for it in (context if isinstance(context, list) else ())
+        if isinstance(it, Mapping)
+    ]
+    if not told:
+        return list(messages), rest
+    first = next((i for i, it in enumerate(messages) if it["role"] not in INSTRUCTIONS), 0)
+    said = {"role": "system", "content": "\n\n".join([_CONTEXT, *told])}
+    return [*messages[:first], said, *messages[first:]], rest
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else jsontext.encode(value).decode()
 
 
 def _tools(given: Any) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from plateau_sse.api.asking import ask_of, cancels_when_left, follow_taken, run_
 from plateau_sse.api.bodies import DEPTH_MOST, decode, invalid, read_body, too_deep
 from plateau_sse.api.messages import InputMessage, check_messages
 from plateau_sse.api.openai_answers import busy, document_of, refuse
-from plateau_sse.api.openai_asked import OPENAI, agent_of, flag_of, user_of
+from plateau_sse.api.openai_asked import NOTES, OPENAI, agent_of, flag_of, user_of
 from plateau_sse.api.opening import (
     Manner,
     NoRoom,
@@ -46,7 +46,7 @@ from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.runs.ids import NOTHING_SEEN
 
 # What says how the answer is to be told, and has no part in it.
-_TOLD = ("model", "messages", "stream", "stream_options", "user", "n")
+_TOLD = ("model", "messages", "stream", "stream_options", "user", "n", *NOTES)
 _MESSAGE = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
 
 

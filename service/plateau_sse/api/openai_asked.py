@@ -15,6 +15,12 @@ from plateau_sse.errors import Problem
 
 # The agent that passes on what it is asked to an endpoint of its own.
 OPENAI = "openai"
+# What OpenAI's servers note beside a question. It has no part in the answer: the same question
+# under another label is the same.
+NOTES = (
+    *("metadata", "safety_identifier", "store"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+)
 
 
 def flag_of(value: Any, field: str) -> bool:

@@ -12,15 +12,21 @@ from typing import Any
 
 from plateau_sse import jsontext
 from plateau_sse.api.bodies import DEPTH_MOST, invalid, too_deep
+from plateau_sse.api.openai_asked import NOTES
 from plateau_sse.jsontext import is_deeper
 
 Message = dict[str, Any]
 
-# What says how the answer is to be told or kept, and has no part in it.
+# What says how the answer is to be told or kept, and has no part in it; or bounds what only
+# OpenAI's own servers do, and is refused by endpoints of chat.completions.
 _TOLD = (
     *("model", "input", "instructions", "stream", "stream_options", "background", "store"),
-    *("previous_response_id", "conversation", "metadata", "user", "include", "truncation"),
+    *("previous_response_id", "conversation", "user", "include", "truncation"),
+    *("background_options", "context_management", "max_tool_calls", "top_logprobs"),
+    *NOTES,
 )
+# Of `reasoning`, what has no other name there.
+_REASONING = ("effort", "summary", "generate_summary", "context", "mode")
 _ROLES = ("system", "developer", "user", "assistant")
 _TEXTS = ("input_text", "output_text", "text")
 _FORMS = (
@@ -37,18 +43,33 @@ def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
         raise too_deep("")
     if "max_output_tokens" in given:
         given.setdefault("max_completion_tokens", given.pop("max_output_tokens"))
-    reasoning = given.get("reasoning")
-    if isinstance(reasoning, dict) and isinstance(reasoning.get("effort"), str):
-        del given["reasoning"]
-        given.setdefault("reasoning_effort", reasoning["effort"])
+    if isinstance(body.get("prompt"), dict):
+        # OpenAI's servers alone know what it says.
+        raise invalid("prompt", "It is kept elsewhere: send `instructions` that say it.")
+    if isinstance(given.get("reasoning"), dict):
+        given = _reasoning_options(given.pop("reasoning")) | given
     if isinstance(text := given.get("text"), dict):
         del given["text"]
         given |= _text_options(text)
     if isinstance(tools := given.get("tools"), list):
         given["tools"] = [_tool(it) for it in tools]
+        if not tools:
+            # Endpoints refuse an empty list, and a choice among none.
+            for name in ("tools", "tool_choice", "parallel_tool_calls"):
+                given.pop(name, None)
     if isinstance(choice := given.get("tool_choice"), dict):
         given["tool_choice"] = _tool(choice)
     return given
+
+
+def _reasoning_options(reasoning: Mapping[str, Any]) -> dict[str, Any]:
+    """The effort; and what some endpoints know beside it, under the name that it came by."""
+    found: dict[str, Any] = {}
+    if isinstance(reasoning.get("effort"), str):
+        found["reasoning_effort"] = reasoning["effort"]
+    if rest := {name: it for name, it in reasoning.items() if name not in _REASONING}:
+        found["reasoning"] = rest
+    return found
 
 
 def _text_options(text: Mapping[str, Any]) -> dict[str, Any]:
