@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from plateau_sse.dialects.agui import AGUI
 from plateau_sse.dialects.chat_completions import ChatCompletions, chunks, document
 from plateau_sse.dialects.native import NAMED, PLAIN
-from plateau_sse.dialects.openai_items import arguments_of
 from plateau_sse.dialects.ui_messages import PLAIN as UI
 from plateau_sse.dialects.ui_messages import UiMessages, going_on
 from plateau_sse.live import sse, telling
 from plateau_sse.live.dialect import Dialect, Due, Stand
+from plateau_sse.store.conversations.calls import arguments_of
 from plateau_sse.store.runs import events, ids
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.tape import Entry, Tape

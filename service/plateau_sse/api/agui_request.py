@@ -44,7 +44,7 @@ def messages_of(given: Any, resume: Sequence[Mapping[str, Any]]) -> list[Message
             add_thought(messages, message["content"])
     if resume and messages and messages[-1]["role"] not in ("user", "tool"):
         messages += _answers(messages, resume)
-    return matched(messages)
+    return matched(messages, "messages", "assistant's messages with their `toolCalls`")
 
 
 def _add(messages: list[Message], message: Message) -> None:

@@ -16,8 +16,8 @@ import zstandard
 
 from plateau_sse.api.runs import run_of
 from plateau_sse.api.state import State
-from plateau_sse.dialects.openai_items import arguments_of
 from plateau_sse.errors import Problem
+from plateau_sse.store.conversations.calls import message_of
 
 log = logging.getLogger("plateau.api")
 
@@ -56,32 +56,11 @@ class Previous:
             raise _unknown("That response has not ended yet.")
         data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=MOST_BYTES)
         asked: list[dict[str, Any]] = msgspec.json.decode(data)
-        return [*asked, *_answer(run)]
+        answer = message_of(run["parts"], run["output"])
+        return [*asked, *([answer] if answer else [])]
 
 
 def _unknown(detail: str) -> Problem:
     return Problem(
         "previous_response_not_found", detail, extra={"field": "previous_response_id"}
     )
-
-
-def _answer(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """As a message of the assistant."""
-    text, thought = (
-        "".join(part["text"] for part in run["parts"] if part["type"] == kind)
-        for kind in ("text", "reasoning")
-    )
-    calls = [
-        {
-            "id": part["id"],
-            "type": "function",
-            "function": {"name": part["name"], "arguments": arguments_of(part)},
-        }
-        for part in run["parts"]
-        if part["type"] == "tool.call" and part.get("client")
-    ]
-    text = text or run["output"] or ""
-    if calls:
-        called = {"role": "assistant", "content": text or None, "tool_calls": calls}
-        return [called | ({"reasoning_content": thought} if thought else {})]
-    return [{"role": "assistant", "content": text}] if text else []

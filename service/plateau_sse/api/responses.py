@@ -131,7 +131,7 @@ async def _wish(request: Request, state: State, caller: Caller) -> Wish:
             raise invalid("previous_response_id", "The id of a response, and no conversation.")
         said = [*await Previous(state).messages(caller.owner, run_id_of(previous_id)), *said]
     instructions = body.get("instructions")
-    messages = matched(said)
+    messages = matched(said, elsewhere=bool(conversation))
     if isinstance(instructions, str) and instructions:
         messages.insert(0, {"role": "system", "content": instructions})
     if conversation:

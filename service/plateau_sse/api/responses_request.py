@@ -230,15 +230,22 @@ def _result(output: Any) -> str:
     return jsontext.encode(output).decode()
 
 
-def matched(messages: Sequence[Message]) -> list[Message]:
+def matched(
+    messages: Sequence[Message],
+    field: str = "input",
+    calls_are: str = "`function_call` items",
+    *,
+    elsewhere: bool = False,
+) -> list[Message]:
     """Without calls that nobody has answered, results that nobody has called for, and thoughts
-    that led to no call."""
+    that led to no call. Calls that are not here may be `elsewhere`; Problem where they are not,
+    and it is their results that are asked with."""
     answered = {it.get("tool_call_id") for it in messages if it["role"] == "tool"}
     called: set[Any] = set()
     found: list[Message] = []
     for message in messages:
         if message["role"] == "tool":
-            if message["tool_call_id"] in called:
+            if elsewhere or message["tool_call_id"] in called:
                 found.append(message)
             continue
         calls = [it for it in message.get("tool_calls", []) if it["id"] in answered]
@@ -252,6 +259,10 @@ def matched(messages: Sequence[Message]) -> list[Message]:
             said["reasoning_content"] = thought
         if said["content"] is not None or calls:
             found.append(said)
+    last = messages[-1] if messages else {"role": ""}
+    if last["role"] == "tool" and last not in found[-1:]:
+        detail = f"There is no call {last['tool_call_id'][:100]!r}: send the {calls_are}, too."
+        raise invalid(field, detail)
     return found
 
 

@@ -16,8 +16,8 @@ import msgspec
 from plateau_sse import jsontext
 from plateau_sse.dialects import places
 from plateau_sse.dialects.events import decode, text_of, type_of
-from plateau_sse.dialects.openai_items import arguments_of
 from plateau_sse.live.dialect import OWN, PING, Due, Said, State
+from plateau_sse.store.conversations.calls import arguments_of
 from plateau_sse.store.runs import ids
 from plateau_sse.store.runs.tape import Point
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from plateau_sse import jsontext
 from plateau_sse.dialects import openai_errors
 from plateau_sse.dialects.events import decode, text_of, type_of
-from plateau_sse.dialects.openai_items import arguments_of
 from plateau_sse.live.dialect import PING, Said, State
+from plateau_sse.store.conversations.calls import arguments_of
 from plateau_sse.store.runs import ids
 
 _DONE = b"data: [DONE]\n\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from plateau_sse import jsontext
+from plateau_sse.store.conversations.calls import arguments_of
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 _STATUSES: dict[str, Status] = {
@@ -56,14 +56,6 @@ def call_item(run: bytes, number: int, call: Mapping[str, Any]) -> dict[str, Any
         "arguments": arguments_of(call),
         "status": "completed",
     }
-
-
-def arguments_of(call: Mapping[str, Any]) -> str:
-    """As JSON text, also of a call without any: whoever reads it, reads JSON."""
-    arguments = call["arguments"]
-    if not isinstance(arguments, str):
-        return jsontext.encode(arguments).decode()
-    return arguments if arguments.strip() else "{}"
 
 
 def output_of(

@@ -14,6 +14,7 @@ import msgspec
 from plateau_sse import owners
 from plateau_sse.content import latest_text
 from plateau_sse.store.answers.answer import Answer
+from plateau_sse.store.conversations.calls import Called
 from plateau_sse.store.conversations.conversations import Message, place_of
 from plateau_sse.store.runs.streams import EXTERNAL
 
@@ -65,18 +66,27 @@ class Ask(NamedTuple):
         text = msgspec.json.encode(members, order="sorted")
         return blake2b(text, digest_size=16).hexdigest()
 
-    def with_context(self, context: Sequence[Message]) -> list[dict[str, Any]]:
+    def with_context(
+        self, context: Sequence[Message], called: Called | None = None
+    ) -> list[dict[str, Any]]:
         """The messages that the agent gets: what the conversation remembers stands behind the
         instructions, and before what is new. Calls of tools and their results are left out:
         endpoints refuse one without the other, and either may be the one that is forgotten;
-        and so is a message of nothing."""
+        and so is a message of nothing. The answer that has `called` what is answered now stands
+        whole before the results of that."""
         remembered = [
             {"role": message.role, "content": message.content}
             for message in context
             if message.content and message.role != "tool"
+            if called is None or message.id != called.id
         ]
         first = next(i for i, it in enumerate(self.messages) if it["role"] not in INSTRUCTIONS)
-        return [*self.messages[:first], *remembered, *self.messages[first:]]
+        new = self.messages[first:]
+        if called is not None:
+            answers = [it for it in new if it.get("tool_call_id") in called.ids]
+            rest = [it for it in new if it.get("tool_call_id") not in called.ids]
+            new = [called.message, *answers, *rest]
+        return [*self.messages[:first], *remembered, *new]
 
     @property
     def account(self) -> str:

@@ -34,6 +34,8 @@ from plateau_sse.owners import kept_for, scope_of
 from plateau_sse.store.answers.answer import Answer
 from plateau_sse.store.answers.cache import Cache, Question, digest_of, key_at, key_of
 from plateau_sse.store.answers.packing import FORMAT
+from plateau_sse.store.conversations import calls
+from plateau_sse.store.conversations.calls import Called
 from plateau_sse.store.conversations.conversations import (
     Conversations,
     Message,
@@ -209,7 +211,7 @@ class Intake:
                 context, turn_id = context[:found], context[found].run_id
             if ask.again:
                 context, replaced = self._conversations.before(context, ask.messages)
-        messages = ask.with_context(context)
+        messages = ask.with_context(context, await self._called(ask, context))
         if about.input_bytes is not None and (
             said := too_long(ask.agent, latest_text(messages), about.input_bytes)
         ):
@@ -259,6 +261,17 @@ class Intake:
             question=digest,
         )
         return Asked(ask, job, turn_id)
+
+    async def _called(self, ask: Ask, context: Sequence[Message]) -> Called | None:
+        """What has called for the results that come without their calls; who remembers the
+        conversation itself has the calls, too."""
+        wanted = calls.unasked(ask.messages) if ask.place and not ask.memory else frozenset()
+        if not wanted:
+            return None
+        called = await calls.find(self._conversations, ask.place, context, wanted)
+        if called is None:
+            raise refusals.no_calls(wanted)
+        return called
 
     async def _as_kept(self, ask: Ask, about: About) -> Ask:
         """With what its agent makes of it."""

@@ -35,6 +35,16 @@ def if_busy() -> Problem:
     )
 
 
+def no_calls(call_ids: Iterable[str]) -> Problem:
+    named = ", ".join(sorted(call_ids))[:100]
+    return Problem(
+        "invalid_request",
+        f"This conversation has no answer that called {named}: send the calls, too (the "
+        "`function_call` items, or the assistant's message with its `tool_calls`).",
+        extra={"field": "messages"},
+    )
+
+
 def conversation_busy(waits: bool) -> Problem:
     said = "has as many runs as may wait" if waits else "has a run that is on"
     return Problem(
