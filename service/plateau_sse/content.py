@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 Part = dict[str, Any]
 Content = str | list[Part] | None
 
@@ -19,6 +21,8 @@ _REMARKS = {
     "input_file": "file",
 }
 _REMARK_CHARS = 40
+# Between a text and an answer that it does not end with.
+APART = "\n\n"
 
 
 def text_of(content: Content) -> str:
@@ -57,6 +61,37 @@ def latest_text(messages: Sequence[Mapping[str, Any]]) -> str:
         if message["role"] == "user":
             return text_of(message["content"])
     return ""
+
+
+def untold(text: str, output: str | None) -> str:
+    """The answer, where this text is none of it: what came before, or a draft; '' where the
+    text ends with it, whatever the white space, or is the same value as JSON, of which the
+    answer may have members more that were left to their defaults."""
+    if not output or text.endswith(output):
+        return ""
+    if _bare(text).endswith(_bare(output)):
+        return ""
+    said, meant = _value(text), _value(output)
+    if isinstance(said, dict) and isinstance(meant, dict) and said:
+        return "" if all(said[it] == meant.get(it) for it in said) else output
+    return "" if said is not None and said == meant else output
+
+
+def with_answer(text: str, output: str | None) -> str:
+    """All that is said: whatever came before, it ends with the answer."""
+    rest = untold(text, output)
+    return f"{text}{APART}{rest}" if text and rest else text or rest
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
 
 
 def too_long(agent: str, text: str, most: int) -> str:

@@ -111,6 +111,16 @@ async def concludes(run: Run) -> AsyncIterator[Yielded]:
     yield Output("What was meant.")
 
 
+async def narrates(run: Run) -> AsyncIterator[Yielded]:
+    """Says what it does, and then what it was asked for: as `output` alone, or as its text."""
+    yield "Let me look. "
+    yield Step("answer")
+    await opened(run)
+    if not run.options.get("apart"):
+        yield "It is 5."
+    yield Output('{"it": 5}' if run.options.get("apart") else "It is 5.")
+
+
 async def goes_on(run: Run) -> AsyncIterator[Yielded]:
     """More than is pushed at once."""
     yield Reasoning("Long. " * 5000)

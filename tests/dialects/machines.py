@@ -40,16 +40,18 @@ MARKS = st.one_of(
     st.builds(lambda n: events.input_request(n, "approval", "?", tool_call_id=n), NAMES),
     st.builds(lambda n: events.input_request(n, "question", "?"), NAMES),
 )
+
+
+def completed(reason: events.FinishReason = "stop", output: str | None = None) -> Event:
+    usage = {"input_tokens": 1, "output_tokens": 2}
+    end = events.completed(usage, cached=False, duration_ms=1, finish_reason=reason)
+    if output is None:
+        return end
+    return end._replace(data=events.with_output(end.data, output.encode()))
+
+
 ENDS = st.one_of(
-    st.builds(
-        lambda reason: events.completed(
-            {"input_tokens": 1, "output_tokens": 2},
-            cached=False,
-            duration_ms=1,
-            finish_reason=reason,
-        ),
-        st.sampled_from(events.FINISH_REASONS),
-    ),
+    st.builds(completed, st.sampled_from(events.FINISH_REASONS), st.none() | TEXTS),
     st.builds(lambda text: events.failed("agent_error", text, retryable=False), TEXTS),
     st.just(events.cancelled("requested")),
 )

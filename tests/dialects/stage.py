@@ -18,7 +18,7 @@ from tests.processes import Serving, serving, wait_until
 
 NAMES = (
     *("told", "takes_turns", "calls", "fails", "stumbles", "concludes", "goes_on"),
-    *("cut_off", "options"),
+    *("cut_off", "options", "narrates"),
 )
 ENV = {
     "AGENTS": ",".join(f"{name}={agents.__name__}:{name}" for name in NAMES),

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from plateau_sse import jsontext
+from plateau_sse.content import untold
 from plateau_sse.dialects import places
 from plateau_sse.dialects.events import decode, text_of, type_of
 from plateau_sse.live.dialect import OWN, PING, Due, Said, State
 from plateau_sse.store.conversations.calls import arguments_of
 from plateau_sse.store.runs import ids
-from plateau_sse.store.runs.tape import Point
+from plateau_sse.store.runs.tape import Point, Tape
 
 _PLACE = re.compile(r"(?:([0-9a-f]{6})-)?([1-9][0-9]{0,8})-([0-9]{1,9})\.([0-9]{1,2})")
 _VERSION = "1.0"
@@ -267,7 +268,9 @@ def _end(at: _At, event: _Event, tag: bytes) -> Said:
     has = event.has
     then = at._replace(open=None, step=None, after=-1)
 
-    def make(_: bytes, points: Sequence[Point]) -> bytes:
+    answer = has.get("output") or ""
+
+    def make(text: bytes, points: Sequence[Point]) -> bytes:
         frames = _Frames(at, event.number, tag)
         closed = _close(frames, at)
         if has["type"] == "run.failed":
@@ -275,10 +278,11 @@ def _end(at: _At, event: _Event, tag: bytes) -> Said:
             return bytes(frames.content)
         if not at.run:
             frames.add("RUN_STARTED", OWN, protocolVersion=_VERSION)
-        if has.get("output") and not at.text:
+        said = Tape(ids.split(event.number)[0], text, points).said() if answer else ""
+        if rest := untold(said, answer):
             message_id = _message_id(at, "text", b"output").decode()
             _open(frames, "text", message_id)
-            frames.add("TEXT_MESSAGE_CONTENT", messageId=message_id, delta=has["output"])
+            frames.add("TEXT_MESSAGE_CONTENT", messageId=message_id, delta=rest)
             frames.add("TEXT_MESSAGE_END", messageId=message_id)
         _end_step(frames, closed)
         reason = has.get("finish_reason")
@@ -291,6 +295,8 @@ def _end(at: _At, event: _Event, tag: bytes) -> Said:
         )
         return bytes(frames.content)
 
+    if answer and at.text:
+        return Said(then, b"", True, Due(0, None, make, points=True))
     if has.get("finish_reason") == "input_required" and at.asks:
         return Said(then, b"", True, Due(0, 0, make, points=True))
     return Said(then, make(b"", ()), True)

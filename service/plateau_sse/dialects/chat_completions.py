@@ -8,16 +8,18 @@ with an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from plateau_sse import jsontext
+from plateau_sse.content import with_answer
 from plateau_sse.dialects import openai_errors
 from plateau_sse.dialects.events import decode, text_of, type_of
-from plateau_sse.live.dialect import PING, Said, State
+from plateau_sse.live.dialect import PING, Due, Said, State
 from plateau_sse.store.conversations.calls import arguments_of
 from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.tape import Point, Tape
 
 _DONE = b"data: [DONE]\n\n"
 _FINISH = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
@@ -78,7 +80,7 @@ class ChatCompletions:
             refusal = openai_errors.of_failure("restarted", _RESTARTED, retryable=True)
             return Said(at, _error_frame(refusal), True)
         if kind == b"run.completed":
-            return Said(at, self._end(at, decode(data)), True)
+            return self._completed(at, number, decode(data))
         if kind in (b"run.failed", b"run.cancelled"):
             return Said(at, _error_frame(refusal_of(decode(data))), True)
         return Said(at, b"", False)
@@ -114,10 +116,20 @@ class ChatCompletions:
         content = self._chunk(at, jsontext.encode({"tool_calls": [call]}))
         return Said(at._replace(told=True, calls=at.calls + 1), content, False)
 
-    def _end(self, at: _At, end: dict[str, Any]) -> bytes:
-        content = b""
-        if end.get("output") and not at.text:
-            content = self._chunk(at, jsontext.encode({"content": end["output"]}))
+    def _completed(self, at: _At, number: int, end: dict[str, Any]) -> Said:
+        answer = end.get("output") or ""
+        if not (answer and at.text):
+            return Said(at, self._end(at, end, answer), True)
+
+        def make(text: bytes, points: Sequence[Point]) -> bytes:
+            said = Tape(ids.split(number)[0], text, points).said()
+            return self._end(at, end, with_answer(said, answer)[len(said) :])
+
+        return Said(at, b"", True, Due(0, None, make, points=True))
+
+    def _end(self, at: _At, end: dict[str, Any], rest: str) -> bytes:
+        """`rest` of the content is what the deltas have not said."""
+        content = self._chunk(at, jsontext.encode({"content": rest})) if rest else b""
         reason = finish_reason_of(end["finish_reason"], at.calls)
         last = b',"usage":null' if self._usage else b""
         content += b'%b{},"finish_reason":"%b"}]%b}\n\n' % (at.head, reason.encode(), last)
@@ -143,7 +155,7 @@ def document(run: Mapping[str, Any], model: str) -> dict[str, Any]:
             said[part["type"]] += part["text"]
         elif part["type"] == "tool.call" and part.get("client"):
             calls.append(_call_of(part))
-    text = said["text"] or run["output"] or ""
+    text = with_answer(said["text"], run["output"])
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if said["reasoning"]:
         message["reasoning_content"] = said["reasoning"]

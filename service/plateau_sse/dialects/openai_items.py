@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from plateau_sse.content import untold
 from plateau_sse.store.conversations.calls import arguments_of
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -61,7 +62,8 @@ def call_item(run: bytes, number: int, call: Mapping[str, Any]) -> dict[str, Any
 def output_of(
     run_id: str, parts: Sequence[Mapping[str, Any]], status: Status, output: str | None
 ) -> list[dict[str, Any]]:
-    """Of a run's parts, as records show them; `output` is the answer, where no part is text."""
+    """Of a run's parts, as records show them; `output` is the answer, which is an item of
+    its own where the text does not end with it."""
     run, found, calls = run_id.encode(), list[dict[str, Any]](), 0
     for index, part in enumerate(parts):
         if part["type"] in ("text", "reasoning"):
@@ -72,8 +74,9 @@ def output_of(
         elif part["type"] == "tool.call" and part.get("client"):
             found.append(call_item(run, calls, part))
             calls += 1
-    if output and not any(part["type"] == "text" for part in parts):
-        found.append(item(run, "text", b"output", output, "completed"))
+    said = "".join(part["text"] for part in parts if part["type"] == "text")
+    if rest := untold(said, output):
+        found.append(item(run, "text", b"output", rest, "completed"))
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from plateau_sse import jsontext
+from plateau_sse.content import untold
 from plateau_sse.dialects import places
 from plateau_sse.dialects.events import decode, text_of, type_of
 from plateau_sse.dialects.openai_items import call_item, closing, output_of, status_of
@@ -47,7 +48,7 @@ class _Open(NamedTuple):
 class _At(NamedTuple):
     """`run` is the id of the run, `head` what each response object begins with. `created` and
     `begun`: the response was told to be. `items` so far, `calls` among them, and `points`
-    passed; `text`: some of them were parts of text. `after`: up to this place it was told on
+    passed. `after`: up to this place it was told on
     another connection, -1 once that lies behind. `void`: what that was nobody knows."""
 
     run: bytes = b""
@@ -58,7 +59,6 @@ class _At(NamedTuple):
     items: int = 0
     calls: int = 0
     points: int = 0
-    text: bool = False
     after: int = -1
     void: bool = False
 
@@ -192,7 +192,6 @@ def _grow(at: _At, kind: str, number: int, data: bytes) -> Said:
         open=_Open(kind, part, before),
         items=at.items + 1,
         points=at.points + 1,
-        text=at.text or kind == "text",
         after=-1,
     )
 
@@ -322,12 +321,12 @@ def _end(then: _At, at: _At, number: int, until: int, event: dict[str, Any]) -> 
         part = status if status in ("completed", "incomplete") else "incomplete"
         if at.open is not None:
             _close(frames, at, said[at.open.start :], part)
+        tape = Tape(attempt, said, points)
         final = event.get("output") or ""
-        if final and not at.text:
+        if rest := untold(tape.said(), final):
             then_ = at._replace(open=_Open("text", b"output", 0), items=at.items + 1)
-            _whole(frames, then_, final)
-        parts = Tape(attempt, said, points).shown()
-        output = output_of(at.run.decode(), parts, status, final)
+            _whole(frames, then_, rest)
+        output = output_of(at.run.decode(), tape.shown(), status, final)
         members = _response(at, closing(status, event, output))
         frames.add(_EVENTS[status], members)
         return content + bytes(frames.content)

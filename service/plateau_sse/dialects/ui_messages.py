@@ -8,16 +8,19 @@ and is an error later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from plateau_sse import jsontext
+from plateau_sse.content import untold
 from plateau_sse.dialects.events import decode, text_of, type_of
 from plateau_sse.dialects.ui_parts import chunk
 from plateau_sse.jsontext import is_deeper
-from plateau_sse.live.dialect import PING, Said, State
+from plateau_sse.live.dialect import PING, Due, Said, State
+from plateau_sse.store.runs import ids
+from plateau_sse.store.runs.tape import Point, Tape
 
 _DONE = b"data: [DONE]\n\n"
 _FINISH = {
@@ -32,6 +35,7 @@ _FINISH = {
 _DEPTH_MOST = 100
 _RESTARTED = "The answer has begun again: ask again."
 _NOTHING: frozenset[str] = frozenset()
+_ENDS = (b"run.completed", b"run.failed", b"run.cancelled")
 _KINDS = {b"message.delta": b"text", b"reasoning.delta": b"reasoning"}
 
 
@@ -79,7 +83,6 @@ class UiMessages:
             b"input.request": _input_request,
         }
         self._ends: dict[bytes, Callable[[_At, dict[str, Any]], bytes]] = {
-            b"run.completed": _completed,
             b"run.failed": _failed,
             b"run.cancelled": _cancelled,
         }
@@ -96,12 +99,14 @@ class UiMessages:
         kind = type_of(data)
         if kind in _KINDS:
             return Said(*_grow(at, _KINDS[kind], data), False)
-        if not number and kind not in self._ends:
+        if not number and kind not in _ENDS:
             return Said(*_state(at, kind, data), False)
         if kind == b"run.restarted":
             return _take_back(at)
         at, content = _close(at)
         event = decode(data)
+        if kind == b"run.completed":
+            return _completed(at, content, number, event)
         if kind in self._ends:
             return Said(at, content + self._ends[kind](at, event) + _DONE, True)
         if kind in self._marks:
@@ -299,16 +304,30 @@ def _take_back(at: _At) -> Said:
     return Said(_At(begun=True, earlier=at.earlier), chunk("reset-step"), False)
 
 
-def _completed(at: _At, event: dict[str, Any]) -> bytes:
+def _completed(at: _At, before: bytes, number: int, event: dict[str, Any]) -> Said:
+    """`before` ends the part that is open."""
+    answer = event.get("output") or ""
+    if not (answer and at.text):
+        return Said(at, before + _finished(at, event, answer), True)
+
+    def make(text: bytes, points: Sequence[Point]) -> bytes:
+        said = Tape(ids.split(number)[0], text, points).said()
+        return before + _finished(at, event, untold(said, answer))
+
+    return Said(at, b"", True, Due(0, None, make, points=True))
+
+
+def _finished(at: _At, event: dict[str, Any], rest: str) -> bytes:
+    """`rest` is the answer, where no part has said it."""
     content = b""
-    if event.get("output") and not at.text:
+    if rest:
         content = chunk("text-start", id="output")
-        content += chunk("text-delta", id="output", delta=event["output"])
+        content += chunk("text-delta", id="output", delta=rest)
         content += chunk("text-end", id="output")
     reason = _FINISH.get(event["finish_reason"], "other")
     # A question that waits for a person stays; a call that was cut off is none.
     content += _ended(dict(at.inputs), "The answer was cut off.")
-    return content + chunk("finish-step") + chunk("finish", finishReason=reason)
+    return content + chunk("finish-step") + chunk("finish", finishReason=reason) + _DONE
 
 
 def _failed(at: _At, event: dict[str, Any]) -> bytes:

@@ -26,11 +26,11 @@ PING = b": ping\n"
 
 class Due(NamedTuple):
     """What has to be read before an event can be told: the text of its attempt, from byte
-    `start` to byte `end`, and where `points` all that has happened in it. `make` then says it,
-    of what was read."""
+    `start` to byte `end` (None at a run's end: all there is), and where `points` all that has
+    happened in it. `make` then says it, of what was read."""
 
     start: int
-    end: int
+    end: int | None
     make: Callable[[bytes, Sequence[Point]], bytes]
     points: bool = False
 
@@ -50,8 +50,8 @@ class Dialect(Protocol):
     the same. `name` is what it is counted under, one of `tally.DIALECTS`; `headers` are those
     of its responses, `start` is the state before everything. What differs from reader to reader
     is a part of the state that one begins with, until it is told, or stands where OWN is.
-    `recalls`: some of what is said is `due`. `ping` is heard where nothing else was for a
-    while."""
+    `recalls`: some of what is said before a run's end is `due`. `ping` is heard where nothing
+    else was for a while."""
 
     @property
     def name(self) -> str: ...

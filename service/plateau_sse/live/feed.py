@@ -165,7 +165,7 @@ class Feed:
 
     def owes(self, frame: Frame) -> bool:
         """Whether something has to be read before all who are live can be told this."""
-        if not self.recalls:
+        if not (self.recalls or frame.terminal):
             return False
         # Most stand in one place. All are asked, so that the frame knows of all that is due.
         stands = {one.stand for one in self.live if one.stand is not None}

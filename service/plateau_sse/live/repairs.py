@@ -116,7 +116,9 @@ class Repairs:
         attempt, _ = ids.split(frame.number)
         for told in frame.owing():
             due = told.due
-            if due is None or due.end - due.start > LONG_BYTES:
+            if due is None:
+                continue
+            if due.end is not None and due.end - due.start > LONG_BYTES:
                 continue
             found = await self._streams.recall(
                 run_id, attempt, due.start, due.end, points=due.points

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from plateau_sse import jsontext
+from plateau_sse.content import with_answer
 from plateau_sse.store.conversations.conversations import Conversations, Message
 
 # Answers that are looked at: the latest has called, but for those that failed since.
@@ -47,7 +48,7 @@ def message_of(parts: Sequence[Mapping[str, Any]], output: str | None) -> dict[s
         for part in parts
         if part["type"] == "tool.call" and part.get("client")
     ]
-    text = text or output or ""
+    text = with_answer(text, output)
     if calls:
         called = {"role": "assistant", "content": text or None, "tool_calls": calls}
         return called | ({"reasoning_content": thought} if thought else {})

@@ -128,21 +128,23 @@ class Looks:
         return reading_of(reply, seen)
 
     async def recall(
-        self, run_id: str, attempt: int, start: int, end: int, *, points: bool = False
+        self, run_id: str, attempt: int, start: int, end: int | None, *, points: bool = False
     ) -> tuple[bytes, list[Point]] | None:
-        """An attempt's text from byte `start` to byte `end`, and all its points where those are
-        wanted; None where it is not the run's latest any more, or has no such text."""
+        """An attempt's text from byte `start` to byte `end`, None for all that there is, and
+        all its points where those are wanted; None where it is not the run's latest any more,
+        or has no such text."""
         key = keys.run(run_id)
         with store_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.getrange(key.text, start, max(0, end - 1))
+                pipe.getrange(key.text, start, -1 if end is None else max(0, end - 1))
                 if points:
                     pipe.xrange(key.marks, attempt, attempt)
                 # Last: what was read before is of no later one.
                 pipe.hget(key.record, "attempt")
                 text, *rows, latest = await pipe.execute()
-        text = text[: end - start]
-        if latest is None or int(latest) != attempt or len(text) < end - start:
+        size = len(text) if end is None else end - start
+        text = text[:size]
+        if latest is None or int(latest) != attempt or len(text) < size:
             return None
         return text, [row_point(*row) for row in rows[0]] if points else []
 
