@@ -4,19 +4,23 @@ long; and told of the attempt that it is of, or not at all."""
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import re
 from functools import partial
 from typing import Any
 
 import pytest
 
 from plateau_sse.dialects import agui, responses
+from plateau_sse.dialects.chat_completions import chunks
 from plateau_sse.live.dialect import Stand
 from plateau_sse.store.runs import events
 from tests.store import claim, done, running, texts
 from tests.test_subscriber import Bench, Reader, on_bench
 
 OWN = b'"model":"m"'
+CONTENT = re.compile(rb'"content":("(?:[^"\\]|\\.)*")')
 
 
 async def follow(b: Bench, run_id: str) -> Reader:
@@ -160,5 +164,29 @@ def test_readers_share_frames_whatever_their_own(streams_url: str) -> None:
             assert first["runId"] == last["runId"] == f"r{number}"
             said.append(middle)
         assert said[0] == said[1] == said[2] and said[0]
+
+    on_bench(streams_url, scenario)
+
+
+@pytest.mark.parametrize("words", [1, 5000])
+def test_whether_an_answer_was_told_is_read_once_for_all(streams_url: str, words: int) -> None:
+    """Of a dialect that recalls nothing before the end, and whatever the length of the text."""
+    text, output = "snow " * words, '{"it": 5}'
+
+    async def scenario(b: Bench) -> None:
+        run_id = await running(b.streams)
+        chat = chunks("m", usage=False)
+        readers = [await b.reader(run_id, stand=Stand(chat, chat.start)) for _ in range(4)]
+        await live(*readers)
+        counted = Counted(b)
+        pieces = [text[at : at + 2000] for at in range(0, len(text), 2000)]
+        await b.streams.append(run_id, 1, texts(*pieces), first_seq=2)
+        await b.streams.finish(run_id, 1, [done()], first_seq=2 + len(pieces), output=output)
+        for reader in readers:
+            await reader.has(lambda socket: socket.ended, "it ends")
+            written = b"".join(reader.socket.written)
+            deltas = [json.loads(it) for it in CONTENT.findall(written)]
+            assert "".join(deltas) == f"{text}\n\n{output}"
+        assert counted.calls == 1
 
     on_bench(streams_url, scenario)

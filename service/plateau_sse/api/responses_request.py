@@ -2,7 +2,7 @@
 
 Invariant: a call of a tool goes with its result or not at all, as endpoints want it; items that
 only OpenAI's own servers understand (references to theirs, thoughts, calls of their tools) are
-left out, never refused.
+left out, never refused. A part of what is asked is told, or refused by its place.
 """
 
 from __future__ import annotations
