@@ -6,7 +6,7 @@ ever looked into, so that an agent may be sent what only it understands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -63,24 +63,47 @@ def latest_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def untold(text: str, output: str | None) -> str:
-    """The answer, where this text is none of it: what came before, or a draft; '' where the
-    text ends with it, whatever the white space, or is the same value as JSON, of which the
-    answer may have members more that were left to their defaults."""
-    if not output or text.endswith(output):
+def said_in(parts: Sequence[Mapping[str, Any]]) -> str:
+    """The text of an answer's parts, as records show them."""
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def untold(parts: Sequence[Mapping[str, Any]], output: str | None) -> str:
+    """The answer, where these parts say something else: what came before, or a draft. '' where
+    their text ends with it, or one of them (with what goes on with it) is it, whatever the
+    white space: of those who speak side by side the last to end need not be the last that is
+    told. As JSON the answer may have more members, which were left to their defaults."""
+    text = said_in(parts)
+    if not output or text.endswith(output) or _bare(text).endswith(_bare(output)):
         return ""
-    if _bare(text).endswith(_bare(output)):
-        return ""
+    return "" if any(_is_said(it, output) for it in _texts(parts)) else output
+
+
+def with_answer(parts: Sequence[Mapping[str, Any]], output: str | None) -> str:
+    """All that is said: whatever came before, it has the answer."""
+    text, rest = said_in(parts), untold(parts, output)
+    return f"{text}{APART}{rest}" if text and rest else text or rest
+
+
+def _texts(parts: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    """Each with what goes on with it."""
+    texts: dict[Any, str] = {}
+    begun: dict[Any, Any] = {}
+    for index, part in enumerate(parts):
+        if part["type"] == "text":
+            number = part.get("part", f"at {index}")
+            first = begun[number] = begun.get(part.get("continues"), number)
+            texts[first] = texts.get(first, "") + part["text"]
+    return texts.values()
+
+
+def _is_said(text: str, output: str) -> bool:
+    if _bare(text) == _bare(output):
+        return True
     said, meant = _value(text), _value(output)
     if isinstance(said, dict) and isinstance(meant, dict) and said:
-        return "" if all(said[it] == meant.get(it) for it in said) else output
-    return "" if said is not None and said == meant else output
-
-
-def with_answer(text: str, output: str | None) -> str:
-    """All that is said: whatever came before, it ends with the answer."""
-    rest = untold(text, output)
-    return f"{text}{APART}{rest}" if text and rest else text or rest
+        return all(said[name] == meant.get(name) for name in said)
+    return said is not None and said == meant
 
 
 def _bare(text: str) -> str:

@@ -49,8 +49,24 @@ APART, TEXT = '{"it": 5}', "It is 5."
     ],
 )
 def test_what_the_text_ends_with_is_not_said_again(text: str, output: Any, rest: str) -> None:
-    assert untold(text, output) == rest
-    assert with_answer(text, output) == (f"{text}\n\n{rest}" if text and rest else text or rest)
+    parts = [{"type": "text", "part": 0, "text": text}]
+    assert untold(parts, output) == rest
+    assert with_answer(parts, output) == (
+        f"{text}\n\n{rest}" if text and rest else text or rest
+    )
+
+
+def part(number: int, text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "text", "part": number, "text": text, **more}
+
+
+def test_of_two_who_speak_side_by_side_neither_is_told_twice() -> None:
+    """The answer is that of who has ended last."""
+    parts = [part(0, "It "), part(1, "Other"), part(2, "is 5.", continues=0), part(3, "wise")]
+    assert untold(parts, TEXT) == "" and untold(parts, "Otherwise") == "Otherwise"
+    assert untold([part(0, '{"it": 5}'), part(1, "Done.")], '{"it": 5, "of": 1}') == ""
+    # As releases before kept them.
+    assert untold([{"type": "text", "text": TEXT}, part(0, "x")], TEXT) == ""
 
 
 def tape_with(*said: str, output: str | None) -> Tape:
@@ -137,7 +153,7 @@ def chat(stage: Stage, question: str, options: dict[str, Any]) -> str:
     return "".join(it["choices"][0]["delta"].get("content") or "" for it in chunks)
 
 
-def whole(stage: Stage, question: str, options: dict[str, Any]) -> str:
+def document_of(stage: Stage, question: str, options: dict[str, Any]) -> str:
     messages = [{"role": "user", "content": question}]
     body = {"model": "narrates", "messages": messages, **options}
     answer = json.loads(post(stage, "/v1/chat/completions", body))
@@ -153,7 +169,7 @@ def test_live_joined_and_from_the_cache(stage: Stage, is_apart: bool) -> None:
         options: dict[str, Any] = {"gate": str(gate), "apart": is_apart}
         asking = [
             threading.Thread(target=lambda ask=ask: found.append(ask(stage, question, options)))
-            for ask in (chat, chat, chat, whole)
+            for ask in (chat, chat, chat, document_of)
         ]
         for thread in asking:
             thread.start()
@@ -161,7 +177,7 @@ def test_live_joined_and_from_the_cache(stage: Stage, is_apart: bool) -> None:
     for thread in asking:
         thread.join(20)
     assert found == [expected] * 4
-    assert chat(stage, question, options) == whole(stage, question, options) == expected
+    assert chat(stage, question, options) == document_of(stage, question, options) == expected
 
     body = {"model": "narrates", "input": question, **options}
     answer = httpx.post(f"{stage.url}/v1/responses", json=body, headers=KEY).json()

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 
 from plateau_sse.cli.dialects import SPOKEN, Event, Question
+from plateau_sse.content import APART, untold
 from plateau_sse.dialects.agui import AGUI
 from plateau_sse.dialects.chat_completions import chunks
 from plateau_sse.dialects.ui_messages import PLAIN as UI
@@ -85,8 +86,10 @@ def test_what_is_heard_of_any_tape_is_what_it_says(via: str, tape: Tape) -> None
     content = told(dialect, dialect.start, entries, tape).content
     events = heard(via, blocks(signed(content)))
     ours = [json.loads(entry.data) for entry in entries]
-    for kind in ("message.delta", "reasoning.delta"):
-        assert text_of(events, kind) == text_of(ours, kind)
+    assert text_of(events, "reasoning.delta") == text_of(ours, "reasoning.delta")
+    said, rest = text_of(ours, "message.delta"), untold(tape.shown(), ours[-1].get("output"))
+    apart = APART if said and rest and via == "chat" else ""
+    assert text_of(events, "message.delta") == f"{said}{apart}{rest}"
     assert events[-1]["type"] == ours[-1]["type"] or ours[-1]["type"] == "run.cancelled"
     assert sum(event["type"].startswith("run.") for event in events) == 1
     if ours[-1].get("finish_reason") in ENDS and via in ("ui", "agui"):

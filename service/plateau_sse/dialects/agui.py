@@ -278,8 +278,8 @@ def _end(at: _At, event: _Event, tag: bytes) -> Said:
             return bytes(frames.content)
         if not at.run:
             frames.add("RUN_STARTED", OWN, protocolVersion=_VERSION)
-        said = Tape(ids.split(event.number)[0], text, points).said() if answer else ""
-        if rest := untold(said, answer):
+        parts = Tape(ids.split(event.number)[0], text, points).shown() if answer else []
+        if rest := untold(parts, answer):
             message_id = _message_id(at, "text", b"output").decode()
             _open(frames, "text", message_id)
             frames.add("TEXT_MESSAGE_CONTENT", messageId=message_id, delta=rest)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from plateau_sse import jsontext
-from plateau_sse.content import with_answer
+from plateau_sse.content import said_in, with_answer
 from plateau_sse.dialects import openai_errors
 from plateau_sse.dialects.events import decode, text_of, type_of
 from plateau_sse.live.dialect import PING, Due, Said, State
@@ -122,8 +122,9 @@ class ChatCompletions:
             return Said(at, self._end(at, end, answer), True)
 
         def make(text: bytes, points: Sequence[Point]) -> bytes:
-            said = Tape(ids.split(number)[0], text, points).said()
-            return self._end(at, end, with_answer(said, answer)[len(said) :])
+            parts = Tape(ids.split(number)[0], text, points).shown()
+            rest = with_answer(parts, answer).removeprefix(said_in(parts))
+            return self._end(at, end, rest)
 
         return Said(at, b"", True, Due(0, None, make, points=True))
 
@@ -148,17 +149,16 @@ def chunks(model: str, *, usage: bool) -> ChatCompletions:
 
 def document(run: Mapping[str, Any], model: str) -> dict[str, Any]:
     """The answer of a run that completed, as `GET /v1/runs/{id}` shows it."""
-    said = {"text": "", "reasoning": ""}
-    calls = []
+    thought, calls = "", []
     for part in run["parts"]:
-        if part["type"] in said:
-            said[part["type"]] += part["text"]
+        if part["type"] == "reasoning":
+            thought += part["text"]
         elif part["type"] == "tool.call" and part.get("client"):
             calls.append(_call_of(part))
-    text = with_answer(said["text"], run["output"])
+    text = with_answer(run["parts"], run["output"])
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if said["reasoning"]:
-        message["reasoning_content"] = said["reasoning"]
+    if thought:
+        message["reasoning_content"] = thought
     if calls:
         message |= {"content": text or None, "tool_calls": calls}
     choice = {

@@ -63,7 +63,7 @@ def output_of(
     run_id: str, parts: Sequence[Mapping[str, Any]], status: Status, output: str | None
 ) -> list[dict[str, Any]]:
     """Of a run's parts, as records show them; `output` is the answer, which is an item of
-    its own where the text does not end with it."""
+    its own where they have not told it."""
     run, found, calls = run_id.encode(), list[dict[str, Any]](), 0
     for index, part in enumerate(parts):
         if part["type"] in ("text", "reasoning"):
@@ -74,8 +74,7 @@ def output_of(
         elif part["type"] == "tool.call" and part.get("client"):
             found.append(call_item(run, calls, part))
             calls += 1
-    said = "".join(part["text"] for part in parts if part["type"] == "text")
-    if rest := untold(said, output):
+    if rest := untold(parts, output):
         found.append(item(run, "text", b"output", rest, "completed"))
     return found
 

@@ -321,12 +321,12 @@ def _end(then: _At, at: _At, number: int, until: int, event: dict[str, Any]) -> 
         part = status if status in ("completed", "incomplete") else "incomplete"
         if at.open is not None:
             _close(frames, at, said[at.open.start :], part)
-        tape = Tape(attempt, said, points)
+        parts = Tape(attempt, said, points).shown()
         final = event.get("output") or ""
-        if rest := untold(tape.said(), final):
+        if rest := untold(parts, final):
             then_ = at._replace(open=_Open("text", b"output", 0), items=at.items + 1)
             _whole(frames, then_, rest)
-        output = output_of(at.run.decode(), tape.shown(), status, final)
+        output = output_of(at.run.decode(), parts, status, final)
         members = _response(at, closing(status, event, output))
         frames.add(_EVENTS[status], members)
         return content + bytes(frames.content)

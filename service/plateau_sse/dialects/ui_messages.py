@@ -311,8 +311,8 @@ def _completed(at: _At, before: bytes, number: int, event: dict[str, Any]) -> Sa
         return Said(at, before + _finished(at, event, answer), True)
 
     def make(text: bytes, points: Sequence[Point]) -> bytes:
-        said = Tape(ids.split(number)[0], text, points).said()
-        return before + _finished(at, event, untold(said, answer))
+        parts = Tape(ids.split(number)[0], text, points).shown()
+        return before + _finished(at, event, untold(parts, answer))
 
     return Said(at, b"", True, Due(0, None, make, points=True))
 

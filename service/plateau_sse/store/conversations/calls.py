@@ -35,10 +35,7 @@ def arguments_of(call: Mapping[str, Any]) -> str:
 
 def message_of(parts: Sequence[Mapping[str, Any]], output: str | None) -> dict[str, Any] | None:
     """An answer, as records show its parts, as a message of the assistant; None for nothing."""
-    text, thought = (
-        "".join(part["text"] for part in parts if part["type"] == kind)
-        for kind in ("text", "reasoning")
-    )
+    thought = "".join(part["text"] for part in parts if part["type"] == "reasoning")
     calls = [
         {
             "id": part["id"],
@@ -48,7 +45,7 @@ def message_of(parts: Sequence[Mapping[str, Any]], output: str | None) -> dict[s
         for part in parts
         if part["type"] == "tool.call" and part.get("client")
     ]
-    text = with_answer(text, output)
+    text = with_answer(parts, output)
     if calls:
         called = {"role": "assistant", "content": text or None, "tool_calls": calls}
         return called | ({"reasoning_content": thought} if thought else {})
