@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -214,3 +215,69 @@ def test_what_cannot_be_asked_is_refused(request_: InputRequest) -> None:
     with pytest.raises(AgentError) as caught:
         Yields("a").take(request_)
     assert caught.value.code == "agent_invalid_output"
+
+
+class Text(str):
+    """As LangChain's texts are."""
+
+    def __str__(self) -> str:
+        return "another"
+
+
+class Whole(int):
+    def __int__(self) -> int:
+        return 0
+
+
+class Share(float):
+    pass
+
+
+class Members(dict[Any, Any]):
+    pass
+
+
+class Shade(Enum):
+    RED = Text("red")
+    FULL = Share(0.5)
+
+
+OF_SUBCLASSES: list[tuple[Any, Any]] = [
+    (Text("x"), "x"),
+    (Whole(7), 7),
+    (Share(1.5), 1.5),
+    (Members({Text("a"): [Text("b"), (Whole(1),)]}), {"a": ["b", [1]]}),
+    ({"a": Shade.RED, Shade.FULL: Shade.FULL}, {"a": "red", "0.5": 0.5}),
+    ([Text("\ud83d\ude00"), {Text("\ud800")}, True], ["😀", ["�"], True]),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), OF_SUBCLASSES)
+def test_what_is_nearly_plain_is_told_as_that(value: Any, expected: Any) -> None:
+    """msgspec knows no subclasses, which frameworks have many of."""
+    yields = Yields("notes")
+    call = yields.take(ToolCall("c", "f", value, client=True))
+    result, data = yields.take(ToolResult("c", value)), yields.take(Data("d", value))
+    assert isinstance(call, Call) and isinstance(result, Event) and isinstance(data, Event)
+    assert msgspec.json.decode(call.event.data)["arguments"] == expected
+    assert msgspec.json.decode(result.data)["output"] == expected
+    assert msgspec.json.decode(data.data)["value"] == expected
+    # As what is too long to be shown whole.
+    long = yields.take(ToolResult("c", [value, "x" * MARK_BYTES]))
+    assert isinstance(long, Event)
+    begun = msgspec.json.encode([expected]).decode()[:-1]
+    assert msgspec.json.decode(long.data)["output"].startswith(begun)
+
+
+def test_a_text_of_a_subclass_is_an_answer() -> None:
+    yields = Yields("notes")
+    assert yields.take(Output(Text("x"))) is None
+    assert (type(yields.output), yields.output) == (str, "x")
+    assert yields.take(Text("y")) == Piece("t", "y")
+
+
+def test_what_has_no_end_is_no_json() -> None:
+    value = Members()
+    value["itself"] = [Text("x"), value]
+    with pytest.raises(AgentError, match="is no JSON"):
+        Yields("notes").take(Data("d", value))

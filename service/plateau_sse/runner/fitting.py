@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -20,15 +21,18 @@ MESSAGE_CHARS = 500
 DEPTH = 100
 
 _NO_JSON = (TypeError, ValueError, OverflowError, RecursionError)
+# What `_plain` may mend.
+_MENDED = (TypeError, UnicodeEncodeError)
 
 
 def plain(text: str) -> str:
-    """Lone surrogates, which no UTF-8 can carry, become U+FFFD; two halves one character."""
+    """Lone surrogates, which no UTF-8 can carry, become U+FFFD; two halves one character. Of a
+    subclass, as LangChain's texts are, it is the text itself: msgspec knows no others."""
     try:
-        text.encode()
+        str.encode(text)
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+    return str.__str__(text)
 
 
 def short(value: object) -> str:
@@ -44,7 +48,7 @@ def made(make: Callable[[Any], Event], value: Any) -> Event | None:
     try:
         try:
             event = make(value)
-        except UnicodeEncodeError:
+        except _MENDED:
             event = make(_plain(value))
     except _NO_JSON:
         return None
@@ -67,13 +71,21 @@ def _is_deep(data: bytes) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """As `plain`, at every depth."""
+    """As `plain`, at every depth: also numbers and enumerations as what they are."""
     match value:
+        case Enum() if isinstance(value.value, str | int | float):
+            return _plain(value.value)
         case str():
             return plain(value)
+        case bool():
+            return value
+        case int():
+            return int.__int__(value)
+        case float():
+            return float.__float__(value)
         case dict():
             return {_plain(name): _plain(it) for name, it in value.items()}
-        case list() | tuple():
+        case list() | tuple() | set() | frozenset():
             return [_plain(it) for it in value]
     return value
 
@@ -82,7 +94,7 @@ def json_text(value: Any) -> str:
     """The JSON of what is JSON, with its surrogates mended."""
     try:
         return msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:
+    except _MENDED:
         return msgspec.json.encode(_plain(value)).decode()
 
 
