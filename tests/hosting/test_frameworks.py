@@ -187,6 +187,27 @@ def test_the_whole_exchange_reaches_the_model(host: Host, wire: str) -> None:
     assert '"very"' in body and "c1" in body and "weather" in body
 
 
+@pytest.mark.parametrize("member", ["file_url", "file_data"])
+def test_a_file_that_is_elsewhere_keeps_its_address(host: Host, member: str) -> None:
+    """AI SDK and AG-UI send it as the data, Responses as what it is."""
+    url = "https://x.test/a.pdf"
+    file = {"type": "file", "file": {member: url}}
+    content = [{"type": "text", "text": "plain"}, file]
+    told = host.ask("responses_helper", "", messages=[{"role": "user", "content": content}])
+    assert told.text == "Plain words."
+    said = host.model.requests[-1].body["input"][-1]["content"]
+    assert said[1] == {"type": "input_file", "file_url": url}
+
+
+def test_a_file_that_is_there_is_told_whole(host: Host) -> None:
+    data = "data:application/pdf;base64,AAAA"
+    file = {"type": "file", "file": {"file_data": data, "filename": "a.pdf"}}
+    content = [{"type": "text", "text": "plain"}, file]
+    host.ask("responses_helper", "", messages=[{"role": "user", "content": content}])
+    said = host.model.requests[-1].body["input"][-1]["content"]
+    assert said[1]["file_data"] == data and "file_url" not in said[1]
+
+
 def test_what_cannot_be_told_to_an_agent_is_refused(host: Host) -> None:
     messages = [{"role": "user", "content": [{"type": "video_url", "video_url": {}}]}]
     told = host.ask("chat_helper", "", messages=messages)

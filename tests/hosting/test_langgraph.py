@@ -160,6 +160,15 @@ def test_whole_exchanges_reach_the_graph(host: Host) -> None:
     assert sent[4]["content"][1]["image_url"]["url"] == picture["image_url"]["url"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("member", ["file_url", "file_data"])
+def test_a_file_that_is_elsewhere_keeps_its_address(host: Host, member: str) -> None:
+    url = "https://x.test/a.pdf"
+    content = [{"type": "text", "text": "?"}, {"type": "file", "file": {member: url}}]
+    ask(host, "cites", messages=[{"role": "user", "content": content}])
+    said = host.model.requests[-1].body["input"][-1]["content"]
+    assert said[1] == {"type": "input_file", "file_url": url}
+
+
 @pytest.mark.parametrize(
     ("agent", "code", "retryable"),
     [

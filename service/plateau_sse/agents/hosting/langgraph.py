@@ -18,7 +18,12 @@ from plateau_sse.agents.hosting import Hosted
 from plateau_sse.agents.hosting.exchange import latest_of
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.langgraph_blocks import custom
-from plateau_sse.agents.hosting.langgraph_input import check_options, closing, fields_of
+from plateau_sse.agents.hosting.langgraph_input import (
+    as_taken,
+    check_options,
+    closing,
+    fields_of,
+)
 from plateau_sse.agents.hosting.langgraph_interrupts import Asking
 from plateau_sse.agents.hosting.langgraph_messages import Messages
 from plateau_sse.agents.hosting.telling import jsonable
@@ -174,7 +179,7 @@ class _Thread:
             has_spoken = any(it.role == "assistant" for it in said)
             said = latest_of(said, waits=bool(state.interrupts) or not has_spoken)
         try:
-            messages = convert_to_messages([_content(it.as_sent()) for it in said])
+            messages = convert_to_messages([as_taken(it) for it in said])
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
             message = f"The graph does not take these messages ({type(error).__name__})."
             raise AgentError("invalid_options", message) from error
@@ -200,7 +205,3 @@ class _Thread:
     def close(self) -> None:
         if self._saver is not None:
             self._saver.delete_thread(self._name)
-
-
-def _content(said: dict[str, Any]) -> dict[str, Any]:
-    return said | {"content": ""} if said["content"] is None else said

@@ -11,8 +11,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plateau_sse.agents import AgentError
-from plateau_sse.agents.hosting.exchange import UNANSWERED
+from plateau_sse.agents import AgentError, Message
+from plateau_sse.agents.hosting.exchange import UNANSWERED, file_url_of
 
 SHOWN_MOST = 20
 UNFINISHED = "This was not finished; the conversation has gone on."
@@ -63,6 +63,22 @@ def _wrong(form: Any, value: Any) -> str:
         # It has no such form.
         return ""
     return ""
+
+
+def as_taken(message: Message) -> dict[str, Any]:
+    """As LangChain reads it: a file that is elsewhere has a form of its own there."""
+    said = message.as_sent()
+    content = said["content"]
+    if isinstance(content, list):
+        content = [_part(part) for part in content]
+    return said | {"content": "" if content is None else content}
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    match part:
+        case {"type": "file", "file": dict(file)} if url := file_url_of(file):
+            return {"type": "file", "url": url}
+    return part
 
 
 def closing(state: Any, new: Sequence[Any]) -> list[Any]:

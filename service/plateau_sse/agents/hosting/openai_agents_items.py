@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from plateau_sse.agents import AgentError, Message
+from plateau_sse.agents.hosting.exchange import file_url_of
 from plateau_sse.content import Content
 
 
@@ -54,6 +55,8 @@ def _part(part: Mapping[str, Any]) -> Any:
             return {"type": "input_image", "image_url": url, "detail": detail}
         case {"type": "input_audio", "input_audio": dict(audio)}:
             return {"type": "input_audio", "input_audio": audio}
+        case {"type": "file", "file": dict(file)} if url := file_url_of(file):
+            return {"type": "input_file", "file_url": url}
         case {"type": "file", "file": {"file_data": str(data)} as file}:
             name = file.get("filename") or "file"
             return {"type": "input_file", "file_data": data, "filename": name}
@@ -63,5 +66,5 @@ def _part(part: Mapping[str, Any]) -> Any:
     raise AgentError(
         "invalid_options",
         f"A part of type {kind!r} cannot be told to this agent: send text, image_url, "
-        "input_audio, or file with file_data or file_id.",
+        "input_audio, or file with file_data, file_url or file_id.",
     )

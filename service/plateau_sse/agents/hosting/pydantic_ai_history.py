@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from plateau_sse.agents import AgentError, Message
+from plateau_sse.agents.hosting.exchange import file_url_of
 from plateau_sse.content import Content
 
 
@@ -78,13 +79,15 @@ def _part(part: Mapping[str, Any]) -> Any:
             return _at(url, "image", image.get("detail"))
         case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(form)}}:
             return _binary(data, f"audio/{'mpeg' if form == 'mp3' else form}")
+        case {"type": "file", "file": dict(file)} if url := file_url_of(file):
+            return _at(url, "file", None)
         case {"type": "file", "file": {"file_data": str(url)}}:
             return _at(url, "file", None)
     kind = str(part.get("type"))[:40]
     raise AgentError(
         "invalid_options",
         f"A part of type {kind!r} cannot be told to this agent: send text, image_url, "
-        "input_audio with data and format, or file with file_data.",
+        "input_audio with data and format, or file with file_data or file_url.",
     )
 
 
