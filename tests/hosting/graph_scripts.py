@@ -60,6 +60,9 @@ SCRIPTS: dict[str, Script] = {
     "approve": approve,
     "careful": careful,
     "structured": always(Say('{"city": "Rome", "degrees": 7}')),
+    "structured_by_tool": always(
+        Say("Here it is: "), Call("Weather", {"city": "Rome", "degrees": 7})
+    ),
     "slow": always(Say(NUMBERS, pause_s=PAUSE_S)),
     "slow-a": always(Say(words("a"), pause_s=PAUSE_S)),
     "slow-b": always(Say(words("b"), pause_s=PAUSE_S)),

@@ -114,9 +114,15 @@ def test_an_endless_loop_ends_at_its_steps(host: Host) -> None:
     assert len(only(events, "tool.result")) >= len(calls) - 1
 
 
-def test_structured_output_is_data(host: Host) -> None:
-    (data,) = only(ask(host, "structured"), "data")
-    assert (data["name"], data["value"]) == ("output", {"city": "Rome", "degrees": 7})
+@pytest.mark.parametrize("agent", ["structured", "structured_by_tool"])
+def test_structured_output_is_data_and_the_answer(host: Host, agent: str) -> None:
+    """Also for who reads only text, and where the model has given it by a call."""
+    told = host.ask(agent, "Why?")
+    (data,) = told.all("data")
+    weather = {"city": "Rome", "degrees": 7}
+    assert (data["name"], data["value"]) == ("output", weather)
+    assert json.loads(host.record(told.run_id)["output"]) == weather
+    assert told.end["finish_reason"] == "stop"
 
 
 def test_two_nodes_side_by_side_are_not_garbled(host: Host) -> None:
@@ -137,6 +143,7 @@ def test_options_are_the_input_of_a_graph_without_messages(host: Host) -> None:
     data = {it["name"]: it["value"] for it in only(events, "data")}
     assert data["draft"] == {"topic": "ab"} and data["custom"] == "anything"
     assert data["output"] == {"topic": "ab", "times": 2, "text": "abab"}
+    assert json.loads(events[-1]["output"]) == data["output"]
     wrong = ask(host, "of_a_topic", options={"topic": "ab", "times": "often"})[-1]
     assert wrong["code"] == "invalid_options" and "times" in wrong["message"]
 

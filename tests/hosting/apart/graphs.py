@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
-from langchain.agents.structured_output import ProviderStrategy
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -97,6 +97,9 @@ fails = create_agent(model("fails"), [fail])
 loop = create_agent(model("loop"), [weather])
 slow_loop = create_agent(model("slow_loop"), [weather])
 structured = create_agent(model("structured"), response_format=ProviderStrategy(Weather))
+structured_by_tool = create_agent(
+    model("structured_by_tool"), response_format=ToolStrategy(Weather)
+)
 slow = create_agent(model("slow"))
 silent = create_agent(model("silent"))
 waits = create_agent(model("waits"), [wait])

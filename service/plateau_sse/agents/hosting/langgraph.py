@@ -8,6 +8,7 @@ it waits for is asked, and its state kept until it is answered.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
@@ -99,7 +100,7 @@ class _Telling:
 
     def outcome(self) -> Iterator[Yielded]:
         """Once the graph has come to its end: the answer, where it is not all of the text; what
-        has a form of its own; or what it waits for."""
+        has a form of its own, which is the answer where no text is; or what it waits for."""
         yield from self.messages.rest(is_answer=not self.asking.waits)
         yield from self.asking.requests()
         if self.messages.spoke > 1:
@@ -110,7 +111,11 @@ class _Telling:
         if isinstance(values, Mapping) and "messages" in values:
             values = values.get("structured_response")
         if values is not None:
-            yield Data("output", jsonable(values))
+            value = jsonable(values)
+            yield Data("output", value)
+            if not self.messages.is_answered:
+                # Given by a call, or by no model at all: some clients read only text.
+                yield Output(json.dumps(value, ensure_ascii=False))
 
 
 class _Thread:

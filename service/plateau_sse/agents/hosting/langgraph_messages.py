@@ -67,8 +67,9 @@ class Messages:
         self._sources = 0
         self._usage = Usage(0, 0, 0, 0)
         self._finish = ""
-        # How many messages had a text, and that of the one which was over last.
-        self.spoke, self.final = 0, ""
+        # How many messages had a text, and that of the one which was over last; whether the
+        # last of all is an answer, which calls are not.
+        self.spoke, self.final, self.is_answered = 0, "", False
 
     def take(self, message: Any, metadata: Mapping[str, Any]) -> Iterator[Yielded]:
         """One piece, or one whole message, of the stream `messages`."""
@@ -138,7 +139,8 @@ class Messages:
         found = self._open.pop(task, None)
         if found is None:
             return
-        for call in calls_of(found.pieces):
+        calls = list(calls_of(found.pieces))
+        for call in calls:
             call_id = self._id_of(call.id, found)
             self._called.add(call_id)
             call = replace(call, id=call_id)
@@ -147,6 +149,7 @@ class Messages:
         self._finish = found.finish
         if (text := "".join(found.text)).strip():
             self.spoke, self.final = self.spoke + 1, text
+        self.is_answered = bool(text.strip()) and not calls
         if self._usage != Usage(0, 0, 0, 0):
             yield self._usage
         yield from self.floor.end(task)
