@@ -125,6 +125,8 @@ careful_tool = create_agent(
 careful_elsewhere = create_agent(
     model("careful"), [weather, delete_asking], checkpointer=InMemorySaver()
 )
+chat_keeper = create_agent(model("m1"), checkpointer=Checkpointer())
+keeper_elsewhere = create_agent(model("m1"), checkpointer=InMemorySaver())
 kept_in_cache = hosted(create_agent(model("plain")), cache=True, version="1")
 
 

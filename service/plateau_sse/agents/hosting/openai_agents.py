@@ -95,7 +95,7 @@ async def _given(
     if settings.input is not None and settings.input is not Session:
         session.go_on()
         return await settings.input_of(run)
-    if settings.input is None:
+    if settings.input is None or session.is_empty:
         session.go_on()
         return items_of(run.messages) or run.input
     latest = latest_of(run.messages, waits=session.state is not None)

@@ -38,6 +38,11 @@ class Session:
             self._items = kept["messages"]
             self.state, self.waiting = kept["state"], kept["waiting"]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is remembered: no items, and no run that waits."""
+        return not self._items and self.state is None
+
     async def get_items(self, limit: int | None = None) -> list[Any]:
         """Those of the runs before, oldest first; the latest `limit`."""
         first = 0 if limit is None else max(0, len(self._items) - limit)
@@ -72,7 +77,7 @@ class Session:
         """Without a conversation nothing is kept."""
         if self._memory is None:
             return
-        if not self._items and self.state is None:
+        if self.is_empty:
             self._memory.keep(b"")
             return
         head = {"format": FORMAT, "state": self.state, "waiting": self.waiting}
