@@ -125,6 +125,23 @@ def test_structured_output_is_data_and_the_answer(host: Host, agent: str) -> Non
     assert told.end["finish_reason"] == "stop"
 
 
+def test_what_a_node_returns_as_its_own_is_told_once(host: Host) -> None:
+    """And what others say again in the same words, once more."""
+    told = host.ask("copies", "Why?")
+    texts = [part["text"] for part in told.books.parts if part["type"] == "text"]
+    assert texts == [*[ANSWER] * 5, "Nine."]
+    assert len(told.all("step")) == 6
+    # What was said last is no part of the state.
+    assert told.end["output"] == ANSWER
+
+
+def test_calls_that_a_node_returns_as_its_own_are_told_once(host: Host) -> None:
+    told = host.ask("copies_calls", "Why?")
+    assert [it["id"] for it in told.all("tool.call")] == ["call_weather", "call_clock"]
+    assert {it["id"] for it in told.all("tool.result")} == {"call_weather", "call_clock"}
+    assert told.text == "Let me look that up.It is cold in Rome at noon."
+
+
 def test_two_nodes_side_by_side_are_not_garbled(host: Host) -> None:
     events = ask(host, "side_by_side")
     assert text_of(events) in (words("a") + words("b"), words("b") + words("a"))

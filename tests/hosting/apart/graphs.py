@@ -10,11 +10,13 @@ from typing import TypedDict
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 from pydantic import BaseModel
@@ -144,6 +146,51 @@ def side_by_side():
         graph.add_edge(START, name)
         graph.add_edge(name, END)
     return graph.compile()
+
+
+def _chain(*nodes):
+    graph = StateGraph(MessagesState)
+    graph.add_sequence([(str(number), node) for number, node in enumerate(nodes)])
+    graph.add_edge(START, "0")
+    return graph.compile()
+
+
+def copies():
+    """Nodes that return what a model has said, or an agent, as a message of their own; and
+    others that say the same by themselves."""
+    told = model("plain")
+
+    async def as_a_dict(state):
+        found = await told.ainvoke(state["messages"])
+        return {"messages": [{"role": "assistant", "content": found.content}]}
+
+    async def as_a_message(state):
+        found = await told.ainvoke(state["messages"])
+        return {"messages": [AIMessage(found.content)]}
+
+    async def of_an_agent(state):
+        found = await plain.ainvoke({"messages": state["messages"]})
+        await model("thoughts").ainvoke(state["messages"])
+        return {"messages": [AIMessage(found["messages"][-1].content)]}
+
+    async def by_itself(state):
+        return {"messages": [AIMessage(state["messages"][-1].content)]}
+
+    async def in_words(state):
+        return {"messages": [("ai", state["messages"][-1].content)]}
+
+    return _chain(as_a_dict, as_a_message, by_itself, in_words, of_an_agent)
+
+
+def copies_calls():
+    """The same, with calls that are executed next."""
+    told = model("tools").bind_tools([weather, clock])
+
+    async def calls(state):
+        found = await told.ainvoke(state["messages"])
+        return {"messages": [AIMessage(found.content, tool_calls=found.tool_calls)]}
+
+    return _chain(calls, ToolNode([weather, clock]), calls)
 
 
 def with_sub_agent():

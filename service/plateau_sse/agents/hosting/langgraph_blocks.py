@@ -37,6 +37,11 @@ def blocks_of(message: Any) -> list[dict[str, Any]]:
     return blocks
 
 
+def text_of(message: Any) -> str:
+    blocks = blocks_of(message)
+    return "".join(str(it.get("text") or "") for it in blocks if it.get("type") == "text")
+
+
 def _chunks(message: Any) -> list[dict[str, Any]]:
     return getattr(message, "tool_call_chunks", None) or []
 

@@ -2,8 +2,9 @@
 
 Invariant: what one model says is one message, told to its end before another begins. A message
 is known by the task in which it is made and not by its id, which changes midway over OpenAI's
-Responses; it is over with the piece that says so, or with its task. A call is told once, when
-it is whole, and so is its result, whichever of the streams has it first.
+Responses; it is over with the piece that says so, or with its task. It is told once, also where
+its node returns it as a message of its own. A call is told once, when it is whole, and so is
+its result, whichever of the streams has it first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from plateau_sse.agents import (
     Yielded,
 )
 from plateau_sse.agents.hosting.floor import Floor
-from plateau_sse.agents.hosting.langgraph_blocks import blocks_of, calls_of, file_in
+from plateau_sse.agents.hosting.langgraph_blocks import blocks_of, calls_of, file_in, text_of
+from plateau_sse.agents.hosting.langgraph_copies import Copies, Told
 from plateau_sse.agents.hosting.telling import Ids, jsonable
 
 CALLS_MOST = 100
@@ -39,6 +41,7 @@ class _Open:
     ids of them."""
 
     def __init__(self) -> None:
+        self.message_ids: set[str] = set()
         self.pieces: list[Any] = []
         self.ids: dict[str, str] = {}
         self.arguments: dict[Any, tuple[str, str, str]] = {}
@@ -62,6 +65,7 @@ class Messages:
         # Those that are told, or were there before.
         self._known: set[str] | None = None
         self._told_ids: set[str] = set()
+        self._copies = Copies()
         # The latest calls with our ids: what a person may be asked about.
         self.calls: list[ToolCall] = []
         self._sources = 0
@@ -88,6 +92,9 @@ class Messages:
         elif kind == "ai":
             # Made by a node, or by a model that does not stream.
             yield from self.end(task)
+            is_model_s = "ls_model_type" in metadata
+            if not is_model_s and self._copies.takes(message, task):
+                return
             yield from self._begin(task, metadata)
             yield from self._piece(task, message)
             yield from self.end(task)
@@ -104,12 +111,19 @@ class Messages:
                     call_id = self.ids.of(call.id)
                     self._earlier[call_id] = replace(call, id=call_id)
             return
+        self._copies.found(it.id for it in found)
         for message in found:
-            if message.id not in self._known and message.id not in self._told_ids:
-                yield from self.take(
-                    message, {"langgraph_checkpoint_ns": f"state:{message.id}"}
-                )
+            is_new = message.id not in self._known
             self._known.add(message.id)
+            if not is_new:
+                continue
+            is_told = message.id in self._told_ids
+            if not (is_told or (message.type == "ai" and self._copies.takes(message, ""))):
+                task = f"state:{message.id}"
+                yield from self.take(message, {"langgraph_checkpoint_ns": task})
+            if message.type == "ai" and (text := text_of(message)).strip():
+                # Others may have said something since that is no part of it.
+                self.final, self.is_answered = text, not message.tool_calls
 
     def tool(self, event: Mapping[str, Any]) -> Iterator[Yielded]:
         """What the stream `tools` says of a call."""
@@ -149,6 +163,7 @@ class Messages:
         self._finish = found.finish
         if (text := "".join(found.text)).strip():
             self.spoke, self.final = self.spoke + 1, text
+        self._copies.add(Told(task, found.message_ids, set(found.ids), text.strip()))
         self.is_answered = bool(text.strip()) and not calls
         if self._usage != Usage(0, 0, 0, 0):
             yield self._usage
@@ -179,6 +194,8 @@ class Messages:
 
     def _piece(self, task: str, message: Any) -> Iterator[Yielded]:
         found = self._open[task]
+        if message.id:
+            found.message_ids.add(message.id)
         for item in self._told(message, found):
             yield from self.floor.say(task, item)
         if getattr(message, "tool_call_chunks", None) or getattr(message, "tool_calls", None):
