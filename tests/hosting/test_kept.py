@@ -74,6 +74,33 @@ def test_a_session_keeps_items_from_one_run_to_the_next() -> None:
     assert [it["content"] for it in asyncio.run(use())] == ["0", "1", "2"]
 
 
+def test_a_session_goes_back_to_where_it_was() -> None:
+    async def use() -> None:
+        memory = Memory()
+        for number in range(3):
+            session = Session(run_of(memory := Memory(memory.value)))
+            session.notes = True
+            session.said.begin([f"d{number}"], session.size)
+            for role in ("user", "assistant"):
+                await session.add_items([{"role": role, "content": str(number)}])
+        session = Session(run_of(Memory(memory.value)))
+        session.back_to(3)
+        assert session.size == 6
+        session.back_to(1)
+        assert [it["content"] for it in await session.get_items()] == ["0", "0"]
+        # Used by hand it says nothing of who has said what.
+        session = Session(run_of(memory := Memory(memory.value)))
+        await session.add_items([{"role": "user", "content": "3"}])
+        assert Session(run_of(Memory(memory.value))).said.turns == []
+        # As releases before kept it.
+        kept = json.loads(memory.value)
+        del kept["said"]
+        session = Session(run_of(Memory(json.dumps(kept).encode())))
+        assert (session.size, session.said.turns) == (7, [])
+
+    asyncio.run(use())
+
+
 def test_one_exchange_that_does_not_fit_is_told() -> None:
     async def use() -> None:
         session = Session(run_of(Memory()))

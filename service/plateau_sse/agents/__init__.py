@@ -73,12 +73,20 @@ class Memory:
     none, of at most `MEMORY_BYTES`. `value` is what the run began with, or what it has kept
     since; that is written when the run completes, unless another has written meanwhile (then
     the `revision` is no longer what it was, and the run fails). `thread` is a name of the
-    conversation that no other owner's or user's has."""
+    conversation that no other owner's or user's has. `replaced` is how many of its latest runs
+    this one takes the place of: what they have kept is in the value still."""
 
-    __slots__ = ("is_new", "revision", "thread", "value")
+    __slots__ = ("is_new", "replaced", "revision", "thread", "value")
 
-    def __init__(self, value: bytes = b"", revision: int = 0, thread: str = "local") -> None:
+    def __init__(
+        self,
+        value: bytes = b"",
+        revision: int = 0,
+        thread: str = "local",
+        replaced: int = 0,
+    ) -> None:
         self.thread = thread
+        self.replaced = replaced
         self.value = value
         self.revision = revision
         self.is_new = False

@@ -52,7 +52,9 @@ class Keeper:
         if not job.memory:
             return None
         read = partial(self._memories.read, job.memory, agent, run_id)
-        return Memory(*await insist(read), thread=job.memory)
+        # A question and an answer each.
+        replaced = len(job.instead_of) // 2
+        return Memory(*await insist(read), thread=job.memory, replaced=replaced)
 
     async def keep_memory(self, job: Job, agent: str, run_id: str, memory: Memory) -> None:
         """What it is to remember, of a run that completes. Raises AgentError, which that run

@@ -1,23 +1,104 @@
-"""What the adapters of several frameworks need to read what they are given."""
+"""What of a request is new to an agent that remembers the exchange by itself.
+
+Invariant: what the user has said is told to such an agent once, for as long as the request
+says so: what it was told, and does not remember, is new; what it remembers, and was taken back,
+is not remembered any more. Where that cannot be known it remembers, and is told the latest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plateau_sse.agents import Message
+from plateau_sse.agents import Message, Run
+from plateau_sse.agents.memory.said import Said, alike, digests_of
+from plateau_sse.store.conversations.conversations import is_broken_off
 
 UNANSWERED = "Nobody has answered whether this may be done; the conversation has gone on."
 
 
-def latest_of(messages: Sequence[Message], *, waits: bool = False) -> Sequence[Message]:
-    """What was said since the agent spoke: the rest it remembers itself. An agent that `waits`
-    for an answer may have spoken by nothing but its question, which is no message: new is only
-    what was said last."""
+def new_in(
+    run: Run, said: Said, *, waits: bool = False, keeps_broken: bool = False
+) -> tuple[int, Sequence[Message]]:
+    """How many turns of what was `said` are remembered still, and what is new behind them. An
+    agent that `waits` for an answer may have spoken by nothing but its question, which is no
+    message; `keeps_broken`: it remembers also what came of a run that did not complete."""
+    turns = len(said.turns)
+    if turns and run.conversation is None:
+        found = _in_history(run.messages, said)
+        if found is not None:
+            return found
+    latest = latest_of(run.messages, waits=waits, with_broken=not keeps_broken)
+    if turns and run.memory is not None and run.memory.replaced:
+        # It is asked again; what is replaced was remembered, unless it was broken off.
+        known, again = said.digests, digests_of(run.messages)[-1:]
+        first = max(0, len(known) - run.memory.replaced)
+        found_at = [at for at in range(first, len(known)) if alike(known[at:], again)]
+        if found_at:
+            turns, _ = said.whole(found_at[-1])
+    return turns, latest
+
+
+def _in_history(
+    messages: Sequence[Message], said: Said
+) -> tuple[int, Sequence[Message]] | None:
+    """Of a request that has the whole history, or the end of it; None where it has neither."""
+    users = [at for at, it in enumerate(messages) if it.role == "user"]
+    heard, known = digests_of(messages), said.digests
+    # Of the known ones the first is heard here, and so many are the same from there on.
+    first, same = said.gone, alike(heard[said.gone :], known)
+    if not same:
+        ends = range(min(len(heard), len(known)), 0, -1)
+        end = next((it for it in ends if alike(heard, known[-it:]) == it), 0)
+        if end:
+            first, same = end - len(known), len(known)
+        elif said.gone or not heard:
+            return None
+    turns = len(said.turns)
+    if first + same == len(heard):
+        if same == len(known) and messages[-1].role != "user":
+            # The results of calls that waited for them.
+            return turns, latest_of(messages)
+        # It is asked again.
+        same -= 1
+    if same < len(known):
+        turns, same = said.whole(same)
+    begins = users[max(0, first + same)]
+    while begins and messages[begins - 1].role not in ("user", "assistant"):
+        begins -= 1
+    return turns, messages[begins:]
+
+
+def latest_of(
+    messages: Sequence[Message], *, waits: bool = False, with_broken: bool = True
+) -> Sequence[Message]:
+    """What was said since the agent spoke: the rest it remembers itself, but for what came of
+    a run that was broken off."""
     if waits:
         return messages[-1:]
-    spoken = [at for at, it in enumerate(messages) if it.role == "assistant"]
-    return messages[spoken[-1] + 1 if spoken else 0 :]
+    begins = _since(messages, len(messages))
+    while with_broken and begins and is_broken_off(messages[begins - 1].text):
+        asked = _since(messages, begins - 1)
+        if not digests_of(messages[asked:begins]):
+            break
+        begins = asked
+    return messages[begins:]
+
+
+def _since(messages: Sequence[Message], end: int) -> int:
+    """Behind what the agent said last before this one."""
+    spoken = (at for at in range(end - 1, -1, -1) if messages[at].role == "assistant")
+    return next(spoken, -1) + 1
+
+
+def note(run: Run, said: Said, new: Sequence[Message], size: int, *, joins: bool) -> None:
+    """It is told what is new, by a memory of that size. Of one that is older than digests, the
+    rest of a history is what it knows."""
+    told = digests_of(new)
+    if size and not said.turns and run.conversation is None:
+        heard = digests_of(run.messages)
+        said.begin(heard[: len(heard) - len(told)], 0)
+    said.begin(told, size, joins=joins)
 
 
 def file_url_of(file: Mapping[str, Any]) -> str:

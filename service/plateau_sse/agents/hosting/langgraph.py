@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from plateau_sse.agents import AgentError, Data, Memory, Output, Run, Yielded
+from plateau_sse.agents import AgentError, Data, Memory, Message, Output, Run, Yielded
 from plateau_sse.agents.hosting import Hosted
-from plateau_sse.agents.hosting.exchange import latest_of
+from plateau_sse.agents.hosting.exchange import new_in, note
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.langgraph_blocks import custom
 from plateau_sse.agents.hosting.langgraph_input import (
@@ -28,11 +28,16 @@ from plateau_sse.agents.hosting.langgraph_input import (
 from plateau_sse.agents.hosting.langgraph_interrupts import Asking
 from plateau_sse.agents.hosting.langgraph_messages import Messages
 from plateau_sse.agents.hosting.telling import jsonable
+from plateau_sse.agents.memory.said import Said
 
 log = logging.getLogger("plateau.runner")
 
 _MODES = ["messages", "custom", "tasks", "updates", "values", "tools"]
 _INTERRUPT = "__interrupt__"
+# Of a checkpoint's metadata, which has texts and numbers alone: what the user had said by then.
+_SAID = "plateau_said"
+# Of a conversation's states, those among which one is looked for that it is to go back to.
+HISTORY_MOST = 500
 
 
 async def run(graph: Any, run: Run, settings: Hosted) -> AsyncGenerator[Yielded, None]:
@@ -161,6 +166,8 @@ class _Thread:
         if self._run.resume:
             from langgraph.types import Command
 
+            if state is not None and (said := _said_in(state)):
+                self.config["metadata"][_SAID] = said
             pending = () if state is None else state.interrupts
             return Command(resume=Asking.answers(pending, self._run.resume))
         if self._saver is not None and not self._is_kept:
@@ -179,10 +186,7 @@ class _Thread:
             return options
         from langchain_core.messages import convert_to_messages
 
-        said = self._run.messages
-        if state is not None:
-            has_spoken = any(it.role == "assistant" for it in said)
-            said = latest_of(said, waits=bool(state.interrupts) or not has_spoken)
+        state, said = await self._new(state)
         try:
             messages = convert_to_messages([as_taken(it) for it in said])
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
@@ -192,6 +196,48 @@ class _Thread:
         if state is not None:
             messages = [*closing(state, messages), *messages]
         return {**known, "messages": messages}
+
+    async def _new(self, state: Any) -> tuple[Any, Sequence[Message]]:
+        """The state that the run goes on from, None for none, and what the user has said that
+        is not in it."""
+        run, said = self._run, Said()
+        if not self._is_kept:
+            return state, run.messages
+        if state is not None:
+            said = Said(_said_in(state))
+            # It may have asked a person, and said nothing.
+            has_spoken = any(it.role == "assistant" for it in run.messages)
+            waits = bool(state.interrupts) or not has_spoken
+            own = self._saver is None
+            turns, new = new_in(run, said, waits=waits, keeps_broken=own)
+            if turns < len(said.turns):
+                state = await self._back_to(state, said, turns)
+        if state is None:
+            said, new = Said(), run.messages
+        # Its states have no messages to be counted.
+        size = 0 if state is None else len(said.turns) + 1
+        note(run, said, new, size, joins=False)
+        self.config["metadata"][_SAID] = said.told(size + 1)
+        return state, new
+
+    async def _back_to(self, state: Any, said: Said, turns: int) -> Any:
+        """What the state was after so many turns of what was `said`: None for the beginning,
+        with which Plateau's own checkpointer goes on, since it keeps the newest state alone.
+        Where another has not kept it the state is what it is."""
+        if self._saver is not None:
+            self._saver.delete_thread(self._name)
+            return None
+        known = [it for turn in said.turns[:turns] for it in turn.digests]
+        history = self.graph.aget_state_history(self.config, limit=HISTORY_MOST)
+        async with aclosing(history) as states:
+            async for found in states:
+                is_it = Said(_said_in(found)).digests == known
+                if is_it if turns else found.parent_config is None:
+                    name = found.config["configurable"]["checkpoint_id"]
+                    self.config["configurable"]["checkpoint_id"] = name
+                    del said.turns[turns:]
+                    return found if turns else None
+        return state
 
     def end(self, *, waits: bool) -> None:
         """The run has ended well. Raises AgentError where it waits for what cannot come."""
@@ -210,3 +256,7 @@ class _Thread:
     def close(self) -> None:
         if self._saver is not None:
             self._saver.delete_thread(self._name)
+
+
+def _said_in(state: Any) -> str:
+    return str((state.metadata or {}).get(_SAID, ""))

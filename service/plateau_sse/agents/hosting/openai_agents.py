@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plateau_sse.agents import AgentError, Finish, InputRequest, Run, ToolCall, Yielded
 from plateau_sse.agents.hosting.approvals import APPROVAL, verdict_of, verdicts_of
-from plateau_sse.agents.hosting.exchange import UNANSWERED, latest_of
+from plateau_sse.agents.hosting.exchange import UNANSWERED, new_in, note
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.openai_agents_events import Telling, counts_of
 from plateau_sse.agents.hosting.openai_agents_items import items_of
@@ -36,7 +36,7 @@ async def run(agent: Any, run: Run, settings: Hosted) -> AsyncGenerator[Yielded,
     try:
         session = Session(run)
         context = await settings.deps_of(run)
-        remembers = settings.input is Session
+        remembers = session.notes = settings.input is Session
         given = await _given(agent, run, settings, session, context, telling)
         for call in _calls(given, telling) if run.resume else ():
             yield call
@@ -95,11 +95,14 @@ async def _given(
     if settings.input is not None and settings.input is not Session:
         session.go_on()
         return await settings.input_of(run)
-    if settings.input is None or session.is_empty:
+    if settings.input is None:
         session.go_on()
         return items_of(run.messages) or run.input
-    latest = latest_of(run.messages, waits=session.state is not None)
-    items = items_of(latest) or run.input
+    turns, new = new_in(run, session.said, waits=session.state is not None)
+    session.back_to(turns)
+    new = run.messages if session.is_empty else new
+    note(run, session.said, new, session.size, joins=session.state is not None)
+    items = items_of(new) or run.input
     if session.state is None:
         return items
     # The user has said something else: the calls are closed, and it goes on with that.

@@ -7,13 +7,13 @@ conversation has asked for that, and only as the model had written it, or as tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from plateau_sse.agents import AgentError, Finish, InputRequest, Run, Yielded
+from plateau_sse.agents import AgentError, Finish, InputRequest, Message, Run, Yielded
 from plateau_sse.agents.hosting.approvals import EDITABLE, Verdict, verdict_of, verdicts_of
-from plateau_sse.agents.hosting.exchange import UNANSWERED, latest_of
+from plateau_sse.agents.hosting.exchange import UNANSWERED, new_in, note
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.pydantic_ai_events import Telling
 from plateau_sse.agents.hosting.pydantic_ai_history import history_of, prompt_of
@@ -106,11 +106,17 @@ async def _given(
     if settings.input is not None and not remembers:
         return _Given(await settings.input_of(run))
     prompt = prompt_of(run.messages) if run.messages else run.input
-    if remembers and record.messages:
-        latest = latest_of(run.messages, waits=bool(record.waiting))
-        since = [it for it in latest if it.role == "user"]
-        history = [*record.messages, *history_of(since[:-1])]
-        return _Given(prompt, history, _gone_on(run, record, telling), True)
+    if remembers:
+        turns, new = new_in(run, record.said, waits=bool(record.waiting))
+        record.back_to(turns)
+        new = new if record.messages else run.messages
+        note(run, record.said, new, len(record.messages), joins=bool(record.waiting))
+        if record.messages and record.waiting:
+            # Nothing may come between calls that wait and their results.
+            prompt = prompt_of(new, whole=True) or prompt
+            return _Given(prompt, record.messages, _gone_on(run, record, telling), True)
+        if record.messages:
+            return _Given(prompt, [*record.messages, *_since(new, prompt)], None, True)
     before = run.messages if prompt is None else run.messages[:-1]
     history = history_of(before)
     if history:
@@ -121,6 +127,13 @@ async def _given(
         if system:
             history.insert(0, ModelRequest(parts=system))
     return _Given(prompt, history, None, remembers)
+
+
+def _since(new: Sequence[Message], prompt: Any) -> list[Any]:
+    """What was said before the prompt and is not remembered; results that stand before it are
+    those of calls that nobody waits for any more."""
+    first = next((at for at, it in enumerate(new) if it.role == "user"), len(new))
+    return history_of(new[first:] if prompt is None else new[first:-1])
 
 
 def _results(verdicts: Mapping[str, Any], record: History, telling: Telling) -> Any:
@@ -150,8 +163,6 @@ def _gone_on(run: Run, record: History, telling: Telling) -> Any:
     said something else."""
     from pydantic_ai.tools import DeferredToolResults, ToolDenied
 
-    if not record.waiting:
-        return None
     results = DeferredToolResults()
     given = {it.tool_call_id: it.text for it in run.messages if it.role == "tool"}
     for ours, theirs in record.waiting.items():
@@ -173,7 +184,7 @@ def _ended(
         yield from _asked(result, run, record, given, telling)
         return
     if given.keeps:
-        record.keep(result.all_messages())
+        record.keep(result.all_messages(), said=record.said)
     else:
         record.forget()
     yield from telling.result(result)
@@ -193,7 +204,7 @@ def _asked(
         if not approvals:
             # Told as the client's own calls, which it answers with messages.
             if given.keeps:
-                record.keep(result.all_messages(), waiting)
+                record.keep(result.all_messages(), waiting, said=record.said)
             else:
                 record.forget()
             yield Finish("tool_calls")
@@ -211,5 +222,6 @@ def _asked(
             yield InputRequest(ours, said, "approval", ours, EDITABLE)
         else:
             yield InputRequest(ours, f"What does {call.tool_name} give?", "question", ours)
-    record.keep(result.all_messages(), waiting, approvals)
+    known = record.said if given.keeps else None
+    record.keep(result.all_messages(), waiting, approvals, known)
     yield Finish("input_required")

@@ -16,11 +16,15 @@ from plateau_sse.agents.hosting.exchange import file_url_of
 from plateau_sse.content import Content
 
 
-def prompt_of(messages: Sequence[Message]) -> Any:
-    """What the user said last, where that is the last message; else None."""
+def prompt_of(messages: Sequence[Message], *, whole: bool = False) -> Any:
+    """What the user said last, where that is the last message; else None. The `whole` is also
+    all that the user said before."""
     if not messages or messages[-1].role != "user":
         return None
-    return _content(messages[-1].content)
+    said = [_content(it.content) for it in messages if it.role == "user"]
+    if not whole or len(said) == 1:
+        return said[-1]
+    return [part for it in said for part in (it if isinstance(it, list) else [it])]
 
 
 def history_of(messages: Sequence[Message]) -> list[Any]:

@@ -18,13 +18,15 @@ from typing import Any
 
 from plateau_sse.agents import Run
 from plateau_sse.agents.memory.kept import packed, unpacked
+from plateau_sse.agents.memory.said import Said
 
 FORMAT = "openai-agents/1"
 
 
 class Session:
     """As the SDK's protocol has it. `state` is that of a run which waits, `waiting` the calls
-    that a person is to answer, the SDK's ids by those under which they were asked."""
+    that a person is to answer, the SDK's ids by those under which they were asked. `said` is
+    what the user had said in its items; it is kept by whoever `notes` it."""
 
     session_settings = None
 
@@ -34,9 +36,23 @@ class Session:
         self._items: list[Any] = []
         self.state: dict[str, Any] | None = None
         self.waiting: dict[str, str] = {}
+        self.said, self.notes = Said(), False
         if self._memory is not None and (kept := unpacked(self._memory.value, FORMAT)):
             self._items = kept["messages"]
             self.state, self.waiting = kept["state"], kept["waiting"]
+            # Releases before kept none.
+            self.said = Said(kept.get("said", ""), len(self._items))
+
+    @property
+    def size(self) -> int:
+        return len(self._items)
+
+    def back_to(self, turns: int) -> None:
+        """Only so many turns of what was `said` are left, if there are more."""
+        if turns < len(self.said.turns):
+            self._items = self._items[: self.said.back_to(turns)]
+            self.state, self.waiting = None, {}
+            self._keep()
 
     @property
     def is_empty(self) -> bool:
@@ -80,7 +96,13 @@ class Session:
         if self.is_empty:
             self._memory.keep(b"")
             return
-        head = {"format": FORMAT, "state": self.state, "waiting": self.waiting}
+        said = self.said.told(len(self._items)) if self.notes else ""
+        head = {
+            "format": FORMAT,
+            "state": self.state,
+            "waiting": self.waiting,
+            "said": said,
+        }
         told = [json.dumps(item, separators=(",", ":")).encode() for item in self._items]
         begins = [at for at, item in enumerate(self._items) if item.get("role") == "user"]
         self._memory.keep(packed(head, told, begins))

@@ -351,6 +351,12 @@ class Conversations:
         return [(name.decode(), int(at)) for name, at in zip(names, times, strict=True)]
 
 
+def is_broken_off(given: str) -> bool:
+    """Whether this, which a model is given, is an answer that was broken off."""
+    ends = (_BROKEN_OFF.format(status) for status in ("cancelled", "failed"))
+    return given.endswith(tuple(ends))
+
+
 def _given(message: Message, most: int) -> str:
     """What a model is given of it: with a remark where that is not all, no longer for it."""
     words = message.content or ""
