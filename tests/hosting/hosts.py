@@ -34,7 +34,7 @@ AGENTS = (
 GRAPHS = (
     *("plain", "thoughts", "cites", "tools_chat", "tools_responses", "fails", "loop"),
     *("slow_loop", "structured_by_tool", "chat_keeper", "keeper_elsewhere"),
-    *("copies", "copies_calls"),
+    *("copies", "copies_calls", "structured_keeper"),
     *("structured", "slow", "silent", "length", "broken", "limited", "down", "approve"),
     *("side_by_side", "with_sub_agent", "asks_expert", "waits", "of_a_topic", "asks"),
     *("remembers", "context", "opened", "kept_in_cache", "greets"),

@@ -111,6 +111,17 @@ def test_a_text_that_was_cut_is_no_edit() -> None:
     assert words_of(new_in(run, Said(said.told(2), 2))[1]) == "u2"
 
 
+def test_a_memory_without_digests_has_what_its_client_has_said() -> None:
+    run, said = run_of("u1 a1 u2 a2 u3"), Said()
+    note(run, said, run.messages[-1:], 4, joins=False)
+    assert said.digests == digests_of(run.messages)
+    assert [it.begins for it in said.turns] == [0, 4]
+    # In a conversation what was said before is not known.
+    run, said = run_of("u1 a1 u2 a2 u3", "c"), Said()
+    note(run, said, run.messages[-1:], 4, joins=False)
+    assert said.digests == digests_of(run.messages[-1:])
+
+
 def test_a_memory_goes_back_by_whole_turns() -> None:
     said = said_of("u1|u2|u3")
     assert (said.back_to(2), said.digests) == (4, digests_of(messages_of("u1 u2")))

@@ -274,6 +274,24 @@ def test_a_graph_that_remembers_goes_on_without_an_answer(host: Host, agent: str
     assert events[-1]["code"] == "invalid_options"
 
 
+def test_results_that_a_graph_has_are_not_given_to_it_again(host: Host) -> None:
+    """A client that has the history sends what tools gave: endpoints refuse it twice."""
+    thread = {"threadId": "results", "runId": "r"}
+    messages: list[Event] = [{"id": "1", "role": "user", "content": "Why?"}]
+    for _ in range(2):
+        body = {**thread, "messages": messages}
+        assert host.post("/agui/structured_keeper", body).status_code == 200
+        call: Event = {"id": "call_1", "type": "function"}
+        call["function"] = {"name": "Weather", "arguments": "{}"}
+        messages += [
+            {"id": "2", "role": "assistant", "content": "Here it is: ", "toolCalls": [call]},
+            {"id": "3", "role": "tool", "toolCallId": "call_1", "content": "x"},
+            {"id": "4", "role": "user", "content": "And then?"},
+        ]
+    said = [it["role"] for it in host.model.requests[-1].body["messages"]]
+    assert said == ["user", "assistant", "tool", "user"]
+
+
 def test_runs_of_a_conversation_that_is_remembered_wait_for_each_other(host: Host) -> None:
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, host, "remembers", it, conversation_id="w") for it in "123"]

@@ -128,6 +128,11 @@ careful_elsewhere = create_agent(
     model("careful"), [weather, delete_asking], checkpointer=InMemorySaver()
 )
 chat_keeper = create_agent(model("m1"), checkpointer=Checkpointer())
+structured_keeper = create_agent(
+    model("structured_by_tool"),
+    response_format=ToolStrategy(Weather),
+    checkpointer=Checkpointer(),
+)
 keeper_elsewhere = create_agent(model("m1"), checkpointer=InMemorySaver())
 kept_in_cache = hosted(create_agent(model("plain")), cache=True, version="1")
 

@@ -22,8 +22,8 @@ from plateau_sse.agents.hosting.langgraph_blocks import custom
 from plateau_sse.agents.hosting.langgraph_input import (
     as_taken,
     check_options,
-    closing,
     fields_of,
+    going_on,
 )
 from plateau_sse.agents.hosting.langgraph_interrupts import Asking
 from plateau_sse.agents.hosting.langgraph_messages import Messages
@@ -194,7 +194,7 @@ class _Thread:
             raise AgentError("invalid_options", message) from error
         known = {name: value for name, value in options.items() if name in fields}
         if state is not None:
-            messages = [*closing(state, messages), *messages]
+            messages = going_on(state, messages)
         return {**known, "messages": messages}
 
     async def _new(self, state: Any) -> tuple[Any, Sequence[Message]]:

@@ -81,25 +81,30 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     return part
 
 
-def closing(state: Any, new: Sequence[Any]) -> list[Any]:
-    """The results of the calls that the state ends with, where the messages that are `new` have
-    none: it waited for a person's word, or its run was broken off."""
+def going_on(state: Any, new: Sequence[Any]) -> list[Any]:
+    """The messages that are `new`, behind results of the calls that the state ends with where
+    they have none: it waited for a person's word, or its run was broken off. A client that has
+    the history gives results, too, that the state has."""
     from langchain_core.messages import ToolMessage
 
     kept = state.values.get("messages") if isinstance(state.values, Mapping) else None
     if not isinstance(kept, list):
-        return []
+        return list(new)
     results: dict[str, Any] = {}
     while kept and getattr(kept[-1], "type", "") == "tool":
         # A call that was made beside one that waits: LangGraph shows its result, and forgets it
         # where the run goes on with something else. Of one that is kept this is the same again.
         *kept, result = kept
         results[result.tool_call_id] = result
-    calls = getattr(kept[-1], "tool_calls", None) if kept else None
-    given = {it.tool_call_id for it in new if it.type == "tool"}
-    said = UNANSWERED if state.interrupts else UNFINISHED
-    return [
-        results.get(it["id"]) or ToolMessage(said, tool_call_id=it["id"], name=it["name"])
-        for it in calls or ()
-        if it["id"] and it["id"] not in given
+    calls = [it for it in getattr(kept[-1], "tool_calls", ()) if it["id"]] if kept else []
+    wanted = {it["id"] for it in calls} - results.keys()
+    said = next((at for at, it in enumerate(new) if it.type != "tool"), len(new))
+    given = [it for it in new[:said] if it.tool_call_id in wanted]
+    wanted -= {it.tool_call_id for it in given}
+    why = UNANSWERED if state.interrupts else UNFINISHED
+    closed = [
+        results.get(it["id"]) or ToolMessage(why, tool_call_id=it["id"], name=it["name"])
+        for it in calls
+        if it["id"] in results or it["id"] in wanted
     ]
+    return [*closed, *given, *new[said:]]

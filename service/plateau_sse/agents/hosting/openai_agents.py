@@ -8,11 +8,11 @@ conversation has asked for that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from plateau_sse.agents import AgentError, Finish, InputRequest, Run, ToolCall, Yielded
+from plateau_sse.agents import AgentError, Finish, InputRequest, Message, Run, ToolCall, Yielded
 from plateau_sse.agents.hosting.approvals import APPROVAL, verdict_of, verdicts_of
 from plateau_sse.agents.hosting.exchange import UNANSWERED, new_in, note
 from plateau_sse.agents.hosting.faults import fault_of
@@ -102,7 +102,7 @@ async def _given(
     session.back_to(turns)
     new = run.messages if session.is_empty else new
     note(run, session.said, new, session.size, joins=session.state is not None)
-    items = items_of(new) or run.input
+    items = items_of(new if session.is_empty else _said(new)) or run.input
     if session.state is None:
         return items
     # The user has said something else: the calls are closed, and it goes on with that.
@@ -113,6 +113,13 @@ async def _given(
     state.add_input(items)
     session.go_on()
     return state
+
+
+def _said(new: Sequence[Message]) -> Sequence[Message]:
+    """From what the user has said on: results before that are of calls that the session has
+    with theirs, since the SDK leaves no call to whoever has asked."""
+    first = next((at for at, it in enumerate(new) if it.role == "user"), 0)
+    return new[first:]
 
 
 async def _state(agent: Any, session: Session, context: Any) -> Any:
