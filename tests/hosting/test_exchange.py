@@ -102,6 +102,15 @@ def test_a_client_that_has_what_is_new(case: str) -> None:
     assert (found[0], words_of(found[1])) == (stays, new)
 
 
+def test_a_checkpointer_that_has_what_failed_is_not_told_it_again() -> None:
+    run, said = run_of("u1 a1 u2 u3 u4", "c"), said_of("u1|u2|u3")
+    assert words_of(new_in(run, said, keeps_broken=True)[1]) == "u4"
+    # Whoever has not is.
+    assert words_of(new_in(run, said_of("u1"))[1]) == "u2 u3 u4"
+    run = run_of("u1 a1 u2 b2 u3", "c")
+    assert words_of(new_in(run, said_of("u1|u2"), keeps_broken=True)[1]) == "u3"
+
+
 def test_a_text_that_was_cut_is_no_edit() -> None:
     said = Said()
     note(run_of("u1"), said, [Message("user", "as much as there was …")], 0, joins=False)

@@ -23,20 +23,35 @@ def new_in(
     """How many turns of what was `said` are remembered still, and what is new behind them. An
     agent that `waits` for an answer may have spoken by nothing but its question, which is no
     message; `keeps_broken`: it remembers also what came of a run that did not complete."""
-    turns = len(said.turns)
-    if turns and run.conversation is None:
+    if said.turns and run.conversation is None:
         found = _in_history(run.messages, said)
         if found is not None:
             return found
     latest = latest_of(run.messages, waits=waits, with_broken=not keeps_broken)
-    if turns and run.memory is not None and run.memory.replaced:
-        # It is asked again; what is replaced was remembered, unless it was broken off.
-        known, again = said.digests, digests_of(run.messages)[-1:]
-        first = max(0, len(known) - run.memory.replaced)
-        found_at = [at for at in range(first, len(known)) if alike(known[at:], again)]
-        if found_at:
-            turns, _ = said.whole(found_at[-1])
-    return turns, latest
+    if keeps_broken:
+        latest = _unknown(latest, said)
+    return _remembered(run, said), latest
+
+
+def _unknown(latest: Sequence[Message], said: Said) -> Sequence[Message]:
+    """Behind the last that it knows: there are runs that have failed before they said
+    anything."""
+    for at in range(len(latest) - 1, 0, -1):
+        if alike(digests_of(latest[at - 1 : at]), said.digests[-1:]):
+            return latest[at:]
+    return latest
+
+
+def _remembered(run: Run, said: Said) -> int:
+    """The turns that are remembered still; where it is asked again what is replaced is not. It
+    had been remembered, unless it was broken off."""
+    known, last = said.digests, digests_of(run.messages)[-1:]
+    replaced = 0 if run.memory is None else run.memory.replaced
+    for at in range(len(known) - 1, max(-1, len(known) - 1 - replaced), -1):
+        if alike(known[at:], last):
+            turns, _ = said.whole(at)
+            return turns
+    return len(said.turns)
 
 
 def _in_history(
