@@ -1,7 +1,8 @@
 """`scripts/load [shape]`: a load from start to report; `--help` says the rest.
 
-Invariant: its exit code is that of the verdict, or 75 where times alone were missed on a
-machine that other work kept busy; whatever it has started it ends, by its id.
+Invariant: its exit code is that of the verdict, 75 where times alone were missed on a machine
+that other work kept busy, 130 where Ctrl+C has ended it; whatever it has started it ends, by
+its id. Of the folder of results it touches what a load writes, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,18 @@ from locustfiles.beside.sampling import Sample, Sampler
 SHAPES = ("smoke", "ramp", "spike", "soak")
 AGENTS = "load=locustfiles.agent:load"
 RESULTS = Path(__file__).parent / "results"
+# All that a load writes there; what else is in that folder is somebody else's.
+WRITTEN = (
+    "locust_*.csv",
+    "locust.log",
+    "lone.csv",
+    "plot.svg",
+    "report.html",
+    "samples.csv",
+    "timeline.csv",
+    "verdict.json",
+)
+INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 SAMPLE_EVERY_S, SAY_EVERY = 1.0, 5
 # Until what a load leaves behind is to be seen.
 SETTLES_S = 5.0
@@ -47,24 +60,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=Path, help="a folder for report, CSV and plot [locustfiles/results/…]"
     )
+    # `scripts/load` goes to its checkout before it begins.
+    parser.add_argument("--from", dest="place", type=Path, default="", help=argparse.SUPPRESS)
     parser.epilog = (
         "Whatever else is given goes to locust: --users, --run-time, --agent, … With a --host, "
         "ADMIN_TOKEN opens its memory, LOAD_API_KEY its runs."
     )
     options, more = parser.parse_known_args(arguments)
-    folder: Path = (options.results or RESULTS / options.shape).absolute()
-    _empty(folder)
+    folder: Path = options.results or RESULTS / options.shape
+    folder = (options.place / folder).absolute()
+    # locust says what is wrong with what is given to it, before anything is lost by it.
+    checking = [*locust_command(options, more, "", folder), "--list"]
+    checked = subprocess.run(checking, cwd=REPOSITORY, capture_output=True, text=True)
+    if checked.returncode:
+        sys.stderr.write(checked.stderr)
+        return checked.returncode
     open_files_most()
-    # Whoever ends us ends what we started, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Whoever ends us ends what we started, too; it does not hear the terminal.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    try:
+        return measure(options, more, folder)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+
+
+def measure(options: argparse.Namespace, more: Sequence[str], folder: Path) -> int:
+    """A load and its report; the exit code."""
+    _empty(folder)
     is_broken = False
     with target(options.host) as (url, token, service):
         sampler = Sampler(url, token, service)
+        after = None
         try:
             idle = sampler.usual(6)
             code = load(options, more, url, folder, sampler, lone=service is not None)
-            time.sleep(SETTLES_S)
-            after = sampler.usual(6)
+            if code != INTERRUPTED:
+                time.sleep(SETTLES_S)
+                after = sampler.usual(6)
         finally:
             sampler.close()
             sampling.write(sampler.samples, folder / "samples.csv")
@@ -83,7 +117,11 @@ def target(host: str) -> Iterator[tuple[str, str, Serving | None]]:
         return
     token = secrets.token_hex(16)
     env = {"AGENTS": AGENTS, "ADMIN_TOKEN": token}
-    with tempfile.TemporaryDirectory() as data, serving(Path(data), env=env) as service:
+    with (
+        tempfile.TemporaryDirectory() as data,
+        # Ctrl+C ends the load, and the service behind its report.
+        serving(Path(data), env=env, new_group=True) as service,
+    ):
         say(f"started a service of its own: {service.url}")
         yield service.url, token, service
 
@@ -97,10 +135,9 @@ def load(
     *,
     lone: bool,
 ) -> int:
-    """Run locust to its end, the samples beside it; its exit code."""
-    command = [sys.executable, "-m", "locust", "-f", f"locustfiles/{options.shape}.py"]
-    command += ["--headless", "--only-summary", "--host", url, "--results", str(folder)]
-    command += ["--csv", str(folder / "locust"), *more]
+    """Run locust to its end, the samples beside it; its exit code. Ctrl+C ends locust alone,
+    which still says what it has seen."""
+    command = locust_command(options, more, url, folder)
     processes = options.processes or (1 if options.shape == "smoke" else os.cpu_count() or 1)
     if processes > 1:
         # Two loads on one machine must not meet at locust's usual port.
@@ -116,20 +153,41 @@ def load(
         locust = started.enter_context(running(command, log.fileno()))
         sampler.generator = locust.pid
         ticks = 0
-        while locust.poll() is None:
-            sample = sampler.take()
-            ticks += 1
-            if ticks % SAY_EVERY == 0:
-                say(_progress(folder, sample))
-            time.sleep(SAMPLE_EVERY_S)
+        try:
+            while locust.poll() is None:
+                sample = sampler.take()
+                ticks += 1
+                if ticks % SAY_EVERY == 0:
+                    say(_progress(folder, sample))
+                time.sleep(SAMPLE_EVERY_S)
+        except KeyboardInterrupt:
+            say("interrupted: the report is of what was measured so far")
+            # Of SIGTERM it dies without a verdict.
+            locust.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                locust.wait(ENDS_WITHIN_S)
+            return INTERRUPTED
         return locust.returncode
+
+
+def locust_command(
+    options: argparse.Namespace, more: Sequence[str], url: str, folder: Path
+) -> list[str]:
+    command = [sys.executable, "-m", "locust", "-f", f"locustfiles/{options.shape}.py"]
+    command += ["--headless", "--only-summary", "--host", url, "--results", str(folder)]
+    return [*command, "--csv", str(folder / "locust"), *more]
 
 
 @contextmanager
 def running(command: Sequence[str], out: int | None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block."""
+    """A process that ends with the block, and not by the Ctrl+C that is meant for us."""
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out,
+        process_group=0,
     )
     try:
         yield process
@@ -198,8 +256,8 @@ def _progress(folder: Path, sample: Sample) -> str:
 def _empty(folder: Path) -> None:
     """Of what an earlier load has left, so that none of it passes for this one's."""
     folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.iterdir():
-        if file.suffix in (".csv", ".json", ".svg", ".html", ".log"):
+    for pattern in WRITTEN:
+        for file in folder.glob(pattern):
             file.unlink()
 
 
