@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         if self.path.endswith("/cancel"):
             self._script().cancelled = True
-            return self._answer(202, b"{}", "application/json")
+            return self._answer(202, b'{"id": "run"}', "application/json")
         service = self.server.service
         number = len(service.posted)
         service.posted.append(json.loads(body))

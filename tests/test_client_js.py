@@ -730,3 +730,31 @@ def test_many_deltas_cost_no_more_each(driver: Chrome, home: Stage) -> None:
     few, many = found
     # Four times as many: sixteen times as long where each costs what were before it.
     assert many < 9 * few and few < 10_000, found
+
+
+WRONG = """
+const [base, done] = arguments;
+import("/client.js").then(async ({ask, cancel, conversation}) => {
+  const circular = {agent: "study", input: "hi"};
+  circular.options = circular;
+  const hi = {agent: "study", input: "hi"};
+  const code = (asked) => asked.then(() => "none", (error) => error.code ?? String(error));
+  const began = Date.now();
+  const codes = [
+    await code(ask(base, hi, {key: "\\u043a\\u043b\\u044e\\u0447"})),
+    await code(ask(base, circular)),
+    await code(ask(base, {...hi, options: {n: 1n}})),
+    await code(conversation(base.replace("//", "//user:secret@"), "c")),
+    await code(cancel(base, {key: "a\\nb"})),
+    await code(conversation(base, "c")),
+  ];
+  done([codes, Date.now() - began]);
+}).catch((error) => done([[String(error)], 0]));
+"""
+
+
+def test_what_cannot_be_sent_is_no_outage(driver: Chrome, home: Stage) -> None:
+    """Nor is another server that has a page for every address."""
+    codes, took_ms = driver.execute_async_script(WRONG, home.url)
+    assert codes == ["client"] * 5 + ["not_plateau"]
+    assert took_ms < 1000

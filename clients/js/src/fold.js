@@ -141,9 +141,8 @@ const states = {
   data: () => ({}), // transient: whoever wants it gets it as the event
 };
 
-const isState = ({type, preliminary, transient}) =>
-  ["run.queued", "run.progress", "tool.delta"].includes(type) ||
-  (type === "tool.result" && preliminary) || (type === "data" && transient);
+const isState = ({type, preliminary, transient}) => states[type] &&
+  (type === "tool.result" ? preliminary : type !== "data" || transient);
 
 // ---- where it is on the tape
 
@@ -152,7 +151,7 @@ const place = (id) => /^(?:([0-9a-f]{6})-)?(\d+)-(\d+)$/.exec(id ?? "") ?? [];
 
 // How much further the tape is behind an event than before it.
 function width(state, {type, part, text = ""}) {
-  if (type !== "message.delta" && type !== "reasoning.delta") return 1;
+  if (!["message.delta", "reasoning.delta"].includes(type)) return 1;
   return utf8.encode(text).length + (state.open === part ? 0 : 1);
 }
 
@@ -187,32 +186,32 @@ export function folded(state, fields, id) {
 
 function onTape(state, next, fields, id) {
   const change = tape[fields.type] ?? mark(() => ({}));
-  const ends = /^run\.(completed|failed|cancelled)$/.test(fields.type);
-  // An end that stands nowhere on the tape, as that of a run that the store has lost.
-  if (ends && (!id || id === state.id)) {
-    return finished(state) ? state : {...next, ...change(state, fields)};
+  if (!id || id === state.id) {
+    const changed = change(state, fields);
+    // An end may stand nowhere on the tape, as that of a run that the store has lost.
+    if (changed.status && finished(state)) return state;
+    if (!id || changed.status) return {...next, ...changed};
   }
-  if (!id) return {...next, ...change(state, fields)};
   const [, tag, attempt, at] = place(id);
   const [, oldTag, oldAttempt, oldAt] = place(state.id);
   const other = oldTag && tag && oldTag !== tag;
   const same = !other && attempt === oldAttempt;
-  const older = !other && Number(attempt) < Number(oldAttempt);
-  if (older || (same && Number(at) <= Number(oldAt))) return state;
+  if (!other && +attempt < +oldAttempt || (same && +at <= +oldAt)) return state;
   // A later attempt, or another run's, begins with nothing and at its beginning.
-  const from = state.id && !same ? {...state, ...nothing} : state;
-  const before = Number(at) - width(from, fields);
-  if (state.id && before !== (same ? Number(oldAt) : 0)) return {...state, hole: true};
-  const anew = from === state ? {} : nothing;
-  return {...next, ...anew, id, attempt: Number(attempt), ...change(from, fields)};
+  const anew = state.id && !same ? nothing : {};
+  const from = {...state, ...anew};
+  if (state.id && +at - width(from, fields) !== (same ? +oldAt : 0)) return {...state, hole: true};
+  return {...next, ...anew, id, attempt: +attempt, ...change(from, fields)};
 }
 
 // What a record, or a message of a conversation, has as its `parts`, as a state would have them.
 export function partsOf(parts) {
   const kinds = {text: "message.delta", reasoning: "reasoning.delta"};
-  const {text, parts: all, tools, sources} = (parts ?? []).reduce((state, one) => {
+  let state = initial;
+  for (const one of parts ?? []) {
     const type = kinds[one.type] ?? one.type;
-    return {...state, ...tape[type]?.(state, {...one, type}), open: null};
-  }, initial);
+    state = {...state, ...tape[type]?.(state, {...one, type}), open: null};
+  }
+  const {text, parts: all, tools, sources} = state;
   return {text, parts: all, tools, sources};
 }

@@ -4,7 +4,7 @@
 // also where nobody has said so; whoever follows ends with the run's end, or knows why not.
 
 import {finished, folded, initial, partsOf} from "./fold.js";
-import {passes, problemOf} from "./service.js";
+import {passes, problemOf, recordAt, whole} from "./service.js";
 
 // The service sends something each 15 s.
 const QUIET_MS = 25_000;
@@ -41,7 +41,7 @@ export function follow(url, onState, {state = initial, renew, keep, EventSource 
   function connect(patience = QUIET_MS) {
     source?.close();
     if (over) return;
-    const target = new URL(url, globalThis.location?.href);
+    const target = whole(url);
     if (state.id) target.searchParams.set("last_event_id", state.id);
     target.searchParams.set("heartbeat", "1");
     source = new EventSource(target);
@@ -90,9 +90,7 @@ export function follow(url, onState, {state = initial, renew, keep, EventSource 
     const own = source;
     clearTimeout(timer);
     if (keep && renew) return renewed();
-    const record = new URL(url, globalThis.location?.href);
-    record.pathname = record.pathname.replace(/\/events$/, "");
-    const asked = await asking(record);
+    const asked = await asking(recordAt(url));
     // Meanwhile it may have been closed, or taken up again.
     if (over || own !== source) return;
     if (asked.run && finished(asked.run)) {
@@ -133,14 +131,15 @@ export function follow(url, onState, {state = initial, renew, keep, EventSource 
     if (persisted || !state.connected || Date.now() - heard > QUIET_MS) soon(connect, 0, ANSWER_MS);
   }
   // Those of the document pass the window on their way down; not all come up again.
-  const wakers = ["visibilitychange", "resume", "pageshow", "pagehide", "online"];
-  for (const name of wakers) globalThis.addEventListener?.(name, wake, true);
+  const wakers = (act) => ["visibilitychange", "resume", "pageshow", "pagehide", "online"]
+    .forEach((name) => globalThis[act]?.(name, wake, true));
+  wakers("addEventListener");
 
   function close() {
     over = true;
     clearTimeout(timer);
     source?.close();
-    for (const name of wakers) globalThis.removeEventListener?.(name, wake, true);
+    wakers("removeEventListener");
   }
 
   connect();
@@ -158,7 +157,7 @@ async function asking(url) {
 }
 
 function endOf(run) {
-  const {status, output, error = null, reason = null, finish_reason, usage, model = null} = run;
-  return {status, output, error, reason, finish_reason, usage, model, underway: [],
-    closed: false, problem: null, ...(run.parts && partsOf(run.parts))};
+  const {status, finish_reason, usage, error = null, reason = null, model = null, output, parts} = run;
+  return {status, underway: [], finish_reason, usage, error, reason, model, output,
+    closed: false, problem: null, ...(parts && partsOf(parts))};
 }

@@ -1,8 +1,9 @@
 // A conversation as one value that changes: what was said, what is being said, what went wrong.
 //
 // What must hold: what is shown is what the service keeps, but for the messages that are told
-// meanwhile; one run at a time is asked from here. There is one connection, on which whatever runs
-// in the conversation is told, whoever asked it.
+// meanwhile, and an answer names its question (`reply_to`); one run at a time is asked from here.
+// There is one connection, on which whatever runs in the conversation is told, whoever asked it,
+// one run behind the other: of two that overlap each is shown to its end.
 
 import {finished, initial, partsOf} from "./fold.js";
 import {follow} from "./follow.js";
@@ -22,7 +23,11 @@ export class Conversation {
   #value = EMPTY;
   #listeners = new Set();
   #handle = null;
+  // What is told, or is to be told next.
   #run = null;
+  // What was asked here and is told behind that.
+  #next = null;
+  // The latest question of the conversation where it was asked here, as it was asked.
   #last = null;
   #loaded = null;
   // Connects from a state; null where nothing is to be heard.
@@ -118,8 +123,12 @@ export class Conversation {
     if (event.type === "conversation.missed") return void this.#refresh(null);
     if (event.type === "run.started" && this.#heard.at(-1) !== event.run) {
       this.#heard.push(event.run);
+      if (this.#next?.id === event.run) this.#goOn();
       if (this.#run?.id !== event.run) {
         const cancel_url = this.#at(`v1/runs/${event.run}/cancel`).href;
+        // Somebody asked it before what was asked here, which comes behind it.
+        if (this.#run && !this.#heard.includes(this.#run.id)) this.#next = this.#run;
+        if (!this.#next) this.#last = null;
         // Without a token of its own to end it by.
         this.#run = {id: event.run, cancel_url, key: this.#options.key};
         this.#set({error: null});
@@ -138,7 +147,11 @@ export class Conversation {
       if (opened !== this.#opened) return;
       const from = this.#heard.indexOf(run);
       const newer = from < 0 ? [] : this.#heard.slice(from);
-      const kept = this.#value.messages.filter(({id}) => newer.includes(id));
+      const known = said.messages.map(({id}) => id);
+      // What is asked just now the service may not have yet.
+      const waits = [this.#run, this.#next].map((one) => one && questionOf(one.id));
+      const kept = this.#value.messages.filter(({id}) => newer.includes(id) ||
+        ((waits.includes(id) || id.startsWith("sent-")) && !known.includes(id)));
       const ids = kept.map(({id}) => id);
       const before = said.messages.map(shown).filter(({id}) => !ids.includes(id));
       this.#set({messages: [...before, ...kept]});
@@ -172,9 +185,9 @@ export class Conversation {
   };
 
   async #ask(body, shownAs) {
-    const own = shownAs === null ? [] : [{id: `sent-${this.#value.messages.length}`, role: "user",
-      text: shownAs, status: null, parts: [{type: "text", part: 0, text: shownAs}], tools: [],
-      sources: []}];
+    const own = shownAs === null ? [] : [{id: `sent-${this.#value.messages.length}`, own: true,
+      role: "user", text: shownAs, status: null, reply_to: null,
+      parts: [{type: "text", part: 0, text: shownAs}], tools: [], sources: []}];
     const asking = {status: "asking", error: null, cache: null};
     const isLoading = this.#value.status === "loading";
     if (isLoading) {
@@ -188,33 +201,48 @@ export class Conversation {
       return this.#set({error: problem(new PlateauError({title, code: "busy"}))});
     }
     this.#opened += 1;
-    this.#last = {body, shown: shownAs};
-    const before = this.#value.messages.filter((one) => !own.includes(one));
-    this.#set({messages: [...before, ...own], ...asking});
+    const last = {body, shown: shownAs};
+    const others = () => this.#value.messages.filter((one) => !own.includes(one));
+    this.#set({messages: [...others(), ...own], ...asking});
     const {url, agent, conversation: conversation_id, key, user, options, cache} = this.#options;
     const asked = {agent, conversation_id, ...(user && {user}), ...(options && {options}),
       ...(cache && {cache}), ...body};
     try {
       const run = await ask(url, asked, {key});
-      this.#asked(run);
+      const {messages} = this.#value;
+      const id = questionOf(run.id);
+      // The service calls it so, too.
+      const named = messages.some((one) => one.id === id) ? others()
+        : messages.map((one) => (own.includes(one) ? {...one, id} : one));
+      this.#set({messages: named, cache: run.cache});
+      this.#asked(run, last);
     } catch (error) {
       // What was not taken is not in the conversation: it is the caller's to send again.
-      this.#set({messages: before, status: "idle", error: problem(error)});
+      this.#last = last;
+      const status = this.#run ? "running" : "idle";
+      this.#set({messages: others(), status, error: problem(error)});
     }
   }
 
-  // The conversation's events may have told of it already.
-  #asked(run) {
-    this.#set({cache: run.cache});
+  // The conversation's events may have told of it already, and of what was asked behind it.
+  #asked(run, last) {
+    const isHeard = this.#heard.includes(run.id);
+    if (!isHeard || this.#heard.at(-1) === run.id) this.#last = last;
     if (!this.#handle || !this.#lasts) return this.#follow(run);
     if (this.#run?.id === run.id) {
       this.#run = run;
     } else if (run.cached) {
       if (!this.#run) this.#set({status: "idle"});
-    } else if (!this.#heard.includes(run.id)) {
-      this.#run = run;
-      this.#set({status: "queued"});
+    } else if (!isHeard) {
+      this.#next = run;
+      if (!this.#run) this.#goOn();
     }
+  }
+
+  #goOn() {
+    this.#run = this.#next;
+    this.#next = null;
+    this.#set({status: this.#run ? "queued" : "idle"});
   }
 
   #follow(run) {
@@ -231,15 +259,16 @@ export class Conversation {
     const {id} = this.#run;
     const {parts, tools, sources, underway, progress, status, finish_reason, error} = state;
     const {usage, model, cached, duration_ms, attempt, events} = state;
-    const own = {id, role: "assistant", text: state.text || state.output || "", parts, tools,
-      sources, underway, progress, status, finish_reason, error, usage, model, cached,
+    const own = {id, role: "assistant", reply_to: questionOf(id),
+      text: state.text || state.output || "", parts, tools, sources, underway, progress, status, finish_reason, error, usage, model, cached,
       duration_ms, attempt, events, place: state.id};
     const at = messages.findIndex((one) => one.id === id);
     const all = at < 0 ? [...messages, own] : messages.with(at, own);
     const over = finished(state) || state.closed;
-    if (over) this.#run = null;
+    if (over) [this.#run, this.#next] = [this.#next, null];
     if (over && !this.#lasts) this.#handle = this.#connect = null;
-    const now = over ? "idle" : status === "connecting" ? "queued" : status;
+    const next = this.#run ? "queued" : "idle";
+    const now = over ? next : status === "connecting" ? "queued" : status;
     const problem = state.closed ? state.problem : error ?? this.#value.error;
     const {connected} = state;
     this.#set({messages: all, status: now, error: problem, answer: state, connected}, over);
@@ -249,7 +278,7 @@ export class Conversation {
   #leave() {
     this.#opened += 1;
     this.#handle?.close();
-    this.#handle = this.#run = this.#connect = null;
+    this.#handle = this.#run = this.#next = this.#connect = null;
     this.#lasts = false;
     this.#heard = [];
     this.#value = EMPTY;
@@ -271,10 +300,13 @@ export class Conversation {
 const problem = (error) => error instanceof PlateauError ? error
   : new PlateauError({title: String(error?.message ?? error), code: "client"});
 
+// The message that a run answers.
+const questionOf = (run) => `${run}-user`;
+
 const said = (payload, status) => status === "cancelled" ? "Cancelled."
   : typeof payload === "string" ? payload : JSON.stringify(payload ?? null);
 
-function shown({id, role, status, content, parts, created_at, error = null}) {
+function shown({id, role, status, content, parts, created_at, reply_to = null, error = null}) {
   const folded = partsOf(parts?.length ? parts : [{type: "text", part: 0, text: content ?? ""}]);
-  return {id, role, status, created_at, error, underway: [], progress: null, ...folded};
+  return {id, role, status, created_at, reply_to, error, underway: [], progress: null, ...folded};
 }

@@ -28,6 +28,10 @@ export interface ShownMessage {
   finish_reason?: string | null;
   error?: RunError | null;
   created_at?: number;
+  /** Of an answer: the id of its question. */
+  reply_to?: string | null;
+  /** A question that was asked here. */
+  own?: boolean;
   /** Of an answer that was heard since the conversation was loaded. */
   usage?: Usage | null;
   model?: string | null;

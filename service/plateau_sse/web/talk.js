@@ -6,13 +6,17 @@ import {clock, Turn} from "./turn.js";
 import {LONG_MS} from "./asking.js";
 import {Conversation} from "./conversation.js";
 
-// `messages` in pairs: what was asked, and the answer.
+// `messages` in pairs: what was asked, and the answer, which names its question. Two who ask at
+// once stand both before the first answer.
 function exchanges(messages) {
   const found = [];
   for (const one of messages) {
-    const last = found.at(-1);
-    if (one.role !== "assistant") found.push({question: one, said: null});
-    else if (last && !last.said) last.said = one;
+    if (one.role !== "assistant") {
+      found.push({question: one, said: null});
+      continue;
+    }
+    const pair = found.find(({question, said}) => !said && question?.id === one.reply_to);
+    if (pair) pair.said = one;
     else found.push({question: null, said: one});
   }
   return found;
@@ -152,12 +156,16 @@ export class Talk {
     const isAbove = all.length > 1 && this.turns.length === 1 && this.turns[0].isOwn &&
       !this.turns[0].said;
     while (this.turns.length > (isAbove ? 0 : all.length)) this.turns.pop().card.remove();
+    // Of several that are asked one is told, and those behind it wait.
+    const last = all.length - 1;
+    const begun = all.findIndex(({said}) => ["queued", "running"].includes(said?.status));
+    const told = begun < 0 ? last : begun;
     all.forEach(({question, said}, at) => {
       const turn = this.turns[at] ?? this.begin(question);
       const own = this.events.filter(([, run]) => run === said?.id);
       for (const [event] of own) turn.log.add(event);
-      const isLast = at === all.length - 1;
-      const state = {isLast, isOn: isOn && isLast, connected, dropped, stopping, waitsLong};
+      const state = {isLast: at === last, isOn: isOn && at >= told, isTold: at === told, connected,
+        dropped, stopping, waitsLong};
       turn.show(question, said, state);
     });
     this.events = [];
@@ -165,7 +173,7 @@ export class Talk {
   }
 
   begin(question) {
-    const isOwn = question?.id.startsWith("sent-") ?? false;
+    const isOwn = question?.own ?? false;
     const turn = new Turn(this, isOwn ? this.asked : null);
     this.turns.push(turn);
     this.root.append(turn.card);

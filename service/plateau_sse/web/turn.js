@@ -58,7 +58,7 @@ export class Turn {
   }
 
   // `question` and `said` are messages of the conversation, either of which may be missing;
-  // `state` is {isLast, isOn, isAlone, connected, dropped, stopping, waitsLong}.
+  // `state` is {isLast, isOn, isTold, isAlone, connected, dropped, stopping, waitsLong}.
   show(question, said, state) {
     this.said = said;
     const status = said?.status ?? (state.isOn ? "connecting" : "unanswered");
@@ -68,8 +68,8 @@ export class Turn {
     this.time(said, over);
     put(this.at("status"), sentence(status, said, {...state, isKnown: this.isKnown}));
     this.showButtons({
-      cancel: state.isOn && !state.stopping && !state.isAlone,
-      drop: state.isOn && !state.dropped && !state.isAlone,
+      cancel: state.isOn && state.isTold && !state.stopping,
+      drop: state.isOn && state.isTold && !state.dropped,
       resume: state.dropped && state.isLast,
       copy: over && Boolean(said?.text),
       again: over && state.isLast && !state.isAlone,
