@@ -80,6 +80,13 @@ def test_what_plateau_token_prints_is_taken(tmp_path: Path) -> None:
     assert found.scopes == {"runs:read"}
 
 
+def test_where_each_user_is_an_owner_it_takes_the_user_alone(tmp_path: Path) -> None:
+    env = {"JWT_SECRET": SECRET, "JWT_OWNER_CLAIM": "sub"}
+    done = plateau("token", "--user", "ann", env=env, cwd=tmp_path)
+    found = verified(done.stdout.strip(), jwt_owner_claim="sub")
+    assert (found.user, found.owner) == ("ann", of_user(of_name("ann"), "ann"))
+
+
 @pytest.mark.parametrize(
     ("env", "arguments", "said"),
     [
@@ -90,6 +97,12 @@ def test_what_plateau_token_prints_is_taken(tmp_path: Path) -> None:
         ({"JWT_SECRET": SECRET, "JWT_OWNER_CLAIM": "o"}, ["--user", "a"], "JWT_OWNER_CLAIM"),
         ({"JWT_SECRET": SECRET}, ["--user", "ann", "--ttl", "soon"], "15m"),
         ({"JWT_SECRET": SECRET}, ["--user", "ann", "--scope", "root"], "runs:create"),
+        ({"JWT_SECRET": SECRET}, ["--user", "\udcff"], "UTF-8"),
+        (
+            {"JWT_SECRET": SECRET, "JWT_OWNER_CLAIM": "sub"},
+            ["--user", "ann", "--owner", "acme"],
+            "Leave --owner out",
+        ),
     ],
 )
 def test_what_cannot_be_signed_is_refused(

@@ -89,6 +89,15 @@ def test_settings_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
     assert "Traceback" not in said.stdout + said.stderr
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_setting_that_is_blank_is_not_looked_at_for_ever(tmp_path: Path, blank: str) -> None:
+    """As in a .env file whose lines are all there."""
+    secret = "whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+    found = examine({"WEBHOOK_URL": blank, "WEBHOOK_SECRET": secret}, tmp_path)
+    assert (found.code, found.ill()) == (2, ["settings.webhook_secret"])
+    assert secret not in found.text
+
+
 def test_no_keys_beyond_this_machine_cannot_be_read(tmp_path: Path) -> None:
     found = examine({"HOST": "0.0.0.0"}, tmp_path)
     assert (found.code, found.ill()) == (2, ["settings.host"])

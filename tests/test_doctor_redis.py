@@ -349,6 +349,12 @@ def seen(role: Role, **info: Any) -> Seen:
     return Seen(server, known | info, 0.2, configuration, False, NOTHING)
 
 
+def test_a_bound_far_below_what_is_used_is_raised_above_that() -> None:
+    streams = seen("streams", maxmemory=MIB, used_memory=40 * MIB)
+    found = {one.check: one for one in bounds(streams, Settings())}["streams.fullness"]
+    assert f"maxmemory {80 * MIB}" in found.mend
+
+
 def test_a_redis_that_is_too_old_is_an_error() -> None:
     (found,) = _judge(seen("cache", redis_version="6.2.14"), Settings())
     assert (found.check, found.level) == ("cache.version", "error")

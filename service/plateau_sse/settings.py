@@ -20,6 +20,10 @@ from plateau_sse.origins import origins_of
 from plateau_sse.redis_urls import redis_url_of
 
 JWT_SECRET_BYTES = 32
+# What they say in a token is said of itself, and of nobody.
+JWT_OWN_CLAIMS = ("exp", "iat", "nbf", "scope", "aud", "iss")
+# Their defaults are in their texts, in the notation that is read.
+SIZES = (values.cache_memory, values.stream_memory, values.body_size)
 # The commands that run a part of the service; `serve` runs all of it.
 WEB, RUNNER = "web", "runner"
 
@@ -64,16 +68,19 @@ class Settings:
         "", str.strip, "server to start instead of the bundled one", of=()
     )
     cache_max_memory: int = _setting(
-        10 * 1024**2, values.parse_size, "bound of the cache that we start (10mb)", of=(RUNNER,)
+        10 * 1024**2,
+        values.cache_memory,
+        "bound of the cache that we start (10mb)",
+        of=(RUNNER,),
     )
     cache_ttl_s: int = _setting(3600, values.whole(1), "life of a cached answer", of=(RUNNER,))
     stream_max_memory: int = _setting(
-        64 * 1024**2, values.parse_size, "bound of the streams instance (64mb)"
+        64 * 1024**2, values.stream_memory, "bound of the streams instance (64mb)"
     )
     stream_ttl_s: int = _setting(600, values.whole(61), "life of a finished run's record")
     worker_max_memory: int = _setting(
         0,
-        values.bound,
+        values.worker_memory,
         "memory over which a worker takes no more streams (120mb); 0: any",
         of=(WEB,),
     )
@@ -319,6 +326,12 @@ class Settings:
     def _check_tokens(self) -> None:
         if self.jwt_secret and self.jwt_jwks_url:
             raise SettingsError("Set JWT_SECRET or JWT_JWKS_URL, not both.")
+        for name in ("jwt_user_claim", "jwt_owner_claim"):
+            if getattr(self, name) in JWT_OWN_CLAIMS:
+                raise SettingsError(
+                    f"{name.upper()} must be none of {', '.join(JWT_OWN_CLAIMS)}, which say "
+                    "something else: sub, org, …"
+                )
         if self.jwt_secret.startswith("-----BEGIN"):
             raise SettingsError(
                 "JWT_SECRET is a secret that both sides know; the keys of those who sign with "
@@ -367,7 +380,7 @@ def help_text(command: str = "serve") -> str:
             if isinstance(default, int | str | Path) and default not in ("", False)
             else ""
         )
-        if setting.metadata["parse"] in (values.parse_size, values.body_size):
+        if setting.metadata["parse"] in SIZES:
             shown = ""
         lines.append(f"  {setting.name.upper():<22} {setting.metadata['text']}{shown}")
     return "\n".join(lines)

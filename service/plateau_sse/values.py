@@ -33,14 +33,34 @@ def parse_size(text: str) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
-def bound(text: str) -> int:
-    """A size, or 0 where there is to be none."""
+def _memory(least_mb: int, example: str) -> Any:
+    """Without a unit a size is bytes: who writes 10 for 10mb is told so, since so little holds
+    nothing."""
+
+    def parse(text: str) -> int:
+        try:
+            size = parse_size(text)
+        except ValueError:
+            size = 0
+        if not least_mb * UNITS["mb"] <= size <= 1024 * UNITS["gb"]:
+            raise ValueError(f"a size from {least_mb}mb to 1024gb, such as {example}")
+        return size
+
+    return parse
+
+
+cache_memory, stream_memory = _memory(1, "10mb"), _memory(4, "64mb")
+_worker_memory = _memory(1, "120mb")
+
+
+def worker_memory(text: str) -> int:
+    """A size, or 0 where there is to be no bound."""
     if text.strip() == "0":
         return 0
     try:
-        return parse_size(text)
-    except ValueError:
-        raise ValueError("a size such as 120mb, or 0 for none") from None
+        return int(_worker_memory(text))
+    except ValueError as error:
+        raise ValueError(f"{error}, or 0 for none") from None
 
 
 BODY_BYTES_LEAST, BODY_BYTES_MOST = 16 * 1024, 16 * 1024**2

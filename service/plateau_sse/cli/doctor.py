@@ -56,15 +56,22 @@ def run(options: argparse.Namespace) -> NoReturn:
 def _read() -> tuple[Settings | None, tuple[Server, ...], list[Finding]]:
     """The settings, or all that is wrong with them: a `serve` would name the first alone."""
     environ, findings = dict(os.environ), []
+    replaced: set[str] = set()
     while True:
         try:
             settings = Settings.from_env(environ)
             servers = find(settings)
             break
         except SettingsError as wrong:
-            name = next(word for word in NAME.findall(str(wrong)) if word in environ)
+            # One that is blank is not what is wrong, nor is one that was replaced already.
+            words = NAME.findall(str(wrong))
+            named = [it for it in words if environ.get(it, "").strip() and it not in replaced]
+            name = (named or words)[0]
             mend = f"{name}=…  # plateau serve --help"
             findings.append(error(f"settings.{name.lower()}", str(wrong).rstrip("."), mend))
+            if not named:
+                break
+            replaced.add(name)
             environ[name] = HARMLESS.get(name, "")
     return (None, (), findings) if findings else (settings, servers, [])
 

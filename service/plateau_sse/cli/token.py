@@ -57,6 +57,10 @@ def ttl_of(text: str) -> int:
 def _name(text: str) -> str:
     if not 0 < len(text) <= NAME_CHARS:
         raise argparse.ArgumentTypeError(f"a name of at most {NAME_CHARS} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("a name in UTF-8") from None
     return text
 
 
@@ -67,7 +71,13 @@ def run(options: argparse.Namespace) -> int:
             "JWT_SECRET is not set: tokens are signed with it, and the service takes them by "
             "it. Make one with: openssl rand -hex 32"
         )
-    if bool(options.owner) != bool(settings.jwt_owner_claim):
+    is_one_claim = settings.jwt_owner_claim == settings.jwt_user_claim
+    if is_one_claim and options.owner not in (None, options.user):
+        raise SettingsError(
+            f"JWT_OWNER_CLAIM is JWT_USER_CLAIM, {settings.jwt_user_claim}: each user is an "
+            "owner. Leave --owner out."
+        )
+    if not is_one_claim and bool(options.owner) != bool(settings.jwt_owner_claim):
         raise SettingsError(
             "--owner and JWT_OWNER_CLAIM go together: the claim is where a token names its "
             "owner, and without it all users are one owner's."

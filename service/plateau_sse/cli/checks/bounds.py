@@ -82,10 +82,12 @@ def _fullness(seen: Seen, settings: Settings) -> Finding:
     text = f"{size(used)} are used, {100 * share:.0f} % of the bound"
     if share < TIGHT:
         return ok(name, text)
+    # What is used may be far above a bound that is wrong by its unit.
+    wanted = 2 * max(bound, used)
     if own and own <= settings.stream_max_memory and not seen.server.is_ours:
-        mend = seen.set("maxmemory", str(2 * bound))
+        mend = seen.set("maxmemory", str(wanted))
     else:
-        mend = f"STREAM_MAX_MEMORY={2 * bound}"
+        mend = f"STREAM_MAX_MEMORY={wanted}"
     if share < CLOSED:
         return warning(name, f"{text}: records of finished runs live for a minute only", mend)
     return error(name, f"{text}: new runs are refused", mend)
