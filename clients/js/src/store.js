@@ -27,6 +27,8 @@ export class Conversation {
   #run = null;
   // What was asked here and is told behind that.
   #next = null;
+  // The question that is sent just now, which has no name yet.
+  #asking = null;
   // The latest question of the conversation where it was asked here, as it was asked.
   #last = null;
   #loaded = null;
@@ -151,7 +153,7 @@ export class Conversation {
       // What is asked just now the service may not have yet.
       const waits = [this.#run, this.#next].map((one) => one && questionOf(one.id));
       const kept = this.#value.messages.filter(({id}) => newer.includes(id) ||
-        ((waits.includes(id) || id.startsWith("sent-")) && !known.includes(id)));
+        id === this.#asking || (waits.includes(id) && !known.includes(id)));
       const ids = kept.map(({id}) => id);
       const before = said.messages.map(shown).filter(({id}) => !ids.includes(id));
       this.#set({messages: [...before, ...kept]});
@@ -202,21 +204,22 @@ export class Conversation {
     }
     this.#opened += 1;
     const last = {body, shown: shownAs};
+    const heard = this.#heard.length;
     const others = () => this.#value.messages.filter((one) => !own.includes(one));
     this.#set({messages: [...others(), ...own], ...asking});
     const {url, agent, conversation: conversation_id, key, user, options, cache} = this.#options;
     const asked = {agent, conversation_id, ...(user && {user}), ...(options && {options}),
       ...(cache && {cache}), ...body};
+    this.#asking = own[0]?.id;
     try {
       const run = await ask(url, asked, {key});
-      const {messages} = this.#value;
-      const id = questionOf(run.id);
-      // The service calls it so, too.
-      const named = messages.some((one) => one.id === id) ? others()
-        : messages.map((one) => (own.includes(one) ? {...one, id} : one));
-      this.#set({messages: named, cache: run.cache});
+      this.#asking = null;
+      this.#set({messages: named(this.#value.messages, own[0], run), cache: run.cache});
+      // An answer that was there has another id in the conversation, which only that knows.
+      if (run.cached && this.#heard.length > heard) this.#refresh(this.#heard.at(-1));
       this.#asked(run, last);
     } catch (error) {
+      this.#asking = null;
       // What was not taken is not in the conversation: it is the caller's to send again.
       this.#last = last;
       const status = this.#run ? "running" : "idle";
@@ -302,6 +305,15 @@ const problem = (error) => error instanceof PlateauError ? error
 
 // The message that a run answers.
 const questionOf = (run) => `${run}-user`;
+
+// `own` as the service calls it, which may have told of it already.
+function named(messages, own, {id: run, cached}) {
+  const id = questionOf(run);
+  if (!own || cached) return messages;
+  const rest = messages.some((one) => one.id === id)
+    ? messages.filter((one) => one !== own) : messages;
+  return rest.map((one) => (one === own || one.id === id ? {...one, id, own: true} : one));
+}
 
 const said = (payload, status) => status === "cancelled" ? "Cancelled."
   : typeof payload === "string" ? payload : JSON.stringify(payload ?? null);

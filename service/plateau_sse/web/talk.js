@@ -15,7 +15,10 @@ function exchanges(messages) {
       found.push({question: one, said: null});
       continue;
     }
-    const pair = found.find(({question, said}) => !said && question?.id === one.reply_to);
+    const open = found.filter(({question, said}) => question && !said);
+    // What was sent just now has no name yet by which an answer could know it.
+    const pair = open.find(({question}) => question.id === one.reply_to) ??
+      open.findLast(({question}) => !one.reply_to || question.id.startsWith("sent-"));
     if (pair) pair.said = one;
     else found.push({question: null, said: one});
   }
