@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
 from plateau_sse import __version__
+from plateau_sse.cli.output import gone, is_output, open_what_is_closed
 from plateau_sse.errors import PlateauError, SettingsError
 from plateau_sse.importpath import put_current_directory_last
 from plateau_sse.settings import Settings, help_text
@@ -25,6 +26,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     put_current_directory_last()
+    open_what_is_closed()
     # Where the locale is ASCII, a character that it lacks is better than a traceback.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -33,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser(with_ask=not without_ask & set(arguments[:1])).parse_args(arguments)
     command: Command = options.run
     try:
-        return command(options)
+        code = command(options)
+        # At its exit the interpreter would do so with a traceback.
+        sys.stdout.flush()
+        return code
     except SettingsError as error:
         print(f"plateau: {error}", file=sys.stderr)
         return 2
@@ -42,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        if arguments[0] in ("serve", "web", "runner") or not is_output(error):
+            raise
+        return gone(error, arguments[0])
 
 
 def _parser(*, with_ask: bool) -> argparse.ArgumentParser:

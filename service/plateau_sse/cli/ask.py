@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plateau_sse.cli.dialects import SPOKEN, Question
+from plateau_sse.cli.output import gone
 from plateau_sse.cli.screen import Screen
 from plateau_sse.errors import SettingsError
 
@@ -110,10 +111,8 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         screen.say("cancelled")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the answer has had enough of it, as `| head` does.
-        screen.abandon()
-        return FAILED
+    except BrokenPipeError as error:
+        return gone(error, "ask")
 
 
 def _ask_here(target: str, text: str, options: dict[str, Any], screen: Screen) -> int:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from plateau_sse.cli import acl
 from plateau_sse.cli.checks import Finding, error, warning
+from plateau_sse.cli.output import gone
 from plateau_sse.cli.servers import Server, find, result_of
 from plateau_sse.errors import SettingsError
 from plateau_sse.serve.child import leave
@@ -37,20 +38,23 @@ def run(options: argparse.Namespace) -> NoReturn:
     where settings cannot be read."""
     settings, servers, findings = _read()
     if settings is not None and options.acl:
-        print("\n".join(acl.lines(settings)), flush=True)
-        leave(0)
+        leave(_print("\n".join(acl.lines(settings)), 0))
     if settings is None:
         code = WRONG_SETTINGS
     else:
         findings = result_of(_examine(settings, servers))
         levels = {finding.level for finding in findings}
         code = int("error" in levels or (options.strict and "warning" in levels))
+    leave(_print(_as_json(findings) if options.json else _as_text(findings), code))
+
+
+def _print(text: str, code: int) -> int:
+    """The exit status: `code`, or that of an output that cannot be written."""
     try:
-        print(_as_json(findings) if options.json else _as_text(findings), flush=True)
-    except BrokenPipeError:
-        # Whoever read it has had enough of it, as `| head` does.
-        code = code or 1
-    leave(code)
+        print(text, flush=True)
+    except OSError as wrong:
+        return code or gone(wrong, "doctor")
+    return code
 
 
 def _read() -> tuple[Settings | None, tuple[Server, ...], list[Finding]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from plateau_sse.cli.output import gone
 from plateau_sse.cli.servers import (
     Server,
     Trouble,
@@ -79,9 +80,8 @@ def run(arguments: argparse.Namespace) -> NoReturn:
     wanted, answers = result_of(_ask_all(wanted))
     try:
         _show(list(zip(wanted, answers, strict=True)), settings, raw=arguments.raw)
-    except BrokenPipeError:
-        # Whoever read it has had enough of it, as `| head` does.
-        leave(1)
+    except OSError as error:
+        leave(gone(error, "info"))
     leave(int(any(isinstance(answer, Trouble) for answer in answers)))
 
 

@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from plateau_sse.cli.output import Unwritable
+
 # Why an answer ended, where it is not that all was said.
 ENDINGS = {
     "length": "cut off: the limit of its length was reached",
@@ -105,12 +107,6 @@ class Screen:
         """A line to standard error that --quiet keeps back."""
         if not self._quiet:
             self.say(message)
-
-    def abandon(self) -> None:
-        """Standard output is gone: keep the interpreter from flushing into it at exit."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._out.fileno())
-        os.close(nowhere)
 
     def _delta(self, event: dict[str, Any]) -> None:
         self._text += str(event.get("text", ""))
@@ -270,8 +266,12 @@ class Screen:
         self._clear_progress()
         self._end_thought()
         # A file or a program gets what was said; a terminal would do what some of it says.
-        self._out.write(shown(text) if self._out.isatty() else text)
-        self._out.flush()
+        try:
+            self._out.write(shown(text) if self._out.isatty() else text)
+            self._out.flush()
+        except OSError as error:
+            # Of an agent that runs right here other faults are its own.
+            raise Unwritable(*error.args) from None
         if text:
             self._mid_line = not text.endswith("\n")
 

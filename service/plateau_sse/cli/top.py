@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plateau_sse.cli import dashboard
 from plateau_sse.cli.ask import default_url
-from plateau_sse.cli.screen import Screen, has_colour, printable
+from plateau_sse.cli.screen import has_colour, printable
 from plateau_sse.errors import PlateauError, SettingsError
 from plateau_sse.settings import Settings
 
@@ -86,12 +86,7 @@ class Shot(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Does it; gives the exit status. Raises PlateauError, SettingsError."""
     token = args.token.strip() or Settings.from_env().admin_token
-    try:
-        return asyncio.run(_run(args, token))
-    except BrokenPipeError:
-        # Whoever read it has had enough of it, as `| head` does.
-        Screen(sys.stdout, sys.stderr, events=False, quiet=True).abandon()
-        return 1
+    return asyncio.run(_run(args, token))
 
 
 async def _run(args: argparse.Namespace, token: str) -> int:
