@@ -439,6 +439,23 @@ def test_ctrl_c_cancels_the_run() -> None:
         assert plateau.cancelled.is_set()
 
 
+def test_ctrl_c_does_not_wait_for_a_service_that_is_frozen() -> None:
+    with fake_plateau(tape_of("begun ")[:-1], None) as plateau, socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        cancel_url = f"http://127.0.0.1:{deaf.getsockname()[1]}/cancel?token=secret"
+        status, created = plateau.created
+        plateau.created = (status, created | {"cancel_url": cancel_url})
+        command = [*COMMAND, "ask", "text", "--url", plateau.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
+            assert asked.stdout is not None
+            assert asked.stdout.read(6) == b"begun "
+            asked.send_signal(signal.SIGINT)
+            _, err = asked.communicate(timeout=WAIT_S)
+    assert asked.returncode == 130, err
+    assert b"could not cancel" in err and b"secret" not in err
+
+
 def test_text_comes_through_a_pipe_too() -> None:
     command = [*COMMAND, "ask", "--local", "study", "--option", "pace_ms=0", "--quiet"]
     done = subprocess.run(

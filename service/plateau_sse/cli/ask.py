@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import httpx
 
 COMPLETED, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+# Whoever has pressed Ctrl+C waits for it.
+CANCEL_S = 2.0
 
 
 class UsageError(Exception):
@@ -34,6 +36,19 @@ class UsageError(Exception):
 def default_url() -> str:
     """Where a `plateau serve` listens that has the same PORT."""
     return f"http://127.0.0.1:{os.environ.get('PORT', '').strip() or 8000}"
+
+
+def url_help(what: str) -> str:
+    """Of `--url`. PORT may be anything, and argparse reads % in its texts."""
+    return f"where the {what} is [{default_url()}]".replace("%", "%%")
+
+
+def seconds(text: str) -> float:
+    """Of `--retry-for`."""
+    found = float(text)
+    if not found >= 0:
+        raise argparse.ArgumentTypeError("seconds, 0 or more")
+    return found
 
 
 def add_parser(subparsers: Any) -> None:
@@ -58,7 +73,7 @@ def add_parser(subparsers: Any) -> None:
         help="an option of the agent; the value is JSON, else a string; repeatable",
     )
     add("--conversation", metavar="ID", help="go on with this conversation, or begin it")
-    add("--url", help=f"where the server is [{default_url()}]")
+    add("--url", help=url_help("server"))
     key = parser.add_mutually_exclusive_group()
     key.add_argument(
         "--key", default="", help="an API key (other users may see it: --key-file)"
@@ -78,7 +93,7 @@ def add_parser(subparsers: Any) -> None:
     add("--quiet", action="store_true", help="the answer and nothing on the way there")
     add(
         "--retry-for",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="S",
         help="how long the server may be away before giving up [60]",
@@ -94,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     """Does it; gives the exit status."""
     screen = Screen(sys.stdout, sys.stderr, events=args.json, quiet=args.quiet)
     try:
+        _check_words(args)
         text, options = _text(args), _options(args)
         if args.local:
             if args.conversation:
@@ -141,7 +157,7 @@ def _ask_server(
         return UNREACHABLE
     except Refused as error:
         screen.say(f"plateau ask: {error}")
-        return FAILED
+        return USAGE if error.code == "client" else FAILED
 
 
 def _follow(
@@ -206,7 +222,7 @@ def _cancel(url: str, http: httpx.Client, screen: Screen) -> None:
 
     try:
         if url:
-            cancel(url, http=http)
+            cancel(url, http=http, within_s=CANCEL_S)
     except (Refused, Unreachable) as error:
         screen.notice(f"could not cancel: {error}")
 
@@ -239,8 +255,23 @@ def _contents(path: str) -> str:
 
 
 def key_of(args: argparse.Namespace) -> str:
-    """That of --key or --key-file. Raises UsageError."""
-    return str(args.key) if not args.key_file else _contents(args.key_file).strip()
+    """That of --key or --key-file. Raises UsageError, without the key in it."""
+    # Some editors begin a file with a mark of its encoding.
+    text = _contents(args.key_file).removeprefix("\ufeff") if args.key_file else args.key
+    key = str(text).strip()
+    if not (key.isascii() and key.isprintable()):
+        where = f"in {args.key_file}" if args.key_file else "of --key"
+        raise UsageError(f"the key {where} is one line of ASCII, and this is none")
+    return key
+
+
+def _check_words(args: argparse.Namespace) -> None:
+    """What is no UTF-8 comes as halves of surrogates, which nothing sends."""
+    for name in ("agent", "conversation", "url"):
+        try:
+            (getattr(args, name) or "").encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"--{name} is not UTF-8") from None
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -257,10 +288,22 @@ def options_of(given: list[str]) -> dict[str, Any]:
 
 def _pairs(given: list[str]) -> Iterator[tuple[str, Any]]:
     for pair in given:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not (name and equals):
             raise UsageError(f"--option takes name=value, not {pair!r}")
         try:
-            yield name, json.loads(value)
+            value = json.loads(text, parse_constant=_no_constant)
         except ValueError:
-            yield name, value
+            value = text
+        except RecursionError:
+            raise UsageError(f"--option {name}: that is too deep") from None
+        try:
+            json.dumps({name: value}, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"--option {name!a} cannot be sent: {error}") from None
+        yield name, value
+
+
+def _no_constant(text: str) -> Any:
+    """Of NaN and Infinity, which Python takes for JSON."""
+    raise ValueError(text)

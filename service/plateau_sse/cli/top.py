@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plateau_sse.cli import dashboard
-from plateau_sse.cli.ask import default_url
+from plateau_sse.cli.ask import default_url, url_help
 from plateau_sse.cli.screen import has_colour, printable
 from plateau_sse.errors import PlateauError, SettingsError
 from plateau_sse.settings import Settings
@@ -56,8 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.set_defaults(run=run)
     add = parser.add_argument
-    url = default_url()
-    add("--url", default=url, help=f"where the service is [{url}]")
+    add("--url", default=default_url(), help=url_help("service"))
     add(
         "--token",
         default="",
@@ -86,6 +85,8 @@ class Shot(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Does it; gives the exit status. Raises PlateauError, SettingsError."""
     token = args.token.strip() or Settings.from_env().admin_token
+    if not token.isprintable():
+        raise SettingsError("The token has a character that no header takes.")
     return asyncio.run(_run(args, token))
 
 
@@ -124,9 +125,9 @@ class Service:
         headers = {b"Authorization": f"Bearer {self._token}".encode()} if self._token else {}
         try:
             response = await self._http.get(f"{self.url}/api/admin/metrics", headers=headers)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise SettingsError(f"--url {self.url} is no address: {error}") from None
-        except httpx.TransportError as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+            raise SettingsError(f"--url {self.url!a} is no address: {error}") from None
+        except httpx.RequestError as error:
             why = str(error) or type(error).__name__
             raise Away(
                 why,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import NamedTuple
 from urllib.parse import urljoin
 
 import httpx
 
 from plateau_sse.cli.dialects import INTERRUPTED, Ear, Event, Question, Spoken
-from plateau_sse.client.faults import Refused, Unreachable
+from plateau_sse.client.faults import Refused, Unreachable, shown
 from plateau_sse.client.patience import RETRY_MS, Patience
 from plateau_sse.client.place import TERMINAL
-from plateau_sse.client.ways import CONNECT_S, SILENCE_S
+from plateau_sse.client.ways import addressed, prepared, unbound
 from plateau_sse.eventsource import EventReader, TooLong
 
 _PASSING = (429, 502, 503, 504)
@@ -93,26 +94,22 @@ class Via:
         url = self._url
         try:
             yield from self._ask()
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise Unreachable(f"{url} is no address: {error}") from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             if not self.cancel_url:
-                raise Unreachable(f"Could not reach {url}: {error}") from None
+                raise Unreachable(f"Could not reach {shown(url)}: {error}") from None
             raise _Cut(type(error).__name__) from None
-        except (httpx.TransportError, TooLong) as error:
+        except (httpx.RequestError, TooLong) as error:
             raise _Cut(f"{type(error).__name__}: {error}".rstrip(": ")) from None
 
     def _ask(self) -> Iterator[Heard]:
         ear, reader = self._spoken.ear(), EventReader()
         url = self._url.rstrip("/") + self._path
-        asked = self._http.stream(
-            "POST",
-            url,
-            json=self._body,
-            headers=self._headers,
-            timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
-        )
-        with asked as answer:
+        within_s = self._patience.begin()
+        request = prepared(self._http, "POST", url, self._headers, self._body, within_s)
+        with addressed(url):
+            answer = self._http.send(request, stream=True)
+        with closing(answer):
+            unbound(request)
             if answer.status_code in _PASSING:
                 after = answer.headers.get("retry-after", "")
                 after_s = float(after) if after.isdigit() else 0.0

@@ -18,7 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from plateau_sse.cli.ask import UsageError, default_url, key_of, options_of
+from plateau_sse.cli.ask import (
+    UsageError,
+    default_url,
+    key_of,
+    options_of,
+    seconds,
+    url_help,
+)
 from plateau_sse.cli.screen import CLEAR_LINE
 from plateau_sse.cli.units import brief, duration
 
@@ -30,7 +37,7 @@ COMPLETED, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 # A request waits so long for its answer; then the same one is sent again.
 WAIT_S = 60
 # Beyond that: a connection, and a server that is busy.
-TIMEOUT_S = WAIT_S + 15.0
+MARGIN_S = 15.0
 PAUSE_S, PAUSE_MOST_S = 1.0, 30.0
 # Told as they are found, and no more of them.
 TOLD_MOST = 20
@@ -72,8 +79,7 @@ def add_parser(subparsers: Any) -> None:
     add("--at-once", type=int, default=4, metavar="N", help="as many wait for answers [4]")
     add("--rate", type=float, metavar="N", help="ask so many a second at most")
     add("--refresh", action="store_true", help="answer anew what is there already")
-    url = default_url()
-    add("--url", default=url, help=f"where the server is [{url}]")
+    add("--url", default=default_url(), help=url_help("server"))
     key = parser.add_mutually_exclusive_group()
     key.add_argument(
         "--key", default="", help="an API key (other users may see it: --key-file)"
@@ -81,7 +87,7 @@ def add_parser(subparsers: Any) -> None:
     key.add_argument("--key-file", metavar="F", help="a file with the API key")
     add(
         "--retry-for",
-        type=float,
+        type=seconds,
         default=120.0,
         metavar="S",
         help="how long the server may be away or full before giving up [120]",
@@ -92,7 +98,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Does it; gives the exit status."""
     try:
-        if args.at_once < 1 or (args.rate is not None and args.rate <= 0):
+        if args.at_once < 1 or not (args.rate is None or args.rate > 0):
             raise UsageError("--at-once and --rate are numbers above 0")
         options = options_of(args.option)
         questions = list(_questions(_lines(args.file), args.agent, options))
@@ -159,9 +165,7 @@ async def _warm(args: argparse.Namespace, questions: list[Question], key: str) -
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=args.at_once)
-    async with httpx.AsyncClient(
-        headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
-    ) as http:
+    async with httpx.AsyncClient(headers=headers, limits=limits, trust_env=False) as http:
         warming = _Warming(
             f"{args.url.rstrip('/')}/v1/runs",
             http,
@@ -275,22 +279,31 @@ class _Warming:
         """What became of it. Raises _GaveUp."""
         import httpx
 
+        from plateau_sse.client.faults import shown
+
         body = {**question.body, "cache": {"mode": self.mode}}
-        headers = {"Prefer": f"wait={WAIT_S}", "Idempotency-Key": uuid.uuid4().hex}
+        # A server that has stopped in the middle says nothing either: it is waited for no
+        # longer than one that is away.
+        wait_s = max(1, int(min(WAIT_S, self.retry_for_s)))
+        timeout = httpx.Timeout(wait_s + min(MARGIN_S, max(2.0, self.retry_for_s)))
+        headers = {"Prefer": f"wait={wait_s}", "Idempotency-Key": uuid.uuid4().hex}
         pause_s, since = PAUSE_S, time.monotonic()
         while True:
             asked_at = time.monotonic()
             try:
-                response = await self.http.post(self.url, json=body, headers=headers)
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise _GaveUp(f"{self.url} is no address: {error}") from None
-            except httpx.TransportError as error:
-                self._note_away(f"{self.url} does not answer ({type(error).__name__})", since)
+                response = await self.http.post(
+                    self.url, json=body, headers=headers, timeout=timeout
+                )
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+                raise _GaveUp(f"{shown(self.url)} is no address: {error}") from None
+            except httpx.RequestError as error:
+                away = f"{shown(self.url)} does not answer ({type(error).__name__})"
+                self._note_away(away, since)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_MOST_S)
                 continue
             if response.status_code in BUSY:
-                self._note_away(f"{self.url} says {_said(response)}", since)
+                self._note_away(f"{shown(self.url)} says {_said(response)}", since)
                 await asyncio.sleep(_retry_after_s(response, pause_s))
                 pause_s = min(2 * pause_s, PAUSE_MOST_S)
                 continue

@@ -14,11 +14,17 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import httpx
 
-from plateau_sse.client.faults import Refused, Unreachable, object_of, problem_of
+from plateau_sse.client.faults import (
+    Unreachable,
+    not_plateau,
+    object_of,
+    problem_of,
+    shown,
+)
 from plateau_sse.client.patience import Notice, Patience, unheard
-from plateau_sse.client.ways import Way, at_once, awaited, blocking
+from plateau_sse.client.ways import SILENCE_S, Way, at_once, awaited, blocking
 
-_NOT_THERE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)
+_NOT_THERE = (httpx.ConnectError, httpx.ConnectTimeout)
 
 
 class Ask(TypedDict, total=False):
@@ -62,15 +68,17 @@ class _Question:
             headers["Authorization"] = f"Bearer {self.key}"
         while True:
             try:
-                response = await way.ask("POST", url, headers, self.body)
+                within_s = self.patience.begin()
+                response = await way.ask("POST", url, headers, self.body, within_s)
             except _NOT_THERE as error:
-                raise Unreachable(f"Could not reach {self.url}: {error}") from None
-            except httpx.InvalidURL as error:
-                raise Unreachable(f"{self.url} is no address: {error}") from None
+                raise Unreachable(f"Could not reach {shown(self.url)}: {error}") from None
             except httpx.TransportError as error:
                 pause_s = self.patience.pause_s(type(error).__name__, "asking again")
                 await way.sleep(pause_s)
                 continue
+            except httpx.RequestError as error:
+                # Redirects without end, or a body in an encoding that it is not in.
+                raise not_plateau(self.url, error) from None
             if response.status_code not in (200, 202):
                 raise problem_of(response)
             return _run_of(self.url, url, response)
@@ -79,15 +87,19 @@ class _Question:
 def _run_of(base: str, url: str, response: httpx.Response) -> Run:
     said = object_of(response.content)
     if not isinstance(said.get("id"), str) or not isinstance(said.get("events_url"), str):
-        raise Refused("not_plateau", f"{base} does not answer as Plateau does.")
-    events_url = urljoin(url, said["events_url"])
-    parts = urlsplit(events_url)
+        raise not_plateau(base)
+    try:
+        events_url = urljoin(url, said["events_url"])
+        parts = urlsplit(events_url)
+        cancel_url = urljoin(url, str(said.get("cancel_url", "")))
+    except ValueError as error:
+        raise not_plateau(base, error) from None
     return Run(
         id=said["id"],
         cache=response.headers.get("x-cache", "hit" if said.get("cached") else "miss"),
         events_url=events_url,
         record_url=urlunsplit(parts._replace(path=parts.path.removesuffix("/events"))),
-        cancel_url=urljoin(url, str(said.get("cancel_url", ""))),
+        cancel_url=cancel_url,
         said=said,
     )
 
@@ -125,24 +137,30 @@ async def ask_async(
         return await question.asked(way)
 
 
-async def _cancelled(way: Way, run: Run | str) -> None:
+async def _cancelled(way: Way, run: Run | str, within_s: float) -> None:
     url = run if isinstance(run, str) else run.cancel_url
     try:
-        response = await way.ask("POST", url, {})
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise Unreachable(f"Could not reach {url}: {type(error).__name__}") from None
+        response = await way.ask("POST", url, {}, within_s=within_s)
+    except httpx.TransportError as error:
+        raise Unreachable(f"Could not reach {shown(url)}: {type(error).__name__}") from None
+    except httpx.RequestError as error:
+        raise not_plateau(url, error) from None
     if response.is_error and (refused := problem_of(response)).code != "run_finished":
         raise refused
 
 
-def cancel(run: Run | str, *, http: httpx.Client | None = None) -> None:
+def cancel(
+    run: Run | str, *, http: httpx.Client | None = None, within_s: float = SILENCE_S
+) -> None:
     """Ends a run, given as `ask` gave it or as its `cancel_url`; one that has ended stays as
     it is. Raises Unreachable, Refused."""
     with blocking(http) as way:
-        at_once(_cancelled(way, run))
+        at_once(_cancelled(way, run, within_s))
 
 
-async def cancel_async(run: Run | str, *, http: httpx.AsyncClient | None = None) -> None:
+async def cancel_async(
+    run: Run | str, *, http: httpx.AsyncClient | None = None, within_s: float = SILENCE_S
+) -> None:
     """`cancel` for whoever awaits."""
     async with awaited(http) as way:
-        await _cancelled(way, run)
+        await _cancelled(way, run, within_s)

@@ -1,11 +1,13 @@
 """What is told to whoever asked, where there is no answer.
 
-Invariant: whatever goes wrong on the way to the service and back is one of these two.
+Invariant: whatever goes wrong on the way to the service and back is one of these two, what
+cannot be sent at all among it; neither has a token in its words.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -19,13 +21,25 @@ class Unreachable(PlateauError):
 
 class Refused(PlateauError):
     """The service said no: `code` (docs/errors.md) and `detail` are what it said; `status` is
-    that of the response."""
+    that of the response. Beside its own codes: `client`, what cannot be sent, and
+    `not_plateau`, something else answers there."""
 
     def __init__(self, code: str, detail: str, status: int = 200) -> None:
         super().__init__(f"{detail} ({code})")
         self.code = code
         self.detail = detail
         self.status = status
+
+
+def not_plateau(url: str, why: object = "") -> Refused:
+    told = f"{shown(url)} does not answer as Plateau does"
+    return Refused("not_plateau", f"{told}: {why}" if why else f"{told}.")
+
+
+def shown(url: str) -> str:
+    """A URL without what opens it."""
+    bare = re.sub(r"//[^/@?#]*@", "//…@", url)
+    return re.sub(r"([?&]token=)[^&#]*", r"\1…", bare)
 
 
 def problem_of(response: httpx.Response) -> Refused:

@@ -15,7 +15,7 @@ import httpx
 
 from plateau_sse.client.answer import Answer, Event
 from plateau_sse.client.asking import Run
-from plateau_sse.client.faults import Refused, Unreachable, object_of, problem_of
+from plateau_sse.client.faults import Refused, not_plateau, object_of, problem_of
 from plateau_sse.client.patience import Notice, Patience, unheard
 from plateau_sse.client.place import TERMINAL, Hole, Place
 from plateau_sse.client.ways import Way, at_once, awaited, blocking
@@ -23,7 +23,8 @@ from plateau_sse.eventsource import EventReader, ServerSentMessage, TooLong
 
 # Something in between is away; the service itself says so within a 200.
 _PASSING = (429, 500, 502, 503, 504)
-_NO_ADDRESS = (httpx.InvalidURL, httpx.UnsupportedProtocol)
+# What comes of an object that has the members of an event, and other kinds in them.
+_NO_EVENT = (TypeError, AttributeError, LookupError, ValueError)
 
 
 def follow(
@@ -92,9 +93,7 @@ class Following:
                         patience.reset()
                         yield event
                 why = "the response ended"
-            except _NO_ADDRESS as error:
-                raise Unreachable(f"{self.url} is no address: {error}") from None
-            except (httpx.TransportError, TooLong, Hole) as error:
+            except (httpx.RequestError, TooLong, Hole) as error:
                 why = f"{type(error).__name__}: {error}".rstrip(": ")
                 torn = isinstance(error, Hole)
             if self._has_ended():
@@ -114,7 +113,7 @@ class Following:
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if self._place.last_id:
             headers["Last-Event-ID"] = self._place.last_id
-        async with way.opened(self.url, headers) as response:
+        async with way.opened(self.url, headers, self._patience.begin()) as response:
             if response.status_code == 204:
                 yield await self._from_record(way)
                 return
@@ -139,7 +138,10 @@ class Following:
             return {}
         if not self._place.take(message.id, event):
             return {}
-        self.answer.take(event)
+        try:
+            self.answer.take(event)
+        except _NO_EVENT as error:
+            raise not_plateau(self.url, repr(error)) from None
         self.data = message.data
         return event
 
@@ -147,16 +149,19 @@ class Following:
         """The terminal event, made from the record where the stream no longer has it."""
         parts = urlsplit(self.url)
         url = urlunsplit(parts._replace(path=parts.path.removesuffix("/events")))
-        response = await way.ask("GET", url, {})
+        response = await way.ask("GET", url, {}, within_s=self._patience.begin())
         if response.status_code in _PASSING:
             raise httpx.RemoteProtocolError(f"status {response.status_code}")
         if response.status_code != 200:
             raise problem_of(response)
         record = object_of(response.content)
         event = _end_of(record)
-        if "parts" in record:
-            self.answer.take_record(record)
-        self.answer.take(event)
+        try:
+            if "parts" in record:
+                self.answer.take_record(record)
+            self.answer.take(event)
+        except _NO_EVENT as error:
+            raise not_plateau(self.url, repr(error)) from None
         self._place.ended = True
         self.data = json.dumps(event, ensure_ascii=False)
         return event
