@@ -6,7 +6,7 @@ ever looked into, so that an agent may be sent what only it understands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,10 +73,15 @@ def untold(parts: Sequence[Mapping[str, Any]], output: str | None) -> str:
     their text ends with it, or one of them (with what goes on with it) is it, whatever the
     white space: of those who speak side by side the last to end need not be the last that is
     told. As JSON the answer may have more members, which were left to their defaults."""
-    text = said_in(parts)
-    if not output or text.endswith(output) or _bare(text).endswith(_bare(output)):
+    if not output or _ends_with(said_in(parts), output):
         return ""
-    return "" if any(_is_said(it, output) for it in _texts(parts)) else output
+    texts, bare, meant = _texts(parts), _bare(output), _value(output)
+    for number, text in enumerate(texts, 1):
+        if _bare(text) == bare:
+            return ""
+        if meant is not None and _is_meant(_value(text), meant, is_last=number == len(texts)):
+            return ""
+    return output
 
 
 def with_answer(parts: Sequence[Mapping[str, Any]], output: str | None) -> str:
@@ -85,25 +90,45 @@ def with_answer(parts: Sequence[Mapping[str, Any]], output: str | None) -> str:
     return f"{text}{APART}{rest}" if text and rest else text or rest
 
 
-def _texts(parts: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+def _texts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each with what goes on with it."""
-    texts: dict[Any, str] = {}
+    texts: dict[Any, list[str]] = {}
     begun: dict[Any, Any] = {}
     for index, part in enumerate(parts):
         if part["type"] == "text":
             number = part.get("part", f"at {index}")
             first = begun[number] = begun.get(part.get("continues"), number)
-            texts[first] = texts.get(first, "") + part["text"]
-    return texts.values()
+            texts.setdefault(first, []).append(part["text"])
+    return ["".join(pieces) for pieces in texts.values()]
 
 
-def _is_said(text: str, output: str) -> bool:
-    if _bare(text) == _bare(output):
-        return True
-    said, meant = _value(text), _value(output)
-    if isinstance(said, dict) and isinstance(meant, dict) and said:
-        return all(said[name] == meant.get(name) for name in said)
-    return said is not None and said == meant
+def _ends_with(text: str, output: str) -> bool:
+    """Whatever the white space, and not in the midst of a word or a number: a text that ends
+    with 17 does not say 7."""
+    bare = _bare(output)
+    if not bare or not _bare(text).endswith(bare):
+        return False
+    left, at = len(bare), len(text)
+    if text.endswith(output):
+        left, at = 0, at - len(output)
+    while left:
+        at -= 1
+        left -= not text[at].isspace()
+    return not (at and _is_of_word(text[at - 1]) and _is_of_word(bare[0]))
+
+
+def _is_of_word(char: str) -> bool:
+    """In writing that has spaces between its words."""
+    return char.isdigit() or char == "_" or char.lower() != char.upper()
+
+
+def _is_meant(said: Any, meant: Any, *, is_last: bool) -> bool:
+    """Whether one is the other, but for what has not been said: nothing, as a rule."""
+    if not isinstance(said, dict) or not isinstance(meant, dict) or not said:
+        return said is not None and bool(said == meant)
+    if any(name not in meant or meant[name] != value for name, value in said.items()):
+        return False
+    return is_last or not any(value for name, value in meant.items() if name not in said)
 
 
 def _bare(text: str) -> str:

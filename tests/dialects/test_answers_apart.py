@@ -45,6 +45,13 @@ APART, TEXT = '{"it": 5}', "It is 5."
         ('{"it":6}', APART, APART),
         ("{}", APART, APART),
         ("[1, 2]", "[1,2]", ""),
+        # Not in the midst of a word or a number.
+        ("I have looked at 17", "7", "7"),
+        ("Looking in the book", "ok", "ok"),
+        ("Is it ok?\n\nok", "ok", ""),
+        ("It is (7", "7", ""),
+        ("答えは北京", "北京", ""),
+        ("It is a\nb", "a b", ""),
         ("[" * 5000, "]" * 5000, "]" * 5000),
     ],
 )
@@ -64,9 +71,27 @@ def test_of_two_who_speak_side_by_side_neither_is_told_twice() -> None:
     """The answer is that of who has ended last."""
     parts = [part(0, "It "), part(1, "Other"), part(2, "is 5.", continues=0), part(3, "wise")]
     assert untold(parts, TEXT) == "" and untold(parts, "Otherwise") == "Otherwise"
-    assert untold([part(0, '{"it": 5}'), part(1, "Done.")], '{"it": 5, "of": 1}') == ""
+    both, more = [part(0, '{"it": 5}'), part(1, "Done.")], '{"it": 5, "of": 1}'
+    assert untold(both[::-1], more) == "" and untold(both, '{"it": 5, "of": []}') == ""
+    # A draft of it.
+    assert untold(both, more) == more
     # As releases before kept them.
     assert untold([{"type": "text", "text": TEXT}, part(0, "x")], TEXT) == ""
+
+
+def test_an_answer_beside_many_parts_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a worker that tells it would tell nothing else for seconds."""
+    read: list[int] = []
+
+    def bare(text: str) -> str:
+        read.append(len(text))
+        return "".join(text.split())
+
+    monkeypatch.setattr("plateau_sse.content._bare", bare)
+    output = json.dumps({"words": ["x y z"] * 1000})
+    parts = [part(number, f"word {number} ") for number in range(500)]
+    assert untold(parts, output) == output
+    assert sum(read) < 4 * len(output)
 
 
 def tape_with(*said: str, output: str | None) -> Tape:
