@@ -360,6 +360,17 @@ def test_what_is_not_understood_is_an_error(
     assert (told.last["code"], kept) == ("upstream_broken_stream", None)
 
 
+def test_a_call_that_is_sent_again_behind_its_end_is_one_call() -> None:
+    """Also where it has got another id than the endpoint's."""
+    found = Calls(frozenset(["call_0"]))
+    fragment = {"tool_calls": [call(*A, id="call_0", index=0)]}
+    told = []
+    for _ in range(2):
+        found.add(fragment)
+        told += [it.id for it in found.complete()]
+    assert told == ["call_0_0"]
+
+
 def test_what_came_of_a_call_is_not_read_anew_with_each_fragment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -27,13 +27,14 @@ MAX_DRAFT = 32 * 1024
 
 @dataclass(slots=True)
 class _Call:
-    """A call that is still arriving."""
+    """A call that is still arriving; `id` is the endpoint's, `told` the one that it is told
+    under."""
 
     id: str = ""
     name: str = ""
     arguments: str = ""
     index: int | None = None
-    is_told: bool = False
+    told: str = ""
     has_grown: bool = False
 
     @property
@@ -80,16 +81,15 @@ class Calls:
     def complete(self, *, cut: bool = False) -> Iterator[ToolCall]:
         """Those that have not been told yet. Of an answer that was `cut` only what is whole."""
         for number, call in enumerate(self._calls):
-            if call.is_told or (cut and call.arguments and not call.is_json):
+            if call.told or (cut and call.arguments and not call.is_json):
                 continue
             if not call.name:
                 raise broken("it holds a tool call without a name")
             if call.arguments.strip() and not call.is_json:
                 raise broken("the arguments of a tool call are cut, or no JSON")
-            call.is_told = True
-            call_id = self._id_of(number, call)
+            call.told = self._id_of(number, call)
             # Nobody here executes it.
-            yield ToolCall(call_id, call.name, call.arguments, client=True)
+            yield ToolCall(call.told, call.name, call.arguments, client=True)
 
     def drafts(self) -> Iterator[ToolDelta]:
         """Those that have grown, as far as they have come."""
@@ -104,13 +104,13 @@ class Calls:
 
     def _id_of(self, number: int, call: _Call) -> str:
         # Results name the call by it: it must be there, and be one call's alone.
-        before, name = self._before(number), call.id or "call"
-        while not call.id or call.id in before:
-            call.id, number = f"{name}_{number}", number + 1
-        return call.id
+        before, found = self._before(number), call.id
+        while not found or found in before:
+            found, number = f"{call.id or 'call'}_{number}", number + 1
+        return found
 
     def _before(self, number: int) -> set[str]:
-        return {it.id for it in self._calls[:number]} | self._taken
+        return {it.told or it.id for it in self._calls[:number]} | self._taken
 
     def _take(self, fragment: _Call, position: int, of: int) -> None:
         call = self._of(fragment, position, of)
@@ -120,7 +120,7 @@ class Calls:
         elif fragment.name and fragment.arguments == call.arguments and call.is_json:
             # The whole call once more, as some endpoints end.
             return
-        elif call.is_told and fragment.arguments:
+        elif call.told and fragment.arguments:
             raise broken("it went on with a tool call that was finished")
         call.id = call.id or fragment.id
         if fragment.name != call.name:
