@@ -64,6 +64,8 @@ HISTORIES = {
     "has results, and goes on": ("u1|u2", "u1 a1 u2 a2 t2 u3", 2, "t2 u3"),
     "has results alone": ("u1|u2", "a2 t2", 2, "t2"),
     "has no digests": ("", "u1 a1 u2 a2 u3", 0, "u3"),
+    "has an end that is not known": ("u1|u2", "a5 u6", 2, "u6"),
+    "has nothing that is known": ("u1|u2", "u5 u6", 2, "u5 u6"),
 }
 
 
@@ -91,6 +93,10 @@ CONVERSATIONS = {
     "asks again at once": ("u1", "u1", 1, 0, "u1"),
     "asks again what was broken off": ("u1", "u1 a1 u2", 1, 1, "u2"),
     "asks again what was said before, too": ("u2|u1", "u2 a2 u1 a1 u2", 1, 2, "u2"),
+    "asks the same again, which has failed": ("u1|u2", "u1 a1 u2 a2 u2", 1, 2, "u2"),
+    "asks the same again": ("u1|u2|u2", "u1 a1 u2 a2 u2", 1, 2, "u2"),
+    "asks the same again, of which it has the end": ("u1|u2|u2", "u2 a2 u2", 1, 2, "u2"),
+    "says the same all the time, which has failed": ("u2|u2", "u2 a2 u2 a2 u2", 1, 2, "u2"),
     "asks again, behind others": ("u1|u2|u3", "u1 a1 u2", 2, 1, "u2"),
 }
 
@@ -100,6 +106,15 @@ def test_a_client_that_has_what_is_new(case: str) -> None:
     turns, words, replaced, stays, new = CONVERSATIONS[case]
     found = new_in(run_of(words, "c", replaced), said_of(turns))
     assert (found[0], words_of(found[1])) == (stays, new)
+
+
+def test_what_was_asked_while_something_waits_is_told() -> None:
+    """Also where nothing came of it."""
+    for words in ("u1 a1 u2 u3 u4", "u1 a1 u2 u3 b3 u4"):
+        stays, new = new_in(run_of(words, "c"), said_of("u1|u2"), waits=True)
+        assert (stays, words_of(new)) == (2, words.partition("u2 ")[2])
+    # Its question is not known.
+    assert words_of(new_in(run_of("u1 a1 u2 u3", "c"), said_of(""), waits=True)[1]) == "u3"
 
 
 def test_a_checkpointer_that_has_what_failed_is_not_told_it_again() -> None:

@@ -292,6 +292,13 @@ def test_results_that_a_graph_has_are_not_given_to_it_again(host: Host) -> None:
     assert said == ["user", "assistant", "tool", "user"]
 
 
+def test_what_a_call_gave_before_its_run_failed_is_kept_once(host: Host) -> None:
+    """By a state whose messages are added up."""
+    assert ask(host, "adds", "call", conversation_id="a1")[-1]["type"] == "run.failed"
+    told = [text_of(ask(host, "adds", word, conversation_id="a1")) for word in "xy"]
+    assert told == ["human ai tool human", "human ai tool human ai human"]
+
+
 def test_runs_of_a_conversation_that_is_remembered_wait_for_each_other(host: Host) -> None:
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, host, "remembers", it, conversation_id="w") for it in "123"]

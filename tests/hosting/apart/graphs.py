@@ -2,15 +2,16 @@
 
 import asyncio
 import contextvars
+import operator
 import os
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -253,6 +254,38 @@ def remembers():
     graph.add_edge(START, "node")
     graph.add_edge("node", END)
     return graph.compile(checkpointer=Checkpointer())
+
+
+class Added(TypedDict):
+    messages: Annotated[list, operator.add]
+
+
+def adds():
+    """Its messages are added up, whatever their ids; it fails with what a call gave."""
+
+    async def node(state):
+        last = state["messages"][-1]
+        if last.type == "tool":
+            raise ValueError("no use of it")
+        if last.content == "call":
+            return {"messages": [AIMessage("", tool_calls=[call])]}
+        kinds = " ".join(it.type for it in state["messages"])
+        return {"messages": [AIMessage(kinds)]}
+
+    async def tools(state):
+        return {"messages": [ToolMessage("given", tool_call_id="c1")]}
+
+    def after(state):
+        return "tools" if state["messages"][-1].tool_calls else END
+
+    call = {"id": "c1", "name": "f", "args": {}}
+    graph = StateGraph(Added)
+    graph.add_node("node", node)
+    graph.add_node("tools", tools)
+    graph.add_edge(START, "node")
+    graph.add_conditional_edges("node", after, ["tools", END])
+    graph.add_edge("tools", "node")
+    return graph.compile(checkpointer=InMemorySaver())
 
 
 def context():

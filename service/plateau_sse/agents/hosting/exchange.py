@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plateau_sse.agents import Message, Run
-from plateau_sse.agents.memory.said import Said, alike, digests_of
+from plateau_sse.agents.memory.said import Said, alike, alike_from_end, digests_of
 from plateau_sse.store.conversations.conversations import is_broken_off
 
 UNANSWERED = "Nobody has answered whether this may be done; the conversation has gone on."
@@ -27,8 +27,10 @@ def new_in(
         found = _in_history(run.messages, said)
         if found is not None:
             return found
-    latest = latest_of(run.messages, waits=waits, with_broken=not keeps_broken)
-    if keeps_broken:
+    # Its question may be known, else new is only what was said last.
+    alone = waits and not said.turns
+    latest = latest_of(run.messages, waits=alone, with_broken=not keeps_broken)
+    if keeps_broken or waits:
         latest = _unknown(latest, said)
     return _remembered(run, said), latest
 
@@ -45,10 +47,14 @@ def _unknown(latest: Sequence[Message], said: Said) -> Sequence[Message]:
 def _remembered(run: Run, said: Said) -> int:
     """The turns that are remembered still; where it is asked again what is replaced is not. It
     had been remembered, unless it was broken off."""
-    known, last = said.digests, digests_of(run.messages)[-1:]
+    known, heard = said.digests, digests_of(run.messages)
+    before, last = heard[:-1], heard[-1:]
     replaced = 0 if run.memory is None else run.memory.replaced
     for at in range(len(known) - 1, max(-1, len(known) - 1 - replaced), -1):
         if alike(known[at:], last):
+            if alike_from_end(before, known) > alike_from_end(before, known[:at]):
+                # All that is known is before it: it only has the same words.
+                break
             turns, _ = said.whole(at)
             return turns
     return len(said.turns)
@@ -67,7 +73,8 @@ def _in_history(
         end = next((it for it in ends if alike(heard, known[-it:]) == it), 0)
         if end:
             first, same = end - len(known), len(known)
-        elif said.gone or not heard:
+        elif said.gone or len(heard) != 1 or messages[0].role == "assistant":
+            # The end of a history of which nothing is known. A message alone is a history.
             return None
     turns = len(said.turns)
     if first + same == len(heard):

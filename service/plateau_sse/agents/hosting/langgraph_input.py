@@ -90,21 +90,32 @@ def going_on(state: Any, new: Sequence[Any]) -> list[Any]:
     kept = state.values.get("messages") if isinstance(state.values, Mapping) else None
     if not isinstance(kept, list):
         return list(new)
-    results: dict[str, Any] = {}
-    while kept and getattr(kept[-1], "type", "") == "tool":
-        # A call that was made beside one that waits: LangGraph shows its result, and forgets it
-        # where the run goes on with something else. Of one that is kept this is the same again.
-        *kept, result = kept
-        results[result.tool_call_id] = result
+    ends = len(kept)
+    while ends and getattr(kept[ends - 1], "type", "") == "tool":
+        ends -= 1
+    kept, results = kept[:ends], {it.tool_call_id: it for it in kept[ends:]}
     calls = [it for it in getattr(kept[-1], "tool_calls", ()) if it["id"]] if kept else []
     wanted = {it["id"] for it in calls} - results.keys()
     said = next((at for at, it in enumerate(new) if it.type != "tool"), len(new))
     given = [it for it in new[:said] if it.tool_call_id in wanted]
     wanted -= {it.tool_call_id for it in given}
     why = UNANSWERED if state.interrupts else UNFINISHED
+    again = _passing(state)
     closed = [
-        results.get(it["id"]) or ToolMessage(why, tool_call_id=it["id"], name=it["name"])
+        again.get(it["id"]) or ToolMessage(why, tool_call_id=it["id"], name=it["name"])
         for it in calls
-        if it["id"] in results or it["id"] in wanted
+        if it["id"] in again or it["id"] in wanted
     ]
     return [*closed, *given, *new[said:]]
+
+
+def _passing(state: Any) -> dict[str, Any]:
+    """Results of calls that were made beside one that waits, or has failed: LangGraph shows
+    them, and forgets them where the run goes on with something else."""
+    found = {}
+    for task in state.tasks:
+        given: Any = task.result.get("messages") if isinstance(task.result, Mapping) else None
+        for message in given if isinstance(given, list) else [given]:
+            if getattr(message, "type", "") == "tool":
+                found[message.tool_call_id] = message
+    return found

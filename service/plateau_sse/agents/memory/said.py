@@ -46,6 +46,11 @@ def alike(some: Sequence[str], others: Sequence[str]) -> int:
     return count
 
 
+def alike_from_end(some: Sequence[str], others: Sequence[str]) -> int:
+    """The same, from the last on."""
+    return alike(some[::-1], others[::-1])
+
+
 @dataclass(slots=True)
 class Turn:
     """`begins` is the first of its messages in the memory; below 0 where that gave way."""
