@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -100,6 +102,43 @@ def test_who_hangs_behind_its_run_takes_nobodys_place(
     wait_until(lambda: pool.hanging == 0, "they have ended")
     # Their threads have gone: there are two places, as before.
     assert pool.submit(lambda: "again").result(10) == "again"
+
+
+def test_a_call_that_failed_keeps_nothing() -> None:
+    """Not until the collector comes, either."""
+
+    class Large:
+        pass
+
+    def fail(_: Large) -> None:
+        raise ValueError
+
+    pool, large = Tools(1), Large()
+    kept = weakref.ref(large)
+    gc.disable()
+    try:
+        future = pool.submit(fail, large)
+        assert isinstance(future.exception(10), ValueError)
+        del large, future
+        pool.submit(int).result(10)
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def test_where_there_is_no_room_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done behind the back of whoever was told so."""
+    pool, told = Tools(2), list[int]()
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            pool.submit(told.append, 1)
+    pool.submit(told.append, 2).result(10)
+    assert told == [2]
 
 
 def test_whoever_leaves_waits_for_none(gate: threading.Event) -> None:

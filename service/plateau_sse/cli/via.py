@@ -122,6 +122,10 @@ class Via:
             for chunk in answer.iter_bytes():
                 for message in reader.feed(chunk):
                     yield self._heard(ear, message.data)
+                if reader.comments:
+                    # A run that waits in line is told of by nothing else.
+                    reader.comments = 0
+                    self._patience.reset()
 
     def _heard(self, ear: Ear, data: str) -> Heard:
         try:

@@ -42,6 +42,8 @@ class _Call:
             found = self._work() if self._mark is None else self._mark.call(self._work)
         except BaseException as error:
             self.future.set_exception(error)
+            # It remembers this frame, and would keep what it has, and itself.
+            del self
         else:
             self.future.set_result(found)
 
@@ -65,7 +67,13 @@ class Tools(ThreadPoolExecutor):
             if self._is_closed:
                 raise RuntimeError("this runner is leaving")
             self._waiting.append(call)
-            self._make_way()
+            try:
+                self._make_way()
+            except RuntimeError:
+                if not self._there:
+                    # There is no room for a thread, and nobody who would come to it.
+                    self._waiting.remove(call)
+                    raise
         return call.future
 
     @property
