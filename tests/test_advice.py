@@ -95,7 +95,7 @@ CASES = [
     Case(
         "hanging",
         seen(workers=[worker("runner", 13, hanging=2), worker(pid=11)]),
-        ("2 threads of agents hang", "runner box:13"),
+        ("threads of agents hang", "runner box:13: 2"),
         seen(workers=[worker("runner", 13, hanging=0), worker(pid=11)]),
     ),
     Case(

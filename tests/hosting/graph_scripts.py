@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.hosting.endpoint import Asked, Script
-from tests.hosting.scripts import CITE
+from tests.hosting.scripts import CITE, block
 from tests.hosting.wires import Break, Call, End, Hang, Piece, Say, Status, Think
 
 ANSWER = "Plateaus are flat, wide and high. 高原 🏔"
@@ -59,6 +59,7 @@ SCRIPTS: dict[str, Script] = {
     "slow_loop": always(Say(words("l"), pause_s=PAUSE_S), Call("weather", {"city": "Rome"})),
     "approve": approve,
     "careful": careful,
+    "block": block,
     "structured": always(Say('{"city": "Rome", "degrees": 7}')),
     "structured_by_tool": always(
         Say("Here it is: "), Call("Weather", {"city": "Rome", "degrees": 7})

@@ -38,7 +38,7 @@ GRAPHS = (
     *("structured", "slow", "silent", "length", "broken", "limited", "down", "approve"),
     *("side_by_side", "with_sub_agent", "asks_expert", "waits", "of_a_topic", "asks"),
     *("remembers", "context", "opened", "kept_in_cache", "greets"),
-    *("careful", "careful_tool", "careful_elsewhere", "adds"),
+    *("careful", "careful_tool", "careful_elsewhere", "adds", "chat_helper"),
 )
 Event = dict[str, Any]
 

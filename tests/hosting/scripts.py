@@ -87,6 +87,12 @@ def slow(asked: Asked) -> list[Piece]:
     return [Call("wait", {"seconds": 60})]
 
 
+def block(asked: Asked) -> list[Piece]:
+    if asked.outputs:
+        return [Say(asked.outputs[-1])]
+    return [Call("block", {"seconds": float(asked.user.split()[1])})]
+
+
 def delete(asked: Asked) -> list[Piece]:
     """A thing to be approved, beside one that is not."""
     if asked.outputs:
@@ -169,6 +175,7 @@ SCRIPTS: dict[str, Script] = {
             slow,
         ),
         *(
+            block,
             delete,
             only,
             question,

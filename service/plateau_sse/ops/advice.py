@@ -124,7 +124,7 @@ def _hanging(picture: Picture, _: Settings) -> str | None:
     """Which runners have threads that nobody waits for any more, and that do not end."""
     return (
         "; ".join(
-            f"{one['hanging']} threads of agents hang in runner {one['host']}:{one['pid']}"
+            f"threads of agents hang in runner {one['host']}:{one['pid']}: {one['hanging']}"
             for one in _processes(picture, "runner")
             if one.get("hanging")
         )

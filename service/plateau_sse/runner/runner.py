@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from plateau_sse import tasks
+from plateau_sse.agents.hosting.current import TOOLS
 from plateau_sse.agents.registry import RegisteredAgent
 from plateau_sse.errors import StoreError
 from plateau_sse.ops.reporting import Reporter
@@ -136,6 +137,7 @@ class Runner:
         self._loop.set_task_factory(make_task)
         # By default as many as the machine has cores, and four: tools would wait for tools.
         self._loop.set_default_executor(self._tools)
+        TOOLS.set(self._tools)
         self._leases.start()
         watchdog = Watchdog(
             self._beat.marks,

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import operator
 import os
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -79,6 +80,13 @@ async def wait(seconds: float) -> str:
 
 
 @tool
+def block(seconds: float) -> str:
+    """Takes its time, and a thread."""
+    time.sleep(seconds)
+    return "done"
+
+
+@tool
 async def ask_expert(question: str) -> str:
     """Knows more."""
     found = await silent.ainvoke({"messages": [("human", question)]})
@@ -116,6 +124,7 @@ approve = create_agent(
     [delete],
     middleware=[HumanInTheLoopMiddleware(interrupt_on={"delete": True})],
 )
+chat_helper = create_agent(model("block"), [block])
 careful = create_agent(
     model("careful"),
     [weather, delete],

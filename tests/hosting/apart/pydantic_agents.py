@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ def helper(model: Any) -> Any:
     async def wait(seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "waited"
+
+    @agent.tool_plain
+    def block(seconds: float) -> str:
+        time.sleep(seconds)
+        return "done"
 
     @agent.tool_plain
     async def ask_expert(question: str) -> str:

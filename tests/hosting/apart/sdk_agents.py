@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -73,6 +74,12 @@ async def wait(seconds: float) -> str:
     return "waited"
 
 
+@function_tool
+def block(seconds: float) -> str:
+    time.sleep(seconds)
+    return "done"
+
+
 @function_tool(needs_approval=True)
 def delete(path: str) -> str:
     return f"deleted {path}"
@@ -89,7 +96,7 @@ def helper(model: Any) -> Any:
     expert = Agent("expert", instructions="An expert.", model=model)
     spaniard = Agent("spaniard", instructions="Answer in Spanish.", model=model)
     asked = expert.as_tool("ask_expert", "Knows more.")
-    tools = [weather, breaks, whose, wait, delete, asked]
+    tools = [weather, breaks, whose, wait, block, delete, asked]
     return Agent(
         "helper",
         instructions="You are a helper.",

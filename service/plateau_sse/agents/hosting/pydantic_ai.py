@@ -8,11 +8,13 @@ conversation has asked for that, and only as the model had written it, or as tha
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plateau_sse.agents import AgentError, Finish, InputRequest, Message, Run, Yielded
 from plateau_sse.agents.hosting.approvals import EDITABLE, Verdict, verdict_of, verdicts_of
+from plateau_sse.agents.hosting.current import TOOLS
 from plateau_sse.agents.hosting.exchange import UNANSWERED, new_in, note
 from plateau_sse.agents.hosting.faults import fault_of
 from plateau_sse.agents.hosting.pydantic_ai_events import Telling
@@ -42,7 +44,7 @@ async def run(agent: Any, run: Run, settings: Hosted) -> AsyncGenerator[Yielded,
         record = History(run)
         deps = await settings.deps_of(run)
         given = await _given(agent, run, settings, record, deps, telling)
-        async with agent.run_stream_events(
+        events_of = agent.run_stream_events(
             given.prompt,
             message_history=given.history or None,
             deferred_tool_results=given.results,
@@ -51,14 +53,16 @@ async def run(agent: Any, run: Run, settings: Hosted) -> AsyncGenerator[Yielded,
             capabilities=[_noting(telling)],
             # It would be that of a variable here.
             infer_name=False,
-        ) as events:
-            async for event in events:
-                if event.event_kind == "agent_run_result":
-                    for item in _ended(event.result, run, record, given, telling):
+        )
+        with _threads():
+            async with events_of as events:
+                async for event in events:
+                    if event.event_kind == "agent_run_result":
+                        for item in _ended(event.result, run, record, given, telling):
+                            yield item
+                        continue
+                    for item in telling.tell(event):
                         yield item
-                    continue
-                for item in telling.tell(event):
-                    yield item
     except OutputTokenLimitExceeded:
         # The model was cut off before there was anything to go on with.
         yield Finish("length")
@@ -77,6 +81,15 @@ def _unfinished(error: Exception) -> AgentError | None:
         return None
     said = "A tool waits for an answer: add DeferredToolRequests to the agent's output_type."
     return AgentError("agent_error", said)
+
+
+def _threads() -> AbstractContextManager[Any]:
+    """Its tools that are not asynchronous run in the runner's threads: in those of anyio one
+    that hangs would have its place for good, and whoever stops the run would wait for it."""
+    from pydantic_ai import Agent
+
+    executor, using = TOOLS.get(), getattr(Agent, "using_thread_executor", None)
+    return nullcontext() if executor is None or using is None else using(executor)
 
 
 def _noting(telling: Telling) -> Any:
