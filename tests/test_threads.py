@@ -87,8 +87,15 @@ def hanging(run):
     yield "a"
     time.sleep(3600)
 
+async def blocking(run):
+    yield "a"
+    await asyncio.to_thread(time.sleep, 3600)
+
 def plain(run):
     yield "plain"
+
+async def quick(run):
+    yield await asyncio.to_thread(str, "quick")
 
 meeting = threading.Barrier(12)
 
@@ -99,11 +106,11 @@ async def tools(run):
 """
 
 
-def test_generators_that_hang_take_nobodys_place_and_leave_with_their_runner(
+def test_threads_that_hang_take_nobodys_place_and_leave_with_their_runner(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "agents_that_hang.py").write_text(HANGING)
-    names = ("hanging", "plain", "tools")
+    names = ("hanging", "blocking", "plain", "quick", "tools")
     env = {
         "AGENTS": ",".join(f"{name}=agents_that_hang:{name}" for name in names),
         "RUNNER_CONCURRENCY": "3",
@@ -122,11 +129,12 @@ def test_generators_that_hang_take_nobodys_place_and_leave_with_their_runner(
             return str(component.get("cause"))
 
         (first,) = plateau.pids("plateau: runner")
-        for _ in range(2):
-            ends("hanging", "failed")
+        for name in ("hanging", "blocking"):
+            ends(name, "failed")
         ends("plain", "completed")
         wait_until(lambda: ": 2" in cause(), "/health says it")
-        ends("hanging", "failed")
+        ends("quick", "completed")
+        ends("blocking", "failed")
         wait_until(lambda: plateau.pids("plateau: runner") != [first], "it leaves")
         ends("plain", "completed")
         assert "3 threads of agents hang" in plateau.stderr
@@ -139,43 +147,3 @@ def test_tools_wait_for_no_tools(tmp_path: Path) -> None:
     with serving(tmp_path / "data", env=env, cwd=tmp_path) as plateau:
         run = start_run(plateau.url, "tools")
         wait_until(lambda: record_of(plateau.url, run)["output"] == "met", "all have met")
-
-
-TOOLS = """
-import asyncio, time
-
-async def hanging(run):
-    yield "a"
-    await asyncio.to_thread(time.sleep, 3600)
-
-async def quick(run):
-    yield await asyncio.to_thread(lambda: "quick")
-"""
-
-
-def test_tools_that_hang_take_nobodys_place_and_leave_with_their_runner(tmp_path: Path) -> None:
-    (tmp_path / "tools_that_hang.py").write_text(TOOLS)
-    env = {
-        "AGENTS": "hanging=tools_that_hang:hanging,quick=tools_that_hang:quick",
-        "RUNNER_CONCURRENCY": "3",
-        "RUN_TIMEOUT_S": "2",
-        "GRACEFUL_TIMEOUT_S": "5",
-    }
-    with serving(tmp_path / "data", env=env, cwd=tmp_path) as plateau:
-
-        def ends(run: dict[str, str], status: str) -> None:
-            what = f"it is {status}"
-            wait_until(lambda: record_of(plateau.url, run)["status"] == status, what)
-
-        def cause() -> str:
-            component = httpx.get(plateau.url + "/health").json()["components"]["runner"]
-            return str(component.get("cause"))
-
-        (first,) = plateau.pids("plateau: runner")
-        for run in [start_run(plateau.url, "hanging") for _ in range(2)]:
-            ends(run, "failed")
-        wait_until(lambda: ": 2" in cause(), "/health says it")
-        ends(start_run(plateau.url, "quick"), "completed")
-        ends(start_run(plateau.url, "hanging"), "failed")
-        wait_until(lambda: plateau.pids("plateau: runner") != [first], "it leaves")
-        ends(start_run(plateau.url, "quick"), "completed")
