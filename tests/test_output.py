@@ -19,7 +19,15 @@ def run(
     folder: Path, *arguments: str, shell: str, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """`shell` is what a shell is told to do with what it says."""
-    words = ["sh", "-c", f'exec "$@" {shell}', "sh", sys.executable, "-m", "plateau_sse"]
+    words = [
+        "/bin/sh",
+        "-c",
+        f'exec "$@" {shell}',
+        "/bin/sh",
+        sys.executable,
+        "-m",
+        "plateau_sse",
+    ]
     return subprocess.run(
         [*words, *arguments],
         env=environment({"DATA_DIR": str(folder / "data"), **env}),

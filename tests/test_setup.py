@@ -36,7 +36,7 @@ def checkout(tmp_path: Path) -> Path:
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON.format(folder.resolve()))
     python.chmod(0o755)
-    subprocess.run(["sh", "-c", STAMP], cwd=folder, check=True)
+    subprocess.run(["/bin/sh", "-c", STAMP], cwd=folder, check=True)
     return folder
 
 

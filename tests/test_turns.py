@@ -10,10 +10,11 @@ import pytest
 
 from plateau_sse.agents import Run, Yielded
 from plateau_sse.agents import upstream as requests
+from plateau_sse.agents.upstream import Upstream
 from plateau_sse.runner import driving
 from plateau_sse.store.runs.streams import Streams
 from tests.executions import execution_of, told_of
-from tests.raw_model import chunk, head_of, raw_model, stream_of
+from tests.raw_model import GO, chunk, head_of, raw_model, stream_of
 from tests.store import on_streams
 from tests.upstreams import agent_of, ask
 
@@ -56,6 +57,23 @@ def test_a_whole_answer_that_is_there_at_once(
 
     assert on_streams(streams_url, scenario) == "a" * 1000
     assert seen[0] >= 999
+
+
+def test_a_body_without_an_end_has_a_deadline() -> None:
+    """Also while more of it is at hand than was read."""
+    pieces = b"".join(chunk(b"x") for _ in range(1000))
+
+    async def scenario(url: str) -> None:
+        upstream = Upstream(url, 10)
+        loop = asyncio.get_running_loop()
+        async with upstream.post(b"{}", {"Content-Type": "application/json"}) as response:
+            assert await response.read() == b"x"
+            assert await response.read(loop.time() + 10) == b"x"
+            with pytest.raises(TimeoutError):
+                await response.read(loop.time())
+
+    with raw_model([head_of("Transfer-Encoding: chunked") + pieces, GO]) as model:
+        asyncio.run(scenario(f"{model.base_url}/chat/completions"))
 
 
 def test_a_body_of_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,6 +283,8 @@ def numbers_anew(asked: Asked) -> list[Piece]:
 
 
 def test_calls_of_one_message_have_ids_of_their_own(tmp_path: Path) -> None:
+    if cause := install():
+        pytest.skip(cause)
     with scripted_model(weather=numbers_anew) as model:
         env = ENV | {"OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "-"}
         with serving(tmp_path / "data", env=env) as plateau:

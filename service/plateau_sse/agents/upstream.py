@@ -76,10 +76,11 @@ class Response:
                 # deadlines among them.
                 await asyncio.sleep(0)
                 self._turn_at = time.monotonic()
+            patience_s = self._patience_s(by)
             if self._inflating is not None and self._inflating.unconsumed_tail:
                 piece = self._inflating.unconsumed_tail
             else:
-                event = await self._connection.event(self._patience_s(by))
+                event = await self._connection.event(patience_s)
                 if not isinstance(event, h11.Data):
                     self._is_over = True
                     break
@@ -100,7 +101,11 @@ class Response:
     def _patience_s(self, by: float | None) -> float:
         if by is None:
             return self.silence_s
-        return min(self.silence_s, by - asyncio.get_running_loop().time())
+        left_s = by - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            # Of what comes without end there is always more at hand, and nothing to wait for.
+            raise TimeoutError
+        return min(self.silence_s, left_s)
 
 
 def _inflating(coding: str) -> zlib._Decompress | None:
