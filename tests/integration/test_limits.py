@@ -273,8 +273,10 @@ def test_wrong_keys_are_held_up_and_right_ones_are_not(plateau: Serving) -> None
 
     tried = [seconds(f"wrong-key-{number}") for number in range(40)]
     assert min(tried) < 0.5 and sorted(tried)[20] >= 1.0
-    assert seconds(f"{token()}x") >= 1.0
-    assert seconds("wrong-token-of-operators", "/api/admin/metrics") >= 1.0
+    # Each worker counts by itself, and one of them may have had few of those.
+    assert max(seconds(f"{token()}x") for _ in range(4)) >= 1.0
+    operators = ("wrong-token-of-operators", "/api/admin/metrics")
+    assert max(seconds(*operators) for _ in range(4)) >= 1.0
     # The quickest of some: the machine may be busy, and who is held up is so each time.
     assert min(seconds(ANN) for _ in range(5)) < 0.5
     # Of another address, as the hop says that is trusted.
