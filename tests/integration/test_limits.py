@@ -273,15 +273,20 @@ def test_wrong_keys_are_held_up_and_right_ones_are_not(plateau: Serving) -> None
 
     tried = [seconds(f"wrong-key-{number}") for number in range(40)]
     assert min(tried) < 0.5 and sorted(tried)[20] >= 1.0
-    # Each worker counts by itself, and one of them may have had few of those.
-    assert max(seconds(f"{token()}x") for _ in range(4)) >= 1.0
-    operators = ("wrong-token-of-operators", "/api/admin/metrics")
-    assert max(seconds(*operators) for _ in range(4)) >= 1.0
-    # The quickest of some: the machine may be busy, and who is held up is so each time.
-    assert min(seconds(ANN) for _ in range(5)) < 0.5
-    # Of another address, as the hop says that is trusted.
-    others = [f"203.0.113.{10 + number}" for number in range(5)]
-    assert min(seconds("wrong-key", address=it) for it in others) < 0.9
+    # Each worker counts by itself: go on until both have had enough, however they came.
+    with ThreadPoolExecutor(8) as pool:
+
+        def both_hold_up() -> bool:
+            list(pool.map(seconds, ["wrong-key"] * 8))
+            return plateau.stderr.count("203.0.113.9 has sent") == 2
+
+        wait_until(both_hold_up, "both workers hold up who sends wrong ones")
+    assert seconds(f"{token()}x") >= 1.0
+    assert seconds("wrong-token-of-operators", "/api/admin/metrics") >= 1.0
+    for _ in range(5):
+        assert seconds(ANN) < 0.5
+        # Of another address, as the hop says that is trusted.
+        assert seconds("wrong-key", address=f"203.0.113.{time.monotonic_ns() % 250}") < 0.9
     assert "wrong-key" not in plateau.stderr
     assert "203.0.113.9 has sent" in plateau.stderr
 
