@@ -9,7 +9,6 @@ keeps them there: 40 readers of large documents cost a worker megabytes that not
 from __future__ import annotations
 
 import ctypes
-import gc
 
 LARGE_BYTES = 128 * 1024
 # Of malloc.h.
@@ -21,14 +20,6 @@ def give_back_large_blocks() -> None:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         set_option(_M_MMAP_THRESHOLD, LARGE_BYTES)
-
-
-def settle() -> None:
-    """Before a fork: what is there stays, and is nobody's to collect; what is free is not
-    inherited, or a child would write into it and have pages of its own."""
-    gc.collect()
-    gc.freeze()
-    give_back_free_pages()
 
 
 def give_back_free_pages() -> None:

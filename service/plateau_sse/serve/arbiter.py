@@ -20,7 +20,6 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from plateau_sse.files import raise_files
-from plateau_sse.heap import settle
 from plateau_sse.serve.application import PlateauApplication
 from plateau_sse.serve.child import (
     Backoff,
@@ -30,6 +29,7 @@ from plateau_sse.serve.child import (
     left_in_order,
     signals_held,
 )
+from plateau_sse.serve.inheritance import settle
 from plateau_sse.serve.redis_server import STOP_WITHIN_S, RedisServer
 from plateau_sse.serve.reload import Watcher
 from plateau_sse.serve.runner import Runner, web_share_s

@@ -14,9 +14,9 @@ import socket
 import time
 from collections.abc import Callable
 
-from plateau_sse.heap import settle
 from plateau_sse.runner.beat import STACKS, Beat, Before
 from plateau_sse.serve.child import Child, fork
+from plateau_sse.serve.inheritance import settle
 from plateau_sse.serve.silence import CLOSELY_S, Silence
 from plateau_sse.serve.titles import set_title
 from plateau_sse.settings import Settings
