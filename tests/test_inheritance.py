@@ -22,7 +22,10 @@ keeps = pytest.mark.skipif(
 
 def in_a_process(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout.strip()
@@ -77,7 +80,8 @@ def test_what_is_there_is_kept_and_what_comes_later_goes() -> None:
             kept = keep_for_good()
             assert kept > 10_000, kept
             constant = reads.__code__.co_consts[1]
-            for thing in (early, early.inside, early.inside["a"], Thing, constant, reads.__code__):
+            inside = early.inside["a"]
+            for thing in (early, early.inside, inside, Thing, constant, reads.__code__):
                 assert sys.getrefcount(thing) == held, thing
             late = Thing()
             late.inside = early.inside

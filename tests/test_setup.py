@@ -77,7 +77,7 @@ def test_one_whose_python_is_gone_is_made_anew(checkout: Path) -> None:
 
 
 def found_by_setup(tmp_path: Path, there: dict[str, str], **env: str) -> str:
-    """The Python that it makes the environment with, of those (and whether each can make one)."""
+    """The Python that it makes the environment with, of those."""
     folder = tmp_path / "new"
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(REPOSITORY / "scripts" / "setup", folder / "scripts")
@@ -98,6 +98,7 @@ def found_by_setup(tmp_path: Path, there: dict[str, str], **env: str) -> str:
     return (folder / "made_with").read_text().strip()
 
 
+PYENVS = ".pyenv/versions/3.12.1/bin/python3"
 # `kind`: "old" is too old, "bare" has no ensurepip, "off" is a shim of what is not switched on.
 NAMED = """#!/bin/sh
 case "{kind} $2" in
@@ -117,10 +118,7 @@ esac
         # Whatever else this machine has in /usr/bin comes behind what is here.
         ({"bin/python3": "", "bin/python3.12": "", "bin/python3.13": ""}, "bin/python3.12"),
         ({"bin/python3": "", "bin/python3.12": "off", "bin/python3.13": ""}, "bin/python3.13"),
-        (
-            {"bin/python3": "", "bin/python3.12": "off", ".pyenv/versions/3.12.1/bin/python3": ""},
-            ".pyenv/versions/3.12.1/bin/python3",
-        ),
+        ({"bin/python3": "", "bin/python3.12": "off", PYENVS: ""}, PYENVS),
         ({"bin/python3": "", "bin/python3.12": "bare", "bin/python3.13": "off"}, "bin/python3"),
         ({"bin/python3": "old", "bin/python3.12": "bare", "bin/python3.13": "bare",
           "bin/python3.14": "bare", "bin/python3.11": "bare"}, "bin/python3.12"),

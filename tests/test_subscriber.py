@@ -14,6 +14,7 @@ import pytest
 from locustfiles.kit.ledger import Ledger, Place
 
 from plateau_sse.dialects.native import NAMED, PLAIN
+from plateau_sse.dialects.responses import RESPONSES, start_of
 from plateau_sse.dialects.ui_messages import PLAIN as UI
 from plateau_sse.live import subscriber as subscriber_module
 from plateau_sse.live.dialect import Stand, beginning
@@ -804,5 +805,31 @@ def test_a_slow_reader_gets_every_piece_once(streams_url: str) -> None:
         assert record is not None
         ledger = reader.checked()
         assert ledger.close() == {} and ledger.parts == record.parts
+
+    on_bench(streams_url, scenario)
+
+
+def test_readers_who_are_in_one_place_have_it_once(streams_url: str) -> None:
+    """What a dialect remembers there would else be in memory once for each of them."""
+
+    async def scenario(b: Bench) -> None:
+        run_id = await running(b.streams)
+        await b.streams.append(run_id, 1, texts("a"), first_seq=2)
+
+        def stand(of: str) -> Stand:
+            return Stand(RESPONSES, start_of(of, 1_700_000_000))
+
+        async def live(of: str) -> Reader:
+            reader = await b.reader(run_id, stand=stand(of))
+            await reader.has(
+                lambda _: reader.subscriber in reader.subscriber._feed.live, "it is live"
+            )
+            assert b'"delta":"a"' in b"".join(reader.socket.written)
+            return reader
+
+        first, second, other = await live(run_id), await live(run_id), await live("another")
+        assert first.subscriber.stand is second.subscriber.stand
+        assert other.subscriber.stand is not first.subscriber.stand
+        assert other.subscriber.stand.state.run == b"another"
 
     on_bench(streams_url, scenario)

@@ -163,6 +163,12 @@ class Feed:
         self.live.add(follower)
         return True
 
+    def shared(self, stand: Stand) -> Stand:
+        """The same one, or what somebody who is live has of it already: most are in one place,
+        and what a dialect remembers there need not be in memory once for each."""
+        other = next(iter(self.live)).stand if self.live else None
+        return other if other is not None and other.is_at(stand) else stand
+
     def owes(self, frame: Frame) -> bool:
         """Whether something has to be read before all who are live can be told this."""
         if not (self.recalls or frame.terminal):

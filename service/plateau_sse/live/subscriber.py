@@ -394,6 +394,7 @@ class Subscriber:
         self.states = states
         # Whoever has gone meanwhile must not come back: nobody would take it off again.
         stays = not ended and not self._leaving and self in self._hub.subscribers
+        self.stand = feed.shared(self.stand)
         return stays and self._hub.attach(feed, self)
 
     def _begin_anew(self) -> bool:
