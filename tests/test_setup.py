@@ -76,8 +76,22 @@ def test_one_whose_python_is_gone_is_made_anew(checkout: Path) -> None:
     assert "making it anew" in said and installed
 
 
-def found_by_setup(tmp_path: Path, there: dict[str, str], **env: str) -> str:
-    """The Python that it makes the environment with, of those."""
+# `kind`: "old" is too old, "bare" has no ensurepip, "off" is a shim of what is not switched on.
+NAMED = """#!/bin/sh
+case "{kind} $2" in
+  "off "*|"old import sys"*|"bare import ctypes"*) exit 1;;
+esac
+case "$1 $2" in
+  "-c "*) echo "a word of a wrapper"; exit 0;;
+  "--version "*) echo "{name}";;
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; echo "{name}" >made_with;;
+esac
+"""
+PYENVS = ".pyenv/versions"
+
+
+def set_up(tmp_path: Path, there: dict[str, str], **env: str) -> tuple[str, str]:
+    """Of these Pythons the one that a new environment is made with, and what is said."""
     folder = tmp_path / "new"
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(REPOSITORY / "scripts" / "setup", folder / "scripts")
@@ -90,52 +104,64 @@ def found_by_setup(tmp_path: Path, there: dict[str, str], **env: str) -> str:
         python.chmod(0o755)
     done = subprocess.run(
         [folder / "scripts" / "setup", "serve"],
+        # Whatever else this machine has comes behind what is here.
         env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path), **env},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return (folder / "made_with").read_text().strip()
+    made_with = folder / "made_with"
+    assert (done.returncode == 0) == made_with.exists(), done.stderr
+    return made_with.read_text().strip() if made_with.exists() else "", done.stderr
 
 
-PYENVS = ".pyenv/versions/3.12.1/bin/python3"
-# `kind`: "old" is too old, "bare" has no ensurepip, "off" is a shim of what is not switched on.
-NAMED = """#!/bin/sh
-case "{kind} $2" in
-  "off "*|"old import sys"*|"bare import ensurepip"*) exit 1;;
-esac
-case "$1 $2" in
-  "-c "*) exit 0;;
-  "--version "*) echo "{name}";;
-  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; echo "{name}" >made_with;;
-esac
-"""
+ALL_BARE = {f"bin/python3.{minor}": "bare" for minor in (11, 12, 13, 14)} | {
+    "bin/python3": "old"
+}
 
 
 @pytest.mark.parametrize(
     ("there", "taken"),
     [
-        # Whatever else this machine has in /usr/bin comes behind what is here.
         ({"bin/python3": "", "bin/python3.12": "", "bin/python3.13": ""}, "bin/python3.12"),
         ({"bin/python3": "", "bin/python3.12": "off", "bin/python3.13": ""}, "bin/python3.13"),
-        ({"bin/python3": "", "bin/python3.12": "off", PYENVS: ""}, PYENVS),
-        ({"bin/python3": "", "bin/python3.12": "bare", "bin/python3.13": "off"}, "bin/python3"),
-        ({"bin/python3": "old", "bin/python3.12": "bare", "bin/python3.13": "bare",
-          "bin/python3.14": "bare", "bin/python3.11": "bare"}, "bin/python3.12"),
+        (
+            {"bin/python3": "", "bin/python3.12": "off"}
+            | {f"{PYENVS}/3.12.{patch}/bin/python3": "" for patch in (2, 11)},
+            f"{PYENVS}/3.12.11/bin/python3",
+        ),
+        (
+            {"bin/python3": "", "bin/python3.12": "off", "bin/python3.13": "off"}
+            | {f"{PYENVS}/3.13.{patch}/bin/python3": "" for patch in ("1t", "4-debug")},
+            "bin/python3",
+        ),
+        (
+            {"bin/python3": "", "bin/python3.12": "bare", "bin/python3.13": "off"},
+            "bin/python3",
+        ),
+        (ALL_BARE, "bin/python3.12"),
     ],
-)  # fmt: skip
+)
 def test_the_python_that_takes_the_least_memory_is_taken(
     tmp_path: Path, there: dict[str, str], taken: str
 ) -> None:
-    assert found_by_setup(tmp_path, there) == taken
+    assert set_up(tmp_path, there)[0] == taken
 
 
 def test_one_that_is_named_is_taken(tmp_path: Path) -> None:
     there = {"bin/python3.12": "", "mine": "bare"}
-    assert found_by_setup(tmp_path, there, PYTHON=str(tmp_path / "mine")) == "mine"
+    assert set_up(tmp_path, there, PYTHON=str(tmp_path / "mine"))[0] == "mine"
 
 
-def test_pyenv_is_where_it_says(tmp_path: Path) -> None:
-    there = {"bin/python3": "", "bin/python3.12": "off", "py/versions/3.12.9/bin/python3": ""}
-    taken = found_by_setup(tmp_path, there, PYENV_ROOT=str(tmp_path / "py"))
-    assert taken == "py/versions/3.12.9/bin/python3"
+@pytest.mark.parametrize("named", ["/no/such/python3", "old", "python3.12 -I"])
+def test_one_that_is_named_and_is_none_is_refused(tmp_path: Path, named: str) -> None:
+    there = {"bin/python3.12": "", "bin/old": "old"}
+    taken, said = set_up(tmp_path, there, PYTHON=named)
+    assert not taken and f"PYTHON={named} is no Python 3.11 or newer" in said
+
+
+@pytest.mark.parametrize("root", ["py", "with a space"])
+def test_pyenv_is_where_it_says(tmp_path: Path, root: str) -> None:
+    there = {"bin/python3": "", "bin/python3.12": "off"}
+    there[f"{root}/versions/3.12.9/bin/python3"] = ""
+    taken, _ = set_up(tmp_path, there, PYENV_ROOT=str(tmp_path / root))
+    assert taken == f"{root}/versions/3.12.9/bin/python3"

@@ -1,12 +1,12 @@
 """What children inherit of the master that forks them, and how it stays shared.
 
-Invariant: what is there before the first fork is nobody's to collect, and no child writes into
-it to count its references: the pages that hold imported code stay the master's. CPython counts
-inside its objects, so whatever a child only reads would otherwise be copied for it, 3 to 5 MiB
-of each process. From 3.12 on it leaves alone what is marked as immortal (PEP 683), which is how
-None and True are kept; here the same mark is put on everything else that will not go before the
-process does. Nothing of that is freed again, so it is done once: what is made later, for each
-request or each child, lives and dies as ever.
+Invariant: what is there before the first worker or runner is nobody's to collect, and no child
+writes into it to count its references: the pages that hold imported code stay the master's.
+CPython counts inside its objects, so whatever a child only reads would otherwise be copied for
+it, 3 to 5 MiB of each process. From 3.12 on it leaves alone what is marked as immortal (PEP
+683), which is how None and True are kept; here the same mark is put on everything else that
+will not go before the process does. Nothing of that is freed again, so it is done once: what is
+made later, for each request or each child, lives and dies as ever.
 """
 
 from __future__ import annotations

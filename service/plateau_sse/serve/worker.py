@@ -53,9 +53,6 @@ class WorkerServer(uvicorn.Server):
         self._worker = worker
         self._born_at = time.monotonic()
         self._leave_at: float | None = None
-        # uvicorn beats by the wall clock, gunicorn judges by the monotonic one: set back by a
-        # minute, all workers would be taken for dead at once.
-        config.callback_notify = None
         self._patience_s = max(1.0, worker.cfg.graceful_timeout - RESERVE_S)
         self._ending: asyncio.Timeout | None = None
 
@@ -209,6 +206,13 @@ class PlateauWorker(UvicornWorker):  # type: ignore[misc]
         "limit_max_requests": None,
     }
     min_age_s: ClassVar[float] = MIN_AGE_S
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # uvicorn beats by the wall clock, gunicorn judges by the monotonic one: set back by a
+        # minute, all workers would be taken for dead at once. A method of its own would also be
+        # a cycle, which the master does not collect once the next fork has frozen it.
+        self.config.callback_notify = None
 
     def init_process(self) -> None:
         die_with_parent(self.ppid, signal.SIGKILL)
