@@ -19,7 +19,7 @@ from plateau_sse.store.runs.inflight import Inflight
 from plateau_sse.store.runs.shares import TOKENS_MOST, Shares
 from plateau_sse.store.runs.streams import Streams
 from tests.intakes import KEYED, QUESTION, Desk, at_desk
-from tests.store import counters, forget
+from tests.store import counters, forget, until
 
 OTHER = QUESTION._replace(messages=[{"role": "user", "content": "How?"}])
 
@@ -178,6 +178,38 @@ def test_a_run_that_only_a_joiner_could_enqueue_is_its_leaders_too(
         await desk.complete(one.run_id)
         record = await desk.streams.record(one.run_id, one.token)
         assert record is not None and record.output == "Because."
+
+    at_desk(streams_url, cache_url, scenario)
+
+
+def test_a_run_that_is_left_to_a_joiner_is_joined_by_the_next(
+    streams_url: str, cache_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leader is refused, and takes back what is its own only: not the hint of a run that
+    another has found a place since."""
+    # The joiner waits until the leader has stepped back.
+    monkeypatch.setattr("plateau_sse.store.runs.shares.PLACING_S", 3600.0)
+
+    async def scenario(desk: Desk) -> None:
+        joining: list[asyncio.Task[Taken]] = []
+
+        class Refusing(Queue):
+            async def enqueue(self, run_id: str, agent: str, owner: str, limit: int) -> Any:
+                joining.append(asyncio.create_task(desk.intake().take(QUESTION)))
+
+                async def has_joined() -> bool:
+                    return len(await desk.shares.tokens(run_id)) == 2
+
+                await until(has_joined, "another has joined")
+                return "full"
+
+        with pytest.raises(Problem) as refused:
+            await desk.intake(queue=Refusing(desk.redis)).take(QUESTION)
+        assert refused.value.code == "queue_full"
+        joined = await joining[0]
+        late = await desk.intake().take(QUESTION)
+        assert (late.how, late.run_id) == ("joined", joined.run_id)
+        assert await desk.queued() == [joined.run_id]
 
     at_desk(streams_url, cache_url, scenario)
 

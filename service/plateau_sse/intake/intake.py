@@ -337,7 +337,18 @@ class Intake:
             await self._placement.withdraw(joined, asked_for.ask.agent)
             return _hit(asked_for.job, answer)
         self._stats.count("runs_joined")
-        return await self._placement.place(asked_for.ask, joined)
+        try:
+            return await self._placement.place(asked_for.ask, joined)
+        except (StoreError, Problem):
+            with suppress(StoreError):
+                await self._drop_if_over(asked_for.job.flight, joined.run_id)
+            raise
+
+    async def _drop_if_over(self, flight: str, run_id: str) -> None:
+        """The hint of a run that its caller has left. Where others share it they have it put
+        into the queue: it is still the one to join."""
+        if not await self._placement.is_on(run_id):
+            await self._inflight.drop(flight, run_id)
 
     async def _lead(self, asked_for: Asked, run_id: str, *, instead_of: str) -> Taken | str:
         """A run of its own that others can join; or the one that has begun to lead before."""
@@ -356,8 +367,8 @@ class Intake:
             await self._placement.withdraw_new(ask, recorded)
         except (StoreError, Problem):
             with suppress(StoreError):
-                await self._inflight.drop(job.flight, run_id)
                 await self._placement.withdraw(recorded, ask.agent)
+                await self._drop_if_over(job.flight, run_id)
             raise
         return _hit(job, answer)
 

@@ -192,6 +192,11 @@ class Placement:
                 on_end=self._counting_end(agent) if counts else lambda: None,
             )
 
+    async def is_on(self, run_id: str) -> bool:
+        """Whether it waits or runs. Raises StoreError."""
+        (status,) = await self._streams.statuses([run_id])
+        return status in ("queued", "running")
+
     async def live(self, most: int) -> list[str]:
         """Runs that are on or wait, `most` of each; external ones, too."""
         queued, external = await asyncio.gather(
