@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from plateau_sse import tasks
 from plateau_sse.errors import StoreError, StoreUnavailable
 from plateau_sse.store.answers.lookups import WINDOW, Lookups
 from plateau_sse.store.redis.patience import REST_S
@@ -38,6 +40,36 @@ def on_lookups(server: Server, scenario: Callable[[Lookups], Awaitable[None]]) -
             await lookups.close()
 
     asyncio.run(opened())
+
+
+@asynccontextmanager
+async def slow_to_begin(server: Server, after_s: float) -> AsyncIterator[str]:
+    """The URL at which it answers nothing on a connection before that has been open so long."""
+    pumping: set[asyncio.Task[None]] = set()
+    ways: list[asyncio.StreamWriter] = []
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            sink.write(data)
+        sink.close()
+
+    async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(after_s)
+        answers, asks = await asyncio.open_connection("127.0.0.1", server.port)
+        ways.extend((asks, writer))
+        for way in (pump(reader, asks), pump(answers, writer)):
+            pumping.add(asyncio.create_task(way))
+
+    relay = await asyncio.start_server(on_client, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{relay.sockets[0].getsockname()[1]}/0"
+    finally:
+        relay.close()
+        await tasks.end(*pumping)
+        for way in ways:
+            way.transport.abort()
+        # A transport is closed a turn of the loop after it was given up.
+        await asyncio.sleep(0)
 
 
 async def rested(lookups: Lookups) -> bytes | None:
@@ -122,6 +154,30 @@ def test_silence_ends_all_that_wait_and_is_not_asked_again_at_once(server: Serve
         assert await lookups.get("n:2") == b"2"
 
     on_lookups(server, scenario)
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["by_the_first", "ahead"])
+def test_a_connection_that_takes_long_is_there_for_who_asks_next(
+    server: Server, *, ahead: bool
+) -> None:
+    """Over TLS, behind Sentinels, on a busy machine: each attempt anew would take as long."""
+
+    async def scenario() -> None:
+        async with slow_to_begin(server, 1.5 * TIMEOUT_S) as url:
+            lookups = Lookups(url, "lookups", timeout_s=TIMEOUT_S)
+            try:
+                if ahead:
+                    lookups.open()
+                else:
+                    with pytest.raises(StoreUnavailable):
+                        await lookups.get("n:1")
+                await asyncio.sleep(TIMEOUT_S * (2.0 if ahead else 1.0))
+                # Within the rest that the first has begun.
+                assert await lookups.get("n:1") == b"1"
+            finally:
+                await lookups.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_server_that_is_gone_is_an_error(server: Server) -> None:

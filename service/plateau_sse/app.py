@@ -230,6 +230,7 @@ async def _opened(
             else:
                 lookups = Lookups(url, "plateau-web", timeout_s=PATIENCE_S)
                 stack.push_async_callback(lookups.close)
+                lookups.open()
                 leave = partial(keep_following, url, (cache_redis,), lookups.reconnect)
                 following.append(leave)
         fullness = Fullness(redis, settings.stream_max_memory)

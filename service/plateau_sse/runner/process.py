@@ -103,6 +103,8 @@ async def _serve(
             max_bytes=settings.cache_max_memory,
             count=stats.count,
         )
+        opening = asyncio.create_task(answers.open())
+        stack.push_async_callback(tasks.end, opening)
         conversations = Conversations(
             redis, limits_of(settings), fullness.bound, stats.count, fullness.share
         )

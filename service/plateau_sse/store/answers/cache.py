@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -97,6 +98,12 @@ class Cache:
         self._largest = max_bytes // LARGEST_SHARE
         self._down = False
         self._rest = Rest()
+
+    async def open(self) -> None:
+        """Connect already: whoever stores the first answer has no patience for that."""
+        if self._redis is not None:
+            with suppress(StoreError), store_errors():
+                await self._redis.get(keys.cache(""))
 
     async def get(self, key: str) -> Answer | None:
         """The answer, or None: absent, evicted, unreadable or out of reach."""

@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 from plateau_sse import tasks
 from plateau_sse.errors import StoreError, StoreUnavailable
 from plateau_sse.store.redis.connections import dialing
-from plateau_sse.store.redis.patience import Rest
+from plateau_sse.store.redis.patience import Rest, retrieved
+from plateau_sse.store.redis.pools import CONNECT_S
 from plateau_sse.store.redis.wire import Wire
 
 WINDOW = 16
@@ -32,7 +33,8 @@ class Lookup(NamedTuple):
 
 
 class Lookups:
-    """One a worker, made in its loop. Connecting may take `timeout_s`, and so may a reply."""
+    """One a worker, made in its loop. Who asks waits `timeout_s` for a connection, and as long
+    for a reply; a connection that takes longer is there for who asks next."""
 
     def __init__(self, url: str, name: str, *, timeout_s: float) -> None:
         self._dial = dialing(url, name)
@@ -51,7 +53,6 @@ class Lookups:
         for _ in range(ATTEMPTS):
             await self._window.acquire()
             try:
-                self._rest.check()
                 wire = self._wire or await self._connected()
             except BaseException:
                 self._window.release()
@@ -106,16 +107,30 @@ class Lookups:
             if not lookup.value.done():
                 lookup.value.set_exception(error)
 
-    async def _connected(self) -> Wire:
+    def open(self) -> None:
+        """Connect already: whoever asks first has no patience for that."""
+        self._dialled()
+
+    def _dialled(self) -> asyncio.Task[Wire]:
         if self._connecting is None:
             self._connecting = self._loop.create_task(self._connect())
+            self._connecting.add_done_callback(retrieved)
+        return self._connecting
+
+    async def _connected(self) -> Wire:
+        self._rest.check()
+        connecting = self._dialled()
         # The others who wait for it must not suffer where one of them goes.
-        return await tasks.shared(self._connecting)
+        await asyncio.wait({connecting}, timeout=self._timeout_s)
+        if not connecting.done():
+            self._rest.begin()
+            raise StoreUnavailable(f"no connection within {self._timeout_s:g} s")
+        return await tasks.shared(connecting)
 
     async def _connect(self) -> Wire:
         connection = self._dial()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
                 await connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
             self._rest.begin()
