@@ -128,6 +128,7 @@ def test_all_is_asked_in_two_turns(server: Server, admin: Any) -> None:
 
     async def scenario() -> None:
         turns = 0
+        passing: list[asyncio.Future[None]] = []
 
         async def accept(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
             far, out = await asyncio.open_connection("127.0.0.1", server.port)
@@ -144,7 +145,8 @@ def test_all_is_asked_in_two_turns(server: Server, admin: Any) -> None:
                         writer.write(data)
                 writer.close()
 
-            await asyncio.gather(pass_on(near, out, True), pass_on(far, back, False))
+            ways = (pass_on(near, out, True), pass_on(far, back, False))
+            passing.extend(map(asyncio.ensure_future, ways))
 
         between = await asyncio.start_server(accept, "127.0.0.1", 0)
         port = between.sockets[0].getsockname()[1]
@@ -156,6 +158,8 @@ def test_all_is_asked_in_two_turns(server: Server, admin: Any) -> None:
         assert turns - before == 2
         await redis.aclose()
         between.close()
+        # What is told its end passes that on, the other way as well.
+        await asyncio.gather(*passing)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
