@@ -146,7 +146,13 @@ def test_who_joins_who_comes_back_and_a_hit_are_linked(tmp_path: Path) -> None:
     with traced(tmp_path) as service:
         first = service.ask("held", str(go), CLIENTS, wait=0)
         second = service.ask("held", str(go), wait=0)
-        (asked,) = [it for it in service.spans("ask", first["id"]) if it.trace == TRACE]
+
+        def leading() -> list[Span]:
+            return [it for it in service.spans("ask", first["id"]) if it.trace == TRACE]
+
+        # The other worker may have told of its own before.
+        wait_until(leading, "the span of who asked first")
+        (asked,) = leading()
 
         def joined() -> list[Span]:
             spans = service.spans("ask", first["id"])
