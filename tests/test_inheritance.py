@@ -19,10 +19,6 @@ import pytest
 from plateau_sse.serve import inheritance
 from tests.processes import REPOSITORY
 
-keeps = pytest.mark.skipif(
-    sys.version_info[:2] not in inheritance._HAVE_IT,
-    reason="this Python counts references in objects that its children share, too",
-)
 shown_by_the_kernel = pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells whose pages are"
 )
@@ -47,9 +43,9 @@ def _fails(python: str) -> int:
     return subprocess.run([python, "-c", ""], capture_output=True).returncode
 
 
-every_python = pytest.mark.parametrize(
-    "python", pythons() or [pytest.param(sys.executable, marks=keeps)]
-)
+KNOWING = pythons()
+# Where none is here, this one, which marks nothing.
+every_python = pytest.mark.parametrize("python", KNOWING or [sys.executable])
 
 
 def in_a_process(code: str, python: str = sys.executable) -> str:
@@ -94,11 +90,14 @@ def test_a_child_that_uses_what_it_inherited_copies_none_of_it(python: str) -> N
         )
     )
     # Of 27 MiB, which it copies nearly whole where they count.
-    assert copied_kib < 1024
+    assert (copied_kib < 1024) == bool(KNOWING)
 
 
 @every_python
 def test_what_is_there_is_kept_and_what_comes_later_goes(python: str) -> None:
+    if not KNOWING:
+        assert inheritance.keep_for_good.__wrapped__() == 0
+        return
     assert (
         in_a_process(
             """
@@ -183,7 +182,6 @@ def as_known(thing: object, count: int) -> int:
     return inheritance._IMMORTAL if thing is ... else count
 
 
-@keeps
 def test_the_one_that_is_known_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     other_python(monkeypatch, as_known)
     assert inheritance._is_known()
