@@ -204,15 +204,12 @@ class PlateauWorker(UvicornWorker):  # type: ignore[misc]
         "log_level": "warning",
         # uvicorn's own count would recycle a young worker, and all of them at once.
         "limit_max_requests": None,
-    }
-    min_age_s: ClassVar[float] = MIN_AGE_S
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         # uvicorn beats by the wall clock, gunicorn judges by the monotonic one: set back by a
         # minute, all workers would be taken for dead at once. A method of its own would also be
         # a cycle, which the master does not collect once the next fork has frozen it.
-        self.config.callback_notify = None
+        "callback_notify": None,
+    }
+    min_age_s: ClassVar[float] = MIN_AGE_S
 
     def init_process(self) -> None:
         die_with_parent(self.ppid, signal.SIGKILL)
