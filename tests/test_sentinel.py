@@ -174,15 +174,17 @@ def test_new_runs_and_ends_wait_for_replicas(whole: Trio) -> None:
             assert appended.code == "ok"
             with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
                 await streams.end(run_id, 1, _ended())
-            # It has been written, and is no more certain for being asked again.
+            # It is decided, seen by nobody, and no more certain for being asked again.
             (status,) = await streams.statuses([run_id])
-            assert status == "failed"
+            assert status == "running"
             with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
                 await streams.end(run_id, 1, _ended())
         finally:
             replica.resume()
         await asyncio.to_thread(whole.wait_until_whole)
-        assert (await streams.end(run_id, 1, _ended())).code == "ended"
+        assert (await streams.end(run_id, 1, _ended())).code == "ok"
+        (status,) = await streams.statuses([run_id])
+        assert status == "failed"
         assert (await streams.record(await queued(streams))) is not None
         await redis.aclose()
 

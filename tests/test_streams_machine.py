@@ -27,6 +27,7 @@ from redis.exceptions import ResponseError
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
 from plateau_sse.store.runs import appending, events, ids, looks
+from plateau_sse.store.runs import streams as streams_module
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
 from plateau_sse.store.runs.streams import Claimed, Streams
@@ -299,10 +300,10 @@ class RunMachine(RuleBasedStateMachine):
             self.wait(forget(self.redis, self.run_id))
 
 
-def drive(url: str, examples: int, **changed: Any) -> None:
+def drive(url: str, examples: int, *, replicas: int = 0, **changed: Any) -> None:
     with asyncio.Runner() as runner:
         redis: Any = connect(url, "test")
-        streams = Streams(redis, alive_s=120, record_s=600)
+        streams = Streams(redis, alive_s=120, record_s=600, replicas=replicas)
         try:
             run_state_machine_as_test(
                 cast(Any, lambda: RunMachine(runner, streams, redis)),
@@ -322,6 +323,20 @@ def drive(url: str, examples: int, **changed: Any) -> None:
 @pytest.mark.timeout(300)
 def test_a_run_is_what_the_model_says(streams_url: str) -> None:
     drive(streams_url, 60, phases=(Phase.reuse, Phase.generate, Phase.shrink))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_is_the_same_where_its_end_waits_for_replicas(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are there at once."""
+
+    async def replicated(_: Redis, script: Any, names: Any, args: Any, replicas: int) -> Any:
+        assert replicas == 1
+        return await script(keys=names, args=args)
+
+    monkeypatch.setattr(streams_module, "replicated", replicated)
+    drive(streams_url, 60, replicas=1, phases=(Phase.reuse, Phase.generate, Phase.shrink))
 
 
 BROKEN = {

@@ -4,8 +4,9 @@
 -- still write a little.
 --
 -- KEYS  record, text, events, tokens, marks (one slot)
--- ARGV  verb, attempt, first_seq, life_s, ended_life_s, ended_events_life_s, tight, number of
---       events, then op, json, arg, part for each event, then field, value pairs for the record.
+-- ARGV  verb, attempt, first_seq, life_s, ended_life_s, ended_events_life_s, flags (t: tight, h:
+--       its end is held), number of events, then op, json, arg, part for each event, then field,
+--       value pairs for the record.
 --       A field `…_ms` is set to the server's time: the clocks of those who write may differ.
 --       `batch` comes first, and names a call that has no first_seq: the latest are kept
 --
@@ -18,13 +19,20 @@
 --               the server is another, it ends as a new attempt, too: a reader may have had other
 --               text where the end would stand
 --       mark    sets fields of a run that is still queued
+--       settle  writes the end that is held; `attempt` and `first_seq` are those it was told
+--
+-- What a reader is told as the end must not be lost with a primary. Where replicas are to have it
+-- first it is held: decided, kept in the record, and seen by nobody. Who calls meanwhile is told
+-- so, and settles it.
+--
 -- op    t r  arg is text of a part, of thoughts; json what follows the part's number; part is
 --            '' or that number, and behind a space the part that it continues
 --       T R  the same, and one with the event before it in the producer's count
 --       m  a mark     e  the mark that ends the run, arg is the status
 --       s  state      p  progress: the latest is kept
 --
--- Gives {code, attempt, seq, parts}: ok, dup (there already), gap (resend from seq + 1), fenced (a
+-- Gives {code, attempt, seq, parts}: ok, dup (there already), held (settle it, with these numbers,
+-- as also where one's own end is held and ok), gap (resend from seq + 1), fenced (a
 -- later attempt exists), skip (claim the number that stands for seq: the next may have been lost),
 -- ended, full (a bound of the tape would be passed), part (none of that number to go on with or to
 -- open), tight, version (another release's run), gone. Only ok writes; no run is ever created
@@ -47,11 +55,11 @@ local LATER = {T = 't', R = 'r'}
 local HEADS = {t = '{"type":"message.delta","part":', r = '{"type":"reasoning.delta","part":'}
 
 local record, text, events, marks = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
-local verb, attempt, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local tight, count = ARGV[7] == '1', tonumber(ARGV[8])
+local ARGV = ARGV
+local tight, holds = ARGV[7]:find('t') ~= nil, ARGV[7]:find('h') ~= nil
 
 local state = redis.call('HMGET', record, 'state', 'attempt', 'seq', 'tape', 'runner', 'server',
-                         'created_ms', 'begun_ms')
+                         'created_ms', 'begun_ms', 'ending')
 local status = state[1]
 if not status then
   return {redis.call('EXISTS', record) == 1 and 'version' or 'gone', 0, 0, 0}
@@ -65,6 +73,22 @@ end
 at, open, parts, points = tonumber(at), tonumber(open), tonumber(parts), tonumber(points)
 mark_bytes, held, states, over = tonumber(mark_bytes), tonumber(held), tonumber(states), tonumber(over)
 local running = status == 'queued' or status == 'running'
+local verb = ARGV[1]
+-- {its call, the attempt and the seq that it ends with, and whether that attempt is a new one}
+local ending = running and state[9] and cmsgpack.unpack(state[9])
+if ending then
+  local held_call, is_same = ending[1], holds and #ending[1] == #ARGV
+  if verb ~= 'settle' then
+    for i, value in ipairs(held_call) do
+      -- How long it lives, and whether memory is full, may be others by now.
+      is_same = is_same and (value == ARGV[i] or i >= 4 and i <= 7)
+    end
+    return {is_same and 'ok' or 'held', ending[2], ending[3], parts}
+  end
+  ARGV = held_call
+  verb = ARGV[1]
+end
+local attempt, first, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[8])
 -- A server that was started anew, or another in its place, may have lost the last second. It is
 -- asked where that matters: it takes as long as half an append.
 local server = state[6]
@@ -139,6 +163,12 @@ elseif verb == 'end' then
     -- Nobody claimed it: its only event is its end.
     now_attempt, begins = 1, true
   end
+elseif verb == 'settle' then
+  -- It has been, or it was lost.
+  if running then
+    return answer('gap')
+  end
+  return answer(attempt == now_attempt and first == seq and 'dup' or 'ended')
 elseif verb == 'mark' then
   if status ~= 'queued' then
     return answer('ended')
@@ -233,8 +263,18 @@ if growth > 0 and at - points + growth > TEXT_MOST
 end
 -- The end itself always fits.
 local more = growth + grown + BESIDES * (new_points - points)
-if tight and more > 0 and over + more > TIGHT_BYTES then
+if tight and more > 0 and over + more > TIGHT_BYTES and not ending then
   return answer('tight')
+end
+if ending then
+  again = ending[4]
+elseif holds then
+  if again then
+    now_attempt, seq = beyond(), 0
+  end
+  seq = seq + (verb == 'end' and 0 or counted - skip)
+  redis.call('HSET', record, 'ending', cmsgpack.pack({ARGV, now_attempt, seq, again}))
+  return answer('ok')
 end
 
 if fresh then
@@ -245,7 +285,7 @@ if fresh then
   redis.call('HINCRBY', record, 'tries', 1)
 elseif again then
   -- No position may stand for two texts. What the stream has is of the attempt before.
-  now_attempt, seq, held = beyond(), 0, 0
+  now_attempt, seq, held = ending and ending[2] or beyond(), 0, 0
   local left = redis.call('XRANGE', marks, '-', '+')
   redis.call('DEL', marks, events)
   for _, point in ipairs(left) do
@@ -341,7 +381,7 @@ if ended then
   life, events_life = ARGV[5], ARGV[6]
   -- What only a run that is on needs.
   redis.call('HDEL', record, 'request', 'progress', 'runner', 'enqueued', 'lease_ms', 'spared',
-             'blamed', 'begun_ms')
+             'blamed', 'begun_ms', 'ending')
   -- Both have grown into more than they need, and grow no more.
   local said = redis.call('GET', text)
   if said then

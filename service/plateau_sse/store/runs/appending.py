@@ -67,7 +67,17 @@ def append_args(
 
 
 def tightened(args: list[str | int | bytes]) -> list[str | int | bytes]:
-    return [*args[:6], "1", *args[7:]]
+    return [*args[:6], f"{args[6]!s}t", *args[7:]]
+
+
+def held(args: list[str | int | bytes]) -> list[str | int | bytes]:
+    """Of an end: nobody sees it until what `settle_args` makes is sent."""
+    return [*args[:6], "h", *args[7:]]
+
+
+def settle_args(reply: list[Any], args: list[str | int | bytes]) -> list[str | int | bytes]:
+    """For the end of which `reply`, to `args`, tells that it is held."""
+    return ["settle", reply[1], reply[2], *args[3:6], "", 0]
 
 
 def end_fields(output: str | None) -> list[str | int | bytes]:
@@ -130,7 +140,10 @@ class BlockingStreams:
         with store_errors():
             attempt = self._redis.hget(key.record, "attempt")
             args = append_args("end", int(attempt or 0), 0, lives, [last], ENDED)
-            self._append(keys=list(key), args=tightened(args))
+            reply = self._append(keys=list(key), args=tightened(args))
+            if reply[0] == b"held":
+                args = settle_args(reply, args)
+                self._append(keys=list(key), args=tightened(args))
 
     def claimed_by(self, runner: str, run_id: str) -> Claimant | None:
         """As that of `Streams`."""

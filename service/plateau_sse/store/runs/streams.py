@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from plateau_sse.errors import StoreFull
+from plateau_sse.errors import StoreFull, StoreUnavailable
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 from plateau_sse.store.redis.fullness import TIGHT
@@ -30,6 +30,8 @@ from plateau_sse.store.runs.shares import TOKENS_MOST
 EXTERNAL = "external"
 # Beyond the bounds that end a run: time for whoever ends it to do so.
 ALIVE_SLACK_S = 60
+# An end that a failover has taken back is held anew.
+SETTLE_TRIES = 3
 
 _CREATE = files("plateau_sse.store.runs").joinpath("create.lua").read_text("utf-8")
 
@@ -357,15 +359,36 @@ class Streams(Looks):
         self, run_id: str, args: list[str | int | bytes], *, ends: bool = False
     ) -> list[Any]:
         """The script's reply."""
+        # Readers are told once replicas have it: a primary that fails first takes nothing back.
+        holds = ends and self._replicas > 0
+        for _ in range(SETTLE_TRIES):
+            given = appending.held(args) if holds else args
+            reply = await self._call(run_id, given, is_lasting=holds)
+            is_own = holds and reply[0] == b"ok"
+            if not is_own and reply[0] != b"held":
+                return reply
+            settle = appending.settle_args(reply, args)
+            reply = await self._call(run_id, settle, is_lasting=True)
+            if reply[0] in (b"ok", b"dup"):
+                reply[0] = b"ok" if is_own else b"ended"
+            if reply[0] != b"gap":
+                return reply
+        raise StoreUnavailable("an end that was held is lost, again and again")
+
+    async def _call(
+        self, run_id: str, args: list[str | int | bytes], *, is_lasting: bool = False
+    ) -> list[Any]:
         names = list(keys.run(run_id))
         try:
             with store_errors():
-                reply: list[Any] = await self._run(self._append, names, args, is_lasting=ends)
+                reply: list[Any] = await self._run(
+                    self._append, names, args, is_lasting=is_lasting
+                )
         except StoreFull:
             # It may write a little all the same, so that what is on can end.
             args = appending.tightened(args)
             with store_errors():
-                reply = await self._run(self._append_tight, names, args, is_lasting=ends)
+                reply = await self._run(self._append_tight, names, args, is_lasting=is_lasting)
         return reply
 
     async def _run(
