@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import suppress
 from statistics import median
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from benchmarks.scale.strain import Strain, looked
 from benchmarks.stages import PlateauStage
 
 READERS, RUNS = 16_000, 400
+# Each worker tells of itself every few seconds.
+TOLD_S = 30.0
 BACK_S, ALL_MIB = 10.0, 320
 
 
@@ -65,10 +68,7 @@ async def many_readers(stage: PlateauStage, readers: int, runs: int) -> Cut:
         await herd.open(readers)
         reader_kib = (pss_kib(stage.web()) - empty_kib) / readers
         before = await strained(stage, herd)
-        web = [
-            one for one in (await looked(stage))["workers"]["processes"] if one["role"] == "web"
-        ]
-        os.kill(max(web, key=lambda one: one["open"])["pid"], signal.SIGKILL)
+        os.kill(await _busiest(stage, readers), signal.SIGKILL)
         # Nobody comes back earlier, and by then everybody knows.
         await asyncio.sleep(1)
         cut = herd.cut
@@ -80,3 +80,19 @@ async def many_readers(stage: PlateauStage, readers: int, runs: int) -> Cut:
     finally:
         herd.leave()
         await load.client.aclose()
+
+
+async def _busiest(stage: PlateauStage, readers: int) -> int:
+    """The id of the worker that has most of them. What is told of before they came might name
+    another one."""
+    deadline = time.monotonic() + TOLD_S
+    while True:
+        processes = (await looked(stage))["workers"]["processes"]
+        web: dict[int, int] = {
+            one["pid"]: one["open"] for one in processes if one["role"] == "web"
+        }
+        if sum(web.values()) >= readers:
+            return max(web, key=lambda pid: web[pid])
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"of {readers} readers, workers tell of {web}")
+        await asyncio.sleep(0.2)
