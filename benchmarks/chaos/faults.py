@@ -10,6 +10,8 @@ import random
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from plateau_sse.store.queue.queue import ABANDONED_S
+
 # kill: -9. recycle: a web worker gets SIGTERM. pause: SIGSTOP, SIGCONT after `for_s`. restart:
 # SIGTERM, then started again with the same data. demote: made a replica, which takes no writes,
 # for `for_s`, behind the same address. lonely: takes no writes for so long, for want of
@@ -58,13 +60,19 @@ def schedule(
     store: str,
     cache: str,
     kinds: Sequence[tuple[Kind, float]] = STORE,
+    alone: str = "",
 ) -> list[Fault]:
-    """The faults of a run of so many seconds, in order; `kinds` are those of the store."""
+    """The faults of a run of so many seconds, in order; `kinds` are those of the store. `alone`
+    is a runner with an agent that no other has: killed again and again while it starts, it
+    would be gone for so long that its runs are given up, as they should be then."""
     chances = random.Random(f"faults {seed}")
     faults = []
-    at_s = KILL_EVERY_S
+    at_s, spared_until_s = KILL_EVERY_S, 0.0
     while at_s <= seconds:
-        target = chances.choice([*webs, *runners])
+        others = [one for one in runners if one != alone or at_s >= spared_until_s]
+        target = chances.choice([*webs, *others])
+        if target == alone:
+            spared_until_s = at_s + ABANDONED_S
         worker = target in webs and chances.random() < 0.5
         faults.append(Fault(at_s, "kill", target, worker))
         at_s += KILL_EVERY_S

@@ -39,6 +39,8 @@ OTHERS = {"AGENTS": f"{OTHER}=benchmarks.chaos.story:story"}
 # through all that is done to the stores and to others: no agent holds their runner's
 # interpreter, no worker recycles itself, and most runs are still those of runners that die.
 KEPT = "kept"
+# The only one that has the agent of `OTHERS`.
+ALONE = "runner-other"
 KEPT_WEB = {"MAX_REQUESTS": "0"}
 KEPT_RUNNER = {"AGENTS": f"{STORY}=benchmarks.chaos.story:story", "RUNNER_CONCURRENCY": "10"}
 # Of one web process: a host whose clock nobody has set.
@@ -216,7 +218,7 @@ def running(
     members = [*servers]
     for index in range(runners):
         members.append(_service(f"runner{index}", "runner", common, folder))
-    members.append(_service("runner-other", "runner", common | OTHERS, folder))
+    members.append(_service(ALONE, "runner", common | OTHERS, folder))
     members.append(_service(f"{KEPT}-runner", "runner", common | KEPT_RUNNER, folder))
     urls = []
     for name in (*(f"web{index}" for index in range(webs)), f"{KEPT}-web"):

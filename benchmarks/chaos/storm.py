@@ -27,7 +27,7 @@ from tests.readers import get
 from benchmarks.chaos.crowd import Asked, Follower, ask, follow, plan_readers, plan_runs
 from benchmarks.chaos.faults import OF_GROUP, Fault, schedule
 from benchmarks.chaos.faults import STORE as OF_SERVER
-from benchmarks.chaos.fleet import CACHE, STORE, Fleet
+from benchmarks.chaos.fleet import ALONE, CACHE, STORE, Fleet
 from benchmarks.chaos.story import HOLDER
 from benchmarks.failover import ask as move
 from benchmarks.failover import kill
@@ -134,7 +134,9 @@ async def storm(fleet: Fleet, plan: Plan, earlier: frozenset[str] = frozenset())
 async def _strike(fleet: Fleet, outcome: Outcome) -> None:
     plan, loop = outcome.plan, asyncio.get_running_loop()
     kinds = OF_SERVER if fleet.group is None else OF_GROUP
-    faults = schedule(plan.seed, plan.seconds, fleet.webs, fleet.runners, STORE, CACHE, kinds)
+    faults = schedule(
+        plan.seed, plan.seconds, fleet.webs, fleet.runners, STORE, CACHE, kinds, alone=ALONE
+    )
     began = loop.time()
     failing_over = asyncio.Lock()
     async with asyncio.TaskGroup() as group:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.chaos import checks, faults, fleet, table
 from benchmarks.chaos.storm import ENV, Plan, storm
 
+from plateau_sse.store.queue.queue import ABANDONED_S
 from tests.conftest import STORE, emptied
 from tests.far import skip_unless_asked
 from tests.groups import Cluster, Trio
@@ -65,6 +66,15 @@ def test_the_same_seed_makes_the_same_faults() -> None:
     planned = faults.schedule(7, 30, *PLACES)
     assert planned == faults.schedule(7, 30, *PLACES)
     assert planned != faults.schedule(8, 30, *PLACES)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_only_runner_with_an_agent_has_time_to_start(seed: int) -> None:
+    planned = faults.schedule(seed, 60, WEBS, [*RUNNERS, "alone"], *PLACES[2:], alone="alone")
+    kills = [fault.at_s for fault in planned if fault.kind == "kill"]
+    its = [fault.at_s for fault in planned if fault.target == "alone"]
+    assert len(kills) == 60 and its
+    assert all(after - before >= ABANDONED_S for before, after in pairwise(its))
 
 
 @pytest.mark.parametrize("seed", range(20))
