@@ -265,11 +265,12 @@ def rows(found: dict[str, list[float]]) -> list[Row]:
 
 
 def rows_beside(found: dict[str, list[float]], spent: dict[str, float]) -> list[Row]:
-    """What it takes of what it took before."""
+    """What it takes of what it took before, both over what the upstream does."""
     made = []
+    bare = median(found["upstream"])
     for name in ("cold", "cold, post and follow"):
-        now, before = median(found[name]), median(found[SIDE + name])
-        beside = f"{now:.1f} and {before:.1f} ms"
+        now, before = median(found[name]) - bare, median(found[SIDE + name]) - bare
+        beside = f"{now:.1f} and {before:.1f} ms over the upstream's {bare:.1f}"
         what = f"first token, {name}: of what it took before"
         # What is promised is one request; who posts first is told its place in between.
         most = SHARE_MOST if name == "cold" else None
