@@ -17,9 +17,9 @@ from redis import Redis
 from plateau_sse.errors import StoreUnavailable
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis import replicas as replicas_module
-from plateau_sse.store.runs import events, ids
+from plateau_sse.store.runs import appending, events, ids
 from plateau_sse.store.runs.appending import Appended, BlockingStreams
-from plateau_sse.store.runs.streams import EXTERNAL, Streams
+from plateau_sse.store.runs.streams import EXTERNAL, Claimed, Streams
 from tests.store import (
     ALIVE_S,
     RECORD_S,
@@ -36,6 +36,7 @@ from tests.store import (
     running,
     text_of,
     texts,
+    until,
 )
 
 # More than any server of a test has.
@@ -355,5 +356,165 @@ def test_a_watchdog_settles_what_is_held(streams_url: str) -> None:
             blocking = BlockingStreams(client, record_s=RECORD_S)
             await asyncio.to_thread(blocking.end, run_id, FAILED)
         assert await seen(streams, run_id) == ("completed", ENDED)
+
+    on_both(streams_url, scenario)
+
+
+@pytest.mark.parametrize("call", [claims, cancels, appends])
+def test_readers_are_told_by_nobody_before_replicas_have_it(
+    streams_url: str, call: Callable[[Streams, str], Awaitable[str]]
+) -> None:
+    """Nor by one who would not wait for them otherwise."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        run_id = await said(streams)
+        await held(finishing(careful, run_id))
+        with pytest.raises(StoreUnavailable):
+            await call(careful, run_id)
+        assert await seen(streams, run_id) == ("running", BEGUN)
+
+    on_both(streams_url, scenario)
+
+
+def test_a_numbered_repeat_is_one_though_its_end_has_other_words(streams_url: str) -> None:
+    """A producer's second POST takes longer than its first: the end says how long."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        run_id = await said(streams)
+        await held(finishing(careful, run_id))
+        later = events.completed(None, cached=False, duration_ms=2)
+        batch = [*texts("c"), later]
+        assert (await streams.finish(run_id, 1, batch, first_seq=3)).code == "dup"
+        assert await seen(streams, run_id) == ("completed", ENDED)
+
+    on_both(streams_url, scenario)
+
+
+def test_one_of_those_who_end_it_alike_has_ended_it(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has counts it: all wait for the same replicas, and go on at the same moment."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        run_id, cancelled = await said(streams), await queued(streams)
+        numbered = await said(streams)
+
+        async def meet(number: int) -> None:
+            if number <= 3:
+                await until(all_wait, "all three wait for replicas")
+
+        async def all_wait() -> bool:
+            return len(calls) >= 3
+
+        calls = replicas_are_there(monkeypatch, meet)
+        ends = await asyncio.gather(*(careful.end(run_id, 1, FAILED) for _ in range(3)))
+        assert sorted(end.code for end in ends) == ["ended", "ended", "ok"]
+
+        counted: list[str] = []
+        calls = replicas_are_there(monkeypatch, meet)
+        statuses = await asyncio.gather(
+            *(
+                careful.ask_to_cancel(cancelled, "asked", on_end=lambda: counted.append("one"))
+                for _ in range(3)
+            )
+        )
+        assert (statuses, counted) == (["cancelled"] * 3, ["one"])
+
+        calls = replicas_are_there(monkeypatch, meet)
+        ends = await asyncio.gather(*(finishing(careful, numbered) for _ in range(3)))
+        assert sorted(end.code for end in ends) == ["dup", "dup", "ok"]
+
+    on_both(streams_url, scenario)
+
+
+def test_one_of_those_whose_end_another_has_settled_has_ended_it(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        run_id = await said(streams)
+
+        async def meet(number: int) -> None:
+            if number == 2:
+                assert await ends(streams, run_id) == "ended"
+            if number <= 2:
+                await until(has_ended, "another has settled it")
+
+        async def has_ended() -> bool:
+            return await streams.statuses([run_id]) == ["failed"]
+
+        replicas_are_there(monkeypatch, meet)
+        both = await asyncio.gather(*(careful.end(run_id, 1, FAILED) for _ in range(2)))
+        assert sorted(end.code for end in both) == ["ended", "ok"]
+
+    on_both(streams_url, scenario)
+
+
+def test_an_end_lives_for_as_long_as_it_is_asked_for(streams_url: str) -> None:
+    """Replicas may be away for longer than a run may be silent."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        run_id = await said(streams)
+        names = [name for name in keys.run(run_id) if await redis.exists(name)]
+        for call in (
+            partial(finishing, careful, run_id),
+            partial(finishing, careful, run_id),
+            partial(careful.end, run_id, 1, FAILED),
+        ):
+            for name in names:
+                await redis.expire(name, 5)
+            await held(call())
+            assert [name for name in names if await redis.ttl(name) < ALIVE_S] == []
+
+    on_both(streams_url, scenario)
+
+
+def test_an_end_is_not_settled_in_place_of_the_one_that_was_held(
+    streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover has taken that back, and another is held meanwhile."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        run_id = await said(streams)
+        copy = await kept(redis, run_id)
+
+        async def exchange(number: int) -> None:
+            if number == 1:
+                await put_back(redis, run_id, copy)
+                lives = (ALIVE_S, RECORD_S, RECORD_S)
+                other = appending.append_args("end", 1, 0, lives, [FAILED], appending.ENDED)
+                await careful._call(run_id, appending.held(other))
+
+        calls = replicas_are_there(monkeypatch, exchange)
+        assert (await finishing(careful, run_id)).code != "ok"
+        assert calls[1] == "settle" and calls.count("append") > 1
+        assert (await seen(streams, run_id))[0] == "failed"
+
+    on_both(streams_url, scenario)
+
+
+def test_what_a_release_wrote_that_knows_of_no_held_ends_goes_on(streams_url: str) -> None:
+    """It has begun another attempt, or said more: the end that was held is nobody's."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        for write in (claims_again, says_more):
+            run_id = await said(streams)
+            await held(finishing(careful, run_id))
+            record = keys.run(run_id).record
+            ending = await redis.hget(record, "ending")
+            await redis.hdel(record, "ending")
+            attempt = await write(streams, run_id)
+            await redis.hset(record, "ending", ending)
+            claimed = await streams.begin(run_id, attempt + 1, "r3", "notes")
+            assert isinstance(claimed, Claimed)
+            assert (await streams.end(run_id, attempt + 1, FAILED)).code == "ok"
+            assert await redis.hget(record, "ending") is None
+
+    async def claims_again(streams: Streams, run_id: str) -> int:
+        assert isinstance(await streams.begin(run_id, 2, "r2", "notes"), Claimed)
+        return 2
+
+    async def says_more(streams: Streams, run_id: str) -> int:
+        assert (await streams.append(run_id, 1, texts("z"))).code == "ok"
+        return 1
 
     on_both(streams_url, scenario)

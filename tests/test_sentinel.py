@@ -24,7 +24,7 @@ from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.shares import Shares
 from plateau_sse.store.runs.streams import Streams
 from tests.groups import Trio
-from tests.store import queued, running, texts, until
+from tests.store import full, queued, running, texts, until
 from tests.test_hub import Bench
 
 
@@ -187,6 +187,33 @@ def test_new_runs_and_ends_wait_for_replicas(whole: Trio) -> None:
         assert status == "failed"
         assert (await streams.record(await queued(streams))) is not None
         await redis.aclose()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_an_end_that_is_asked_for_again_waits_in_a_full_store_as_well(whole: Trio) -> None:
+    async def scenario() -> None:
+        redis, another = connect(whole.url, "test"), connect(whole.url, "test")
+        streams = Streams(redis, alive_s=60, record_s=600, replicas=1)
+        # On a connection that has written nothing that WAIT could ask for.
+        others = Streams(another, alive_s=60, record_s=600, replicas=1)
+        replica = whole.replica()
+        run_id = await running(streams)
+        replica.pause()
+        try:
+            with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
+                await streams.end(run_id, 1, _ended())
+            with full(f"redis://127.0.0.1:{whole.place()}"):
+                with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
+                    await others.end(run_id, 1, _ended())
+            (status,) = await streams.statuses([run_id])
+            assert status == "running"
+        finally:
+            replica.resume()
+        await asyncio.to_thread(whole.wait_until_whole)
+        assert (await others.end(run_id, 1, _ended())).code == "ok"
+        await redis.aclose()
+        await another.aclose()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 

@@ -5,8 +5,8 @@
 --
 -- KEYS  record, text, events, tokens, marks (one slot)
 -- ARGV  verb, attempt, first_seq, life_s, ended_life_s, ended_events_life_s, flags (t: tight, h:
---       its end is held), number of events, then op, json, arg, part for each event, then field,
---       value pairs for the record.
+--       its end is held, o: settles its own), number of events, then op, json, arg, part for each
+--       event, then field, value pairs for the record.
 --       A field `…_ms` is set to the server's time: the clocks of those who write may differ.
 --       `batch` comes first, and names a call that has no first_seq: the latest are kept
 --
@@ -19,11 +19,12 @@
 --               the server is another, it ends as a new attempt, too: a reader may have had other
 --               text where the end would stand
 --       mark    sets fields of a run that is still queued
---       settle  writes the end that is held; `attempt` and `first_seq` are those it was told
+--       settle  writes the end that is held; `attempt` and `first_seq` are those it was told. Of
+--               those who ask for the same end one is told ok, whoever has settled it
 --
 -- What a reader is told as the end must not be lost with a primary. Where replicas are to have it
 -- first it is held: decided, kept in the record, and seen by nobody. Who calls meanwhile is told
--- so, and settles it.
+-- so, sees to it that replicas have it, and settles it.
 --
 -- op    t r  arg is text of a part, of thoughts; json what follows the part's number; part is
 --            '' or that number, and behind a space the part that it continues
@@ -57,6 +58,7 @@ local HEADS = {t = '{"type":"message.delta","part":', r = '{"type":"reasoning.de
 local record, text, events, marks = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
 local ARGV = ARGV
 local tight, holds = ARGV[7]:find('t') ~= nil, ARGV[7]:find('h') ~= nil
+local is_own = ARGV[7]:find('o') ~= nil
 
 local state = redis.call('HMGET', record, 'state', 'attempt', 'seq', 'tape', 'runner', 'server',
                          'created_ms', 'begun_ms', 'ending')
@@ -74,15 +76,34 @@ at, open, parts, points = tonumber(at), tonumber(open), tonumber(parts), tonumbe
 mark_bytes, held, states, over = tonumber(mark_bytes), tonumber(held), tonumber(states), tonumber(over)
 local running = status == 'queued' or status == 'running'
 local verb = ARGV[1]
--- {its call, the attempt and the seq that it ends with, and whether that attempt is a new one}
+local stands = state[2] .. ' ' .. state[4]
+local function renew()
+  for _, key in ipairs(KEYS) do
+    redis.call('EXPIRE', key, ARGV[4])
+  end
+end
+-- {its call, the attempt and the seq that it ends with, whether that attempt is a new one, and
+-- where the run stood}
 local ending = running and state[9] and cmsgpack.unpack(state[9])
+if ending and ending[5] ~= stands then
+  -- A release that knows of none has written since.
+  ending = nil
+end
 if ending then
   local held_call, is_same = ending[1], holds and #ending[1] == #ARGV
-  if verb ~= 'settle' then
+  if verb == 'settle' then
+    if tonumber(ARGV[2]) ~= ending[2] or tonumber(ARGV[3]) ~= ending[3] then
+      -- That one was lost, and this is another.
+      return {'gap', now_attempt, seq, parts}
+    end
+  else
     for i, value in ipairs(held_call) do
       -- How long it lives, and whether memory is full, may be others by now.
       is_same = is_same and (value == ARGV[i] or i >= 4 and i <= 7)
     end
+    -- It may wait for longer than a run may be silent. And as something is written, also where
+    -- memory is full, WAIT does not answer for what was before.
+    renew()
     return {is_same and 'ok' or 'held', ending[2], ending[3], parts}
   end
   ARGV = held_call
@@ -168,7 +189,10 @@ elseif verb == 'settle' then
   if running then
     return answer('gap')
   end
-  return answer(attempt == now_attempt and first == seq and 'dup' or 'ended')
+  if attempt ~= now_attempt or first ~= seq then
+    return answer('ended')
+  end
+  return answer(is_own and redis.call('HDEL', record, 'untold') == 1 and 'ok' or 'dup')
 elseif verb == 'mark' then
   if status ~= 'queued' then
     return answer('ended')
@@ -273,7 +297,8 @@ elseif holds then
     now_attempt, seq = beyond(), 0
   end
   seq = seq + (verb == 'end' and 0 or counted - skip)
-  redis.call('HSET', record, 'ending', cmsgpack.pack({ARGV, now_attempt, seq, again}))
+  redis.call('HSET', record, 'ending', cmsgpack.pack({ARGV, now_attempt, seq, again, stands}))
+  renew()
   return answer('ok')
 end
 
@@ -382,6 +407,10 @@ if ended then
   -- What only a run that is on needs.
   redis.call('HDEL', record, 'request', 'progress', 'runner', 'enqueued', 'lease_ms', 'spared',
              'blamed', 'begun_ms', 'ending')
+  if ending and not is_own then
+    -- The next of those whose it is has ended it.
+    redis.call('HSET', record, 'untold', 1)
+  end
   -- Both have grown into more than they need, and grow no more.
   local said = redis.call('GET', text)
   if said then

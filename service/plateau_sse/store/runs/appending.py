@@ -75,9 +75,11 @@ def held(args: list[str | int | bytes]) -> list[str | int | bytes]:
     return [*args[:6], "h", *args[7:]]
 
 
-def settle_args(reply: list[Any], args: list[str | int | bytes]) -> list[str | int | bytes]:
-    """For the end of which `reply`, to `args`, tells that it is held."""
-    return ["settle", reply[1], reply[2], *args[3:6], "", 0]
+def settle_args(
+    reply: list[Any], args: list[str | int | bytes], *, is_own: bool = False
+) -> list[str | int | bytes]:
+    """For the end of which `reply`, to `args`, tells that it is held. `is_own`: its own."""
+    return ["settle", reply[1], reply[2], *args[3:6], "o" if is_own else "", 0]
 
 
 def end_fields(output: str | None) -> list[str | int | bytes]:

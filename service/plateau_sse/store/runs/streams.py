@@ -358,20 +358,26 @@ class Streams(Looks):
     async def _call_append(
         self, run_id: str, args: list[str | int | bytes], *, ends: bool = False
     ) -> list[Any]:
-        """The script's reply."""
+        """The script's reply. Where an end of others is held it is settled, and the reply is
+        what comes after."""
         # Readers are told once replicas have it: a primary that fails first takes nothing back.
-        holds = ends and self._replicas > 0
+        holds = is_lasting = ends and self._replicas > 0
+        given = appending.held(args) if holds else args
         for _ in range(SETTLE_TRIES):
-            given = appending.held(args) if holds else args
-            reply = await self._call(run_id, given, is_lasting=holds)
+            reply = await self._call(run_id, given, is_lasting=is_lasting)
             is_own = holds and reply[0] == b"ok"
+            if reply[0] == b"held" and self._replicas and not is_lasting:
+                # Who holds it may have waited in vain.
+                is_lasting = True
+                reply = await self._call(run_id, given, is_lasting=True)
             if not is_own and reply[0] != b"held":
                 return reply
-            settle = appending.settle_args(reply, args)
+            settle = appending.settle_args(reply, args, is_own=is_own)
             reply = await self._call(run_id, settle, is_lasting=True)
-            if reply[0] in (b"ok", b"dup"):
-                reply[0] = b"ok" if is_own else b"ended"
-            if reply[0] != b"gap":
+            if is_own and reply[0] != b"gap":
+                if reply[0] == b"dup" and args[0] == "end":
+                    # Another of those who end it alike has, and says so.
+                    reply[0] = b"ended"
                 return reply
         raise StoreUnavailable("an end that was held is lost, again and again")
 
