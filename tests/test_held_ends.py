@@ -15,6 +15,8 @@ import pytest
 from redis import Redis
 
 from plateau_sse.errors import StoreUnavailable
+from plateau_sse.runner.handing_back import hand_back
+from plateau_sse.store.queue.queue import Queue
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis import replicas as replicas_module
 from plateau_sse.store.runs import appending, events, ids
@@ -24,6 +26,7 @@ from tests.store import (
     ALIVE_S,
     RECORD_S,
     TOKEN,
+    claim,
     decoded,
     done,
     exchange_server,
@@ -518,3 +521,27 @@ def test_what_a_release_wrote_that_knows_of_no_held_ends_goes_on(streams_url: st
         return 1
 
     on_both(streams_url, scenario)
+
+
+def test_runs_are_handed_back_though_replicas_of_one_are_away(streams_url: str) -> None:
+    """A runner that stops has a second for all of them."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        queue = Queue(careful._redis)
+        await queue.take("r1", ("notes",), 0)
+        run_ids = [await queued(streams) for _ in range(2)]
+        for run_id in run_ids:
+            assert await queue.enqueue(run_id, "notes", "ann", 10) == "ok"
+        await queue.take("r1", ("notes",), 2)
+        claimed = {run_id: await claim(streams, run_id, 1) for run_id in run_ids}
+        await held(careful.end(run_ids[0], 1, FAILED))
+        await hand_back("r1", ["notes"], claimed, queue, careful)
+        assert (await queue.depth()).running == 0
+        assert (await seen(streams, run_ids[0]))[0] == "running"
+        assert await redis.hget(keys.run(run_ids[1]).record, "tries") == b"0"
+        assert await claims(streams, run_ids[0]) == "ended"
+        assert (await seen(streams, run_ids[0]))[0] == "failed"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicas_module, "WAIT_MS", 1500)
+        on_both(streams_url, scenario)

@@ -232,10 +232,12 @@ class Streams(Looks):
 
     async def hand_back(self, run_id: str, claimed: Claimed | Claimant) -> None:
         """That its attempt ends here is no death: it does not count among the tries. Harmless
-        where the attempt is over."""
-        await self.append(
-            run_id, claimed.attempt, [], fields=appending.not_a_try(claimed.tries)
-        )
+        where the attempt is over. An end that is held is left to whoever takes the run: others
+        that are handed back do not wait for replicas."""
+        lives = (self._alive_s, self._record_s, appending.ENDED_EVENTS_LIFE_S)
+        fields = appending.not_a_try(claimed.tries)
+        args = appending.append_args("append", claimed.attempt, 0, lives, [], fields)
+        appending.appended_of(await self._call(run_id, args))
 
     async def end(
         self, run_id: str, attempt: int, last: Event, *, briefly: bool = False
