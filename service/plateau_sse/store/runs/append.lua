@@ -76,7 +76,7 @@ at, open, parts, points = tonumber(at), tonumber(open), tonumber(parts), tonumbe
 mark_bytes, held, states, over = tonumber(mark_bytes), tonumber(held), tonumber(states), tonumber(over)
 local running = status == 'queued' or status == 'running'
 local verb = ARGV[1]
-local stands = state[2] .. ' ' .. state[4]
+local stands = (state[9] or holds) and state[2] .. ' ' .. state[4]
 local function renew()
   for _, key in ipairs(KEYS) do
     redis.call('EXPIRE', key, ARGV[4])
