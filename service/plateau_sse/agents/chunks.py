@@ -27,6 +27,10 @@ class Written(float):
     text: str
 
 
+# A decoder is made once, not for each chunk.
+_decode = json.JSONDecoder(parse_float=Written).decode
+
+
 def as_text(given: Any) -> Any:
     """A number as the text that it was; whatever else as it is."""
     if isinstance(given, Written):
@@ -46,7 +50,7 @@ def lines_of(data: str) -> list[str]:
 def chunk_of(data: str) -> dict[str, Any] | None:
     """The chunk in it; none where it is nothing."""
     try:
-        found = json.loads(data, parse_float=Written)
+        found = _decode(data)
     except (ValueError, RecursionError):
         raise broken("the upstream sent something that is not JSON") from None
     if isinstance(found, int | float | None):

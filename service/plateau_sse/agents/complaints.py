@@ -13,19 +13,27 @@ from plateau_sse.agents import AgentError
 
 MAX_MESSAGE = 500
 
+
+def _in_order(*names: str) -> dict[str, None]:
+    """A set that keeps its order. Most chunks have none of it, which one step tells."""
+    return dict.fromkeys(" ".join(names).split())
+
+
 # An error wherever they stand; what is one where there is no choice beside it; and what is
 # content there: of another protocol.
-ALWAYS = "err error errors error_msg error_message errorMessage error_code errorCode".split()
-ALONE = "message msg detail details code fault exception title".split()
-FOREIGN = (
-    "content text response output outputs candidates delta completion generated_text result "
-    "results answer data content_block choice message messages output_text"
-).split()
+ALWAYS = _in_order("err error errors error_msg error_message errorMessage error_code errorCode")
+ALONE = _in_order("message msg detail details code fault exception title")
+FOREIGN = _in_order(
+    "content text response output outputs candidates delta completion generated_text result",
+    "results answer data content_block choice message messages output_text",
+)
 FAILED = ("error", "failed", "failure")
 # The same within a choice, and within its delta or message: there these are where they belong.
-IN_CHOICE = [name for name in FOREIGN if name not in ("text", "delta", "message")]
-IN_CHOICE += ["tool_calls", "function_call"]
-IN_DELTA = [name for name in FOREIGN if name != "content"]
+IN_CHOICE = _in_order(
+    *(name for name in FOREIGN if name not in ("text", "delta", "message")),
+    "tool_calls function_call",
+)
+IN_DELTA = _in_order(*(name for name in FOREIGN if name != "content"))
 # Where endpoints put the words, the best first.
 WORDS = (
     "error errors error_msg error_message errorMessage message msg detail details title "
@@ -37,27 +45,27 @@ def complaint(chunk: dict[str, Any], *, has_choice: bool) -> AgentError | None:
     """What is wrong with it, if anything."""
     kinds = (chunk.get("object"), chunk.get("type"), chunk.get("status"))
     if (
-        any(_says(chunk.get(name)) for name in ALWAYS)
+        _said_in(chunk, ALWAYS)
         or any(isinstance(kind, str) and kind in FAILED for kind in kinds)
         or chunk.get("success") is False
     ):
         return reported(chunk)
     groq = chunk.get("x_groq")
-    if isinstance(groq, dict) and any(_says(groq.get(name)) for name in ALWAYS):
+    if isinstance(groq, dict) and _said_in(groq, ALWAYS):
         return reported(groq)
     base = chunk.get("base_resp")
     if isinstance(base, dict) and _says(base.get("status_code")):
         return reported(base)
     if has_choice:
         return None
-    if any(_says(chunk.get(name)) for name in ALONE):
+    if _said_in(chunk, ALONE):
         return reported(chunk)
     return foreign(chunk)
 
 
 def foreign(chunk: dict[str, Any]) -> AgentError | None:
     """Of a chunk in which no choice says anything: content of another protocol."""
-    if any(_says(chunk.get(name)) for name in FOREIGN):
+    if _said_in(chunk, FOREIGN):
         return broken("the upstream sent JSON that is no chat completion")
     return None
 
@@ -67,12 +75,18 @@ def misplaced(
 ) -> AgentError | None:
     """An error within a choice, or content where nobody reads it."""
     for part, names in ((choice, IN_CHOICE), (delta, IN_DELTA), (message, IN_DELTA)):
-        if any(_says(part.get(name)) for name in ALWAYS):
+        if _said_in(part, ALWAYS):
             return reported(part)
-        for name in names:
-            if _says(part.get(name)):
-                return broken(f"it holds {name} in a place that is not understood")
+        if name := _said_in(part, names):
+            return broken(f"it holds {name} in a place that is not understood")
     return None
+
+
+def _said_in(of: dict[str, Any], names: dict[str, None]) -> str:
+    """The first of the names under which it says something; '' where it is none."""
+    if names.keys().isdisjoint(of):
+        return ""
+    return next((name for name in names if _says(of.get(name))), "")
 
 
 def _says(value: Any) -> bool:

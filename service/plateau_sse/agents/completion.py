@@ -198,6 +198,11 @@ class Answer:
 
     def _new_beside(self, delta: Heard, beside: Heard, text: str, *, is_last: bool) -> Heard:
         """What a choice holds beside its delta and is new."""
+        if not (beside.said or text):
+            # As a rule there is nothing.
+            for kind, once in ((Reasoning, self._thoughts), (str, self._text)):
+                once.in_deltas = once.in_deltas or bool(delta.all_of(kind))
+            return beside
         new = {}
         for kind, once, more in ((Reasoning, self._thoughts, ""), (str, self._text, text)):
             if delta.all_of(kind):

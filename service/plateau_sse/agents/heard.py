@@ -26,6 +26,9 @@ IMAGES = ("image_url", "image", "output_image")
 DEPTH = 10
 # Content that is not written, and not understood.
 UNREAD = ("audio", "image", "video")
+# What a message has beside its content: as a rule none of it.
+BESIDE = frozenset((*UNREAD, *THOUGHTS, "refusal", "images"))
+SOURCES = ("annotations", "search_results", "citations")
 # A title or an address beyond this is none that anybody would read.
 MAX_URL = 2000
 # Two pieces that are shorter may be alike by chance.
@@ -98,6 +101,8 @@ class Once:
 
 def heard_in(message: dict[str, Any]) -> Heard:
     """A refusal is the model's answer, too, in a field of its own."""
+    if BESIDE.isdisjoint(message):
+        return Heard(*_content(message.get("content")))
     for name in UNREAD:
         if message.get(name):
             raise broken(f"it holds {name}, which is not understood")
@@ -114,7 +119,7 @@ def heard_in(message: dict[str, Any]) -> Heard:
 def sources_in(of: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
     """Addresses of what the answer stands on, with their titles: of annotations in a delta or a
     message, or as lists beside the choices."""
-    for name in ("annotations", "search_results", "citations"):
+    for name in SOURCES:
         given = of.get(name)
         for one in given if isinstance(given, list) else ():
             inner = one.get("url_citation") if isinstance(one, dict) else None
