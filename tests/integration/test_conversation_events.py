@@ -25,7 +25,7 @@ KEYS = [f"key-of-a-caller-{number}" for number in range(60)]
 unused = iter(KEYS)
 ENV = {
     "AGENTS": ",".join(
-        f"{it}=tests.flight_agents:{it}" for it in ("counted", "parrot", "ends")
+        f"{it}=tests.flight_agents:{it}" for it in ("counted", "parrot", "ends", "silent")
     ),
     "API_KEYS": ",".join(KEYS),
 }
@@ -252,6 +252,48 @@ def test_after_a_message_what_was_asked_behind_it_is_told(ann: Caller) -> None:
             reader.has_heard(len(expected))
             assert reader.texts() == expected
     assert_problem(httpx.get(f"{url}&after=x"), 422, "invalid_request")
+
+
+def test_an_answer_that_a_quicker_one_has_overtaken_is_told_once(
+    ann: Caller, tmp_path: Path
+) -> None:
+    """Whoever opens the page has the quicker one, and waits for the other; once it has both,
+    it has nothing to wait for. What failed before without a word is over."""
+    ann.say("c1", "before", agent="silent")
+    options = {"note": str(tmp_path / "note"), "gate": str(tmp_path / "gate")}
+    slow = ann.say("c1", unique(), agent="counted", options=options)
+    wait_until((tmp_path / "note").exists, "it is on")
+    ann.say("c1", "quick")
+
+    def shown() -> list[Any]:
+        found = httpx.get(f"{ann.asking}/v1/conversations/c1", headers=ann.headers).json()
+        return [(it["role"], it["id"]) for it in found["messages"]]
+
+    wait_until(lambda: shown()[-1][0] == "assistant", "the quick one is answered")
+    url, said = ann.url_of("c1"), f"An answer of {slow['id']}."
+    quick = shown()[-1][1]
+    assert quick != slow["id"]
+    with reading(f"{url}&after={quick}") as reader:
+        wait_until(lambda: "An answer " in "".join(reader.texts()), "the slow one is told")
+        middle = reader.last_id
+    # Cut off, it comes back by the same URL.
+    with reading(f"{url}&after={quick}", middle) as reader:
+        (tmp_path / "gate").touch()
+        reader.has_heard(1)
+        ann.say("c1", "next")
+        reader.has_heard(2)
+        assert reader.texts() == ["next"]
+    wait_until(lambda: ("assistant", slow["id"]) in shown(), "the slow one is kept")
+    ids = [it for _, it in shown()]
+    assert ids.index(quick) < ids.index(slow["id"])
+    with reading(f"{url}&after={slow['id']}") as reader:
+        reader.has_heard(1)
+        ann.say("c1", "last")
+        reader.has_heard(2)
+        assert reader.texts() == ["next", "last"]
+    with reading(f"{url}&after={quick}") as reader:
+        reader.has_heard(3)
+        assert reader.texts() == [said, "next", "last"]
 
 
 def test_a_run_that_is_on_is_told_from_its_beginning(ann: Caller, tmp_path: Path) -> None:

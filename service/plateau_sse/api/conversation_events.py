@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -232,29 +232,49 @@ class Telling:
 
     async def _find_place(self, wire: Wire) -> None:
         """What its reader has had already, and of which answer it may be in the middle."""
-        found = exchanges(await self._state["conversations"].index(self._place))
+        messages = await self._state["conversations"].index(self._place)
+        found = exchanges(messages)
+        had = await self._had(messages, found)
         if self._seen.tag:
             tags = [ids.tag_of(one.run_id) for one in found]
             if self._seen.tag in tags:
                 # Two that have the same tag are told apart by nothing: the later one is it.
                 last = len(tags) - 1 - tags[::-1].index(self._seen.tag)
-                self._told = {one.run_id for one in found[:last]}
+                self._told = {one.run_id for one in found[:last]} | (had or set())
+                self._told.discard(found[last].run_id)
                 return
-        elif self._after == BEGINNING:
+        elif had is not None:
+            self._told = had
             return
-        elif after := _MESSAGE_ID.fullmatch(self._after):
-            run_id, is_question = after.groups()
-            places = [place for place, one in enumerate(found) if one.run_id == run_id]
-            if places:
-                last = places[0] + (0 if is_question else 1)
-                self._told = {one.run_id for one in found[:last]}
-                return
         if self._seen.tag or self._after:
             await wire.say(encode(0, _MISSED))
         self._seen = ids.NOTHING_SEEN
         self._told = await self._ended(found)
 
-    async def _ended(self, found: list[Exchange]) -> set[str]:
+    async def _had(
+        self, messages: Sequence[Message], found: Sequence[Exchange]
+    ) -> set[str] | None:
+        """The runs whose answers whoever has read the conversation up to `after` has; None
+        where the conversation knows no such message. Two that were on at once are answered in
+        any order: an answer that is still to come is not had because a later one was quicker,
+        nor does one that has come before come again."""
+        if self._after == BEGINNING:
+            return set()
+        match = _MESSAGE_ID.fullmatch(self._after)
+        asked = [one.run_id for one in found]
+        if match is None or match[1] not in asked:
+            return None
+        run_id, is_question = match.groups()
+        # Of an answer without a word there is no message, and its question stands for it.
+        places = [place for place, it in enumerate(messages) if it.run_id == run_id]
+        until = next((it for it in places if messages[it].id == self._after), places[0])
+        had = {it.run_id for it in messages[:until] if it.role == "assistant"}
+        # What failed without a word never has an answer.
+        before = [one for one in found[: asked.index(run_id)] if one.answer is None]
+        had |= await self._ended(before)
+        return had if is_question else had | {run_id}
+
+    async def _ended(self, found: Sequence[Exchange]) -> set[str]:
         statuses = await self._state["streams"].statuses([one.run_id for one in found])
         return {
             one.run_id
