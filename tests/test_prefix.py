@@ -275,3 +275,44 @@ def test_a_header_never_changes_what_a_path_means(web: Any) -> None:
     started = web()
     assert started.send(get("/ai/health/live", f"{HEADER}: /ai"))[0] == 404
     assert started.send(get("/health/live", f"{HEADER}: /ai"))[0] == 200
+
+
+# How each tells an error, and where its code is.
+SHAPES: dict[str, tuple[str, Any]] = {
+    "/v1/runs": ("application/problem+json", lambda body: json.loads(body)["code"]),
+    "/v1/chat/completions": (
+        "application/json",
+        lambda body: json.loads(body)["error"]["code"],
+    ),
+    "/v1/responses": ("application/json", lambda body: json.loads(body)["error"]["code"]),
+    "/agui/external": ("application/json", lambda body: json.loads(body)["code"]),
+    "/api/chat": ("text/plain; charset=utf-8", None),
+}
+# What no route is asked about: what stands in the request, and instead of what.
+HEADS = [
+    ("Host: ai.example", "Host: plateau", 421, "host_not_allowed"),
+    ("Host: a b", "Host: plateau", 400, "bad_request"),
+    (
+        "Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        "Content-Length: 2\r\n\r\n{}",
+        501,
+        "unsupported_transfer_encoding",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "instead", "status", "code"), HEADS)
+@pytest.mark.parametrize("root", ["", "/ai"])
+def test_a_head_that_is_refused_is_told_as_its_client_reads_it(
+    web: Any, root: str, line: str, instead: str, status: int, code: str
+) -> None:
+    started = web(ROOT_PATH=root)
+    for path, (kind, code_of) in SHAPES.items():
+        ask = request("POST", root + path, body=b"{}")
+        found, headers, body = started.send(ask.replace(instead.encode(), line.encode()))
+        assert (found, headers["content-type"]) == (status, kind), path
+        assert headers["cache-control"] == "no-store" and headers["x-request-id"]
+        if code_of is None:
+            assert body and not body.startswith(b"{")
+        else:
+            assert code_of(body) == code

@@ -52,7 +52,6 @@ from plateau_sse.api.jwts import Jwts
 from plateau_sse.api.keys import ApiKeys
 from plateau_sse.api.prefix import Entrance
 from plateau_sse.api.repeats import Repeats
-from plateau_sse.api.requests import request_id_of
 from plateau_sse.api.state import State
 from plateau_sse.api.surfaces import TOLD, Surfaces
 from plateau_sse.errors import PlateauError, StoreError
@@ -166,8 +165,11 @@ class Plateau:
         if scope["type"] != "http":
             await self._starlette(scope, receive, send)
         elif (fault := heads.fault_of(scope) or self._hosts.fault_of(scope)) is not None:
+            if self._entrance is not None:
+                # Whose client is told is a matter of the path.
+                self._entrance.take_off(scope)
             problems.note(scope, fault, fault)
-            response = problems.respond(fault, request_id_of(scope))
+            response = SURFACES.refuse(fault, scope)
             response.headers.update(self._web.headers_for(scope))
             await response(scope, receive, send)
         elif self._entrance and (answer := self._entrance.take_off(scope)) is not None:

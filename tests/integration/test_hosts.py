@@ -36,7 +36,12 @@ def client(plateau: Serving) -> Iterator[httpx.Client]:
 )
 @pytest.mark.parametrize("path", PATHS)
 def test_a_name_that_leads_here_is_not_ours(client: httpx.Client, host: str, path: str) -> None:
-    assert_problem(client.get(path, headers={"Host": host}), 421, "host_not_allowed")
+    answer = client.get(path, headers={"Host": host})
+    if path == "/v1/models":
+        assert answer.status_code == 421
+        assert answer.json()["error"]["code"] == "host_not_allowed"
+    else:
+        assert_problem(answer, 421, "host_not_allowed")
 
 
 @pytest.mark.parametrize(
