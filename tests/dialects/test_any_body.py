@@ -258,3 +258,41 @@ def test_nothing_is_a_500(stage: Stage, row: str, data: st.DataObject) -> None:
         assert error["message"] and error["type"] and error["code"]
     else:
         assert answer.headers["content-type"].startswith("text/plain") and answer.text
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("chat", {"messages": [1]}, "messages[0]"),
+    ("responses", {"input": ""}, "input"),
+    ("responses", {"input": [{"role": "user", "content": "x"}] * 1001}, "input"),
+    ("responses", {"input": [{"role": "user", "content": [{}]}]}, "input[0].content[0]"),
+    ("ui", {"messages": [1]}, "messages[0]"),
+    ("ui", {"id": ""}, "id"),
+    ("ui", {"messages": [{"role": "user", "parts": [{}]}]}, "messages[0].parts[0]"),
+    ("ui", {"messages": None, "message": {"role": "user"}}, "message.parts"),
+    ("agui", {"messages": [1]}, "messages[0]"),
+    ("agui", {"runId": None}, "runId"),
+    ("agui", {"resume": [{}]}, "resume[0]"),
+    ("agui", {"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0]"),
+]
+
+
+@pytest.mark.parametrize(("row", "other", "field"), WRONG)
+def test_what_is_refused_is_named(
+    stage: Stage, row: str, other: dict[str, Any], field: str
+) -> None:
+    """By where it stands in what its client sent."""
+    path, valid = ROWS[row]
+    answer = httpx.post(stage.url + path, json=valid | other, headers=KEY, timeout=30)
+    assert 400 <= answer.status_code < 500, answer.text
+    if row == "agui":
+        assert answer.json()["field"] == field
+    elif row == "ui":
+        assert answer.text.startswith(f"{field}: ")
+    else:
+        assert answer.json()["error"]["param"] == field
+
+
+def test_people_are_shown_a_sentence_where_no_member_is_wrong(stage: Stage) -> None:
+    answer = httpx.post(stage.url + "/api/chat?agent=nobody", json=UI, headers=KEY, timeout=30)
+    assert answer.status_code == 422
+    assert answer.text.startswith("There is no agent 'nobody'")

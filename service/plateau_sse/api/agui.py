@@ -168,7 +168,10 @@ def _place_in(known: tuple[str, int] | None, tag: str) -> int | None:
 
 def refuse(problem: Problem, request_id: str) -> Response:
     """Clients show the document as it is."""
-    content = jsontext.encode({"message": problem.detail, "code": problem.code})
+    told = {"message": problem.detail, "code": problem.code}
+    if field := problem.extra.get("field"):
+        told["field"] = field
+    content = jsontext.encode(told)
     return problems.shaped(problem, request_id, problem.status, content, "application/json")
 
 

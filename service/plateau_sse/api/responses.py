@@ -155,6 +155,9 @@ def _check(messages: list[dict[str, Any]]) -> None:
         check_messages([msgspec.convert(message, InputMessage) for message in messages])
     except msgspec.ValidationError as error:
         raise invalid("input", str(error)) from None
+    except Problem as problem:
+        # Of `messages` its client knows nothing.
+        raise invalid("input", problem.detail) from None
 
 
 def _own(

@@ -112,7 +112,7 @@ def _ask(
         raise invalid("agent", "Name an agent: /api/chat?agent=…, or a member of the body.")
     alone = body.get("messages") is None and body.get("message") is not None
     given = [body["message"]] if alone else body.get("messages")
-    messages = messages_of(given)
+    messages = messages_of(given, alone=alone)
     check_messages([msgspec.convert(message, InputMessage) for message in messages])
     assert isinstance(given, list)
     options = {
@@ -229,7 +229,8 @@ async def stop(request: Request) -> Response:
 
 def refuse(problem: Problem, request_id: str) -> Response:
     """A short text: that is what people are shown."""
-    content = problem.detail.encode()
+    field = problem.extra.get("field") if problem.code == "invalid_request" else ""
+    content = (f"{field}: {problem.detail}" if field else problem.detail).encode()
     return problems.shaped(problem, request_id, problem.status, content, "text/plain")
 
 

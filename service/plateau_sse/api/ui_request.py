@@ -22,13 +22,14 @@ _DATA_URL = "data:"
 _PAGES = ("data-", "source-", "step-start", "reasoning", _TOOL, "dynamic-tool")
 
 
-def messages_of(given: Any) -> list[dict[str, Any]]:
-    """From UIMessages; Problem `invalid_request` where they are none."""
+def messages_of(given: Any, *, alone: bool = False) -> list[dict[str, Any]]:
+    """From UIMessages; Problem `invalid_request` where they are none. `alone`: the last one was
+    sent without the others, as `message`."""
     if not isinstance(given, list) or not given:
         raise invalid("messages", "Send the chat's messages.")
     messages: list[dict[str, Any]] = []
     for index, message in enumerate(given):
-        messages += _message(message, f"messages[{index}]")
+        messages += _message(message, "message" if alone else f"messages[{index}]")
     return messages
 
 
