@@ -61,6 +61,21 @@ def test_what_only_looks_like_it(said: str, shown: str) -> None:
     assert redacted(said, "") == shown
 
 
+@pytest.mark.parametrize("key", ["k", "x", "EMPTY", "none", "ollama", "-", "a.b", "hunter2"])
+def test_a_short_key_leaves_words_alone(key: str) -> None:
+    """Where an endpoint wants none it is given something, and what it says has to be read."""
+    said = "The input must not be empty: max_tokens broke off a nonesuch; see ollamas, aXb."
+    assert redacted(said, key) == said
+    told = redacted(f"{said} No such key: {key}, '{key}' or {quote(key, safe='')}.", key)
+    assert told == f"{said} No such key: [key], '[key]' or [key]."
+
+
+@pytest.mark.parametrize("before", [b"", b"u", b"u:"])
+def test_no_form_of_a_short_key_is_left_that_says_it(before: bytes) -> None:
+    encoded = base64.b64encode(before + b"hunter2").decode()
+    assert "[key]" in redacted(f"Basic {encoded}", "hunter2")
+
+
 def test_it_takes_no_time_over_hostile_words() -> None:
     for said in (
         "a" * 70_000,

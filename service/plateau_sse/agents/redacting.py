@@ -14,6 +14,9 @@ from urllib.parse import quote
 KEY, ADDRESS, SECRET = "[key]", "[address]", "[hidden]"
 # Shorter pieces of a key stand in words by chance.
 PIECE_CHARS = 6
+# A shorter key is what local endpoints are given where they want none (EMPTY, x, ollama), and
+# may be a part of any word.
+WORD_CHARS = 8
 
 _KEYS = re.compile(
     r"\b(?:sk|pk|rk|gsk|xai|key|org|proj)[-_](?=[A-Za-z0-9_*.-]{0,200}[0-9*])[A-Za-z0-9_*.-]{8,}"
@@ -54,12 +57,22 @@ def _is_public(url: str) -> bool:
 
 @lru_cache(4)
 def _forms_of(key: str) -> re.Pattern[str]:
-    """However it is written: in whatever case, escaped, and as a part of what is in base64."""
-    forms = {key, quote(key), quote(key, safe="")}
+    """However it is written: in whatever case, escaped, and as a part of what is in base64; a
+    short one as a word, as it stands."""
+    written, encoded = {key, quote(key), quote(key, safe="")}, set[str]()
     for before in range(3):
         # Behind as many other bytes, of which and of the last ones nothing is told.
         for encode in (b64encode, urlsafe_b64encode):
-            encoded = encode(b"\0" * before + key.encode()).decode().rstrip("=")
-            forms.add(encoded[before + 1 if before else 0 : -1])
-    known = [form for form in forms if len(form) >= min(PIECE_CHARS, len(key))]
-    return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))), re.I)
+            form = encode(b"\0" * before + key.encode()).decode().rstrip("=")
+            encoded.add(form[before + 1 if before else 0 : -1])
+    known = written | {form for form in encoded if len(form) >= PIECE_CHARS}
+    is_short = len(key) < WORD_CHARS
+    return re.compile(
+        "|".join(
+            rf"(?-i:(?<!\w){re.escape(form)}(?!\w))"
+            if is_short and form in written
+            else re.escape(form)
+            for form in sorted(known, key=len, reverse=True)
+        ),
+        re.IGNORECASE,
+    )
