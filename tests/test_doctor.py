@@ -414,10 +414,15 @@ def test_agents_are_imported_where_they_harm_nobody(
     assert found.code == 1
 
 
-def test_an_agent_that_ends_the_process_is_told(env: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "leaving.py").write_text("raise SystemExit(0)\n")
+@pytest.mark.parametrize(
+    ("code", "behind"), [("raise SystemExit(0)", "ok"), ("import os\nos._exit(0)", "")]
+)
+def test_an_agent_that_ends_the_process_is_told(
+    env: dict[str, str], tmp_path: Path, code: str, behind: str
+) -> None:
+    (tmp_path / "leaving.py").write_text(code)
     found = examine(env | {"AGENTS": "a=json:loads,b=leaving:b,c=json:loads"}, tmp_path)
-    assert [found.level(f"agents.{name}") for name in "abc"] == ["ok", "error", ""]
+    assert [found.level(f"agents.{name}") for name in "abc"] == ["ok", "error", behind]
     assert "ends the process" in found.said("agents.b")
 
 

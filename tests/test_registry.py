@@ -53,6 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory with an agent module, made the current one, forgotten afterwards."""
     (tmp_path / f"{MODULE}.py").write_text(SOURCE)
     (tmp_path / "breaks_for_registry.py").write_text("1 / 0\n")
+    (tmp_path / "leaves_for_registry.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "needs_for_registry.py").write_text("import not_installed_anywhere\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
@@ -132,6 +133,7 @@ def test_an_agent_says_how_long_an_input_may_be(here: Path) -> None:
         (f"{MODULE}:number", "is a int, not a function"),
         (f"{MODULE}:returns", "with `yield`"),
         ("breaks_for_registry:a", "failed: ZeroDivisionError"),
+        ("leaves_for_registry:a", "leaves_for_registry ends the process (SystemExit: 0)."),
         ("needs_for_registry:a", "needs 'not_installed_anywhere'"),
     ],
 )

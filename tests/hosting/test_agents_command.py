@@ -112,6 +112,8 @@ def test_a_version_sees_the_packages_that_the_agent_imports(project: Path) -> No
     [
         ("agent = lambda: 5", "a int, which is no agent"),
         ("def agent():\n    raise OSError('no pool')", "cannot be opened: OSError: no pool"),
+        ("def agent():\n    exit()", "cannot be opened: SystemExit: None"),
+        ("exit()", "importing app_of_mine ends the process"),
         ("agent = 5", "is a int, not a function"),
         ("from plateau_sse.agents import hosted\nagent = hosted(5)", "makes, a int"),
         (

@@ -193,6 +193,12 @@ def _import(module_name: str, target: str) -> ModuleType:
         raise SettingsError(
             f"Agent {target}: {module_name} needs {error.name!r}, which is not installed."
         ) from error
+    except SystemExit as error:
+        # A script that leaves as it is imported would take whoever imports it along, with an
+        # exit code of its own and without a word: a runner again and again.
+        raise SettingsError(
+            f"Agent {target}: importing {module_name} ends the process (SystemExit: {error})."
+        ) from error
     except Exception as error:
         raise SettingsError(
             f"Agent {target}: importing {module_name} failed: {type(error).__name__}: {error}"

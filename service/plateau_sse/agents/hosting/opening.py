@@ -33,7 +33,7 @@ async def opened(hosted: Hosted, name: str, stack: AsyncExitStack) -> tuple[Any,
             adapter.check(agent, hosted)
     except SettingsError as error:
         raise SettingsError(f"Agent {name}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(
             f"Agent {name} cannot be opened: {type(error).__name__}: {error}"
         ) from error
