@@ -187,6 +187,22 @@ def test_every_setting_is_read_from_its_variable() -> None:
     assert settings.log_format == "json"
 
 
+PATHS = {"data_dir", "redis_server_bin", "api_keys_file"}
+
+
+@pytest.mark.parametrize(
+    "name", [setting.name for setting in fields(Settings) if setting.name not in PATHS]
+)
+def test_what_is_no_text_is_refused_and_not_repeated(name: str) -> None:
+    # As Python has bytes of the environment that are no UTF-8.
+    said = refusal(**{name.upper(): "raw bytes of a secret \udcff\udcfe with their rest"})
+    assert said == f"{name.upper()} must be text in UTF-8."
+
+
+def test_a_path_may_have_any_bytes() -> None:
+    assert Settings.from_env({"DATA_DIR": "da\udcffta"}).data_dir == Path("da\udcffta")
+
+
 def test_an_empty_variable_is_as_good_as_none() -> None:
     environ = {setting.name.upper(): " " for setting in fields(Settings)}
     assert Settings.from_env(environ) == Settings()

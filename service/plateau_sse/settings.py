@@ -24,6 +24,8 @@ JWT_SECRET_BYTES = 32
 JWT_OWN_CLAIMS = ("exp", "iat", "nbf", "scope", "aud", "iss")
 # Their defaults are in their texts, in the notation that is read.
 SIZES = (values.cache_memory, values.stream_memory, values.body_size)
+# Names of files, which may hold any byte.
+PATHS = ("data_dir", "redis_server_bin", "api_keys_file")
 # The commands that run a part of the service; `serve` runs all of it.
 WEB, RUNNER = "web", "runner"
 
@@ -245,6 +247,9 @@ class Settings:
             text = environ.get(setting.name.upper(), "")
             if not text.strip():
                 continue
+            if setting.name not in PATHS and not _is_utf8(text):
+                # Nobody could sign with it, send it or write it down.
+                raise SettingsError(f"{setting.name.upper()} must be text in UTF-8.")
             try:
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as error:
@@ -348,6 +353,14 @@ class Settings:
                 "JWT_JWKS_URL takes a package that is not there: "
                 "pip install 'plateau-sse[jwks]'"
             )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _has_exporter() -> bool:
