@@ -14,6 +14,8 @@ from plateau_sse.cli import main
 Out = pytest.CaptureFixture[str]
 
 AGENTS = """
+import asyncio
+
 from plateau_sse.agents import (
     AgentError, Data, File, Finish, Output, Progress, Reasoning, Source, Step,
     ToolCall, ToolDelta, ToolError, ToolResult, Usage,
@@ -57,6 +59,26 @@ def refuses(run):
 def breaks(run):
     yield "a"
     raise ValueError("oh")
+
+def leaves(run):
+    yield "a"
+    exit(3)
+
+async def leaves_late(run):
+    yield "a"
+    exit(3)
+
+async def lets_go(run):
+    yield "a"
+    raise asyncio.CancelledError
+
+class Speechless(Exception):
+    def __str__(self):
+        return self.why
+
+def breaks_twice(run):
+    raise Speechless
+    yield
 
 def nonsense(run):
     yield 3
@@ -172,6 +194,10 @@ def test_all_that_may_be_yielded_is_an_event(local: Callable[..., int], capsys: 
     [
         ("refuses", "failed: not like this (invalid_options)"),
         ("breaks", "failed: ValueError: oh (agent_error)"),
+        ("leaves", "failed: SystemExit: 3 (agent_error)"),
+        ("leaves_late", "failed: SystemExit: 3 (agent_error)"),
+        ("lets_go", "failed: CancelledError (agent_error)"),
+        ("breaks_twice", "failed: Speechless (agent_error)"),
         ("nonsense", "yielded int"),
         ("nothing", "gave a NoneType"),
         ("nowhere", "neither url nor media_type. (agent_invalid_output)"),

@@ -10,7 +10,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -49,12 +49,23 @@ def run_here(agent: RegisteredAgent, text: str, options: Mapping[str, Any], show
     except (BrokenPipeError, SettingsError):
         # Standard output is gone, or the agent cannot be opened: no fault of its run's.
         raise
-    except Exception as error:
-        # Whoever runs an agent here is writing it: show where it broke.
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # Whoever runs an agent here is writing it: show where it broke. What ends a process or
+        # cancels a task ends a run in a runner, too, and nothing else.
         traceback.print_exc()
-        state.fail("agent_error", f"{type(error).__name__}: {error}")
+        state.fail("agent_error", _told(error))
     else:
         state.complete()
+
+
+def _told(error: BaseException) -> str:
+    name, words = type(error).__name__, ""
+    # An error of its author's may fail to say what it is.
+    with suppress(Exception):
+        words = str(error)
+    return f"{name}: {words}" if words else name
 
 
 def _drive(agent: RegisteredAgent, run: Run, state: _State) -> None:
