@@ -190,11 +190,14 @@ def test_a_service_that_is_full_is_waited_for(questions: Path, capsys: Out) -> N
 
 def test_what_fails_is_told_and_the_rest_is_asked(tmp_path: Path, capsys: Out) -> None:
     file = tmp_path / "questions"
-    file.write_text("a\nb\nc\nd")
+    file.write_text("a\nb\nc\nd\ne\nf\ng")
     service = Service(
         (422, {"code": "unknown_agent", "detail": "There is none."}, {}),
         (200, {"status": "failed", "error": {"message": "the agent broke"}}, {}),
         (200, {"status": "completed", "finish_reason": "length"}, {}),
+        (200, {"status": "completed", "finish_reason": "content_filter"}, {}),
+        (200, {"status": "completed", "finish_reason": "input_required"}, {}),
+        (200, {"status": "completed", "finish_reason": "other"}, {}),
         DONE,
     )
     with answering(service) as url:
@@ -204,7 +207,10 @@ def test_what_fails_is_told_and_the_rest_is_asked(tmp_path: Path, capsys: Out) -
         "line 1: There is none. (unknown_agent)",
         "line 2: failed: the agent broke",
         "line 3: cut off",
-        "3 failed",
+        "line 4: it ended with content_filter, so it is not kept",
+        "line 5: it ended with input_required",
+        "line 6: it ended with other",
+        "6 failed",
         "1 answered",
     ):
         assert words in said

@@ -44,6 +44,8 @@ TOLD_MOST = 20
 # Of a line of progress, on a terminal and where it goes into a log.
 SHOW_S, LOG_S = 0.2, 10.0
 BUSY = (429, 502, 503, 504)
+# Why an answer may have ended that is whole, and yet none for who asks next.
+UNKEPT = ("content_filter", "input_required", "other")
 NEW, THERE, FAULT = "answered", "there already", "failed"
 
 
@@ -329,6 +331,10 @@ class _Warming:
             return FAULT
         if said.get("finish_reason") == "length":
             self.progress.tell(f"line {question.line}: cut off, so it is not kept")
+            return FAULT
+        if said.get("finish_reason") in UNKEPT:
+            why = f"it ended with {said['finish_reason']}, so it is not kept"
+            self.progress.tell(f"line {question.line}: {why}")
             return FAULT
         return THERE if response.headers.get("x-cache") == "hit" else NEW
 
