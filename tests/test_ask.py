@@ -399,6 +399,12 @@ def test_a_server_that_is_not_there_is_3(capsys: Out) -> None:
     assert "Could not reach" in capsys.readouterr().err
 
 
+def test_a_port_that_is_none_is_told(capsys: Out) -> None:
+    for way in ((), ("--via", "chat")):
+        assert main(["ask", "text", "--url", "http://127.0.0.1:99999", *way]) == 3
+        assert "is no address: a port is at most 65535" in capsys.readouterr().err
+
+
 def test_a_server_that_stays_away_is_given_up(capsys: Out) -> None:
     with fake_plateau(tape_of("on")[:-1], *[503] * 100) as plateau:
         assert ask_it(plateau, "--retry-for", "0.2") == 3

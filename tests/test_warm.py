@@ -224,6 +224,11 @@ def test_a_service_that_stays_away_is_given_up(questions: Path, capsys: Out) -> 
     assert main(["warm", str(questions), "--url", "gopher://x"]) == 3
 
 
+def test_a_port_that_is_none_is_told_at_once(questions: Path, capsys: Out) -> None:
+    assert main(["warm", str(questions), "--url", "http://127.0.0.1:99999"]) == 3
+    assert "is no address: a port is at most 65535" in capsys.readouterr().err
+
+
 def test_a_line_ends_where_its_file_says(tmp_path: Path) -> None:
     """With the mark of other editors, and with what Python alone takes for the end of one."""
     file = tmp_path / "questions"

@@ -182,7 +182,7 @@ def test_nothing_answers(tmp_path: Path) -> None:
     done = plateau("top", "--url", "http://127.0.0.1:9", env=env, cwd=tmp_path)
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr and "--url names another" in done.stderr
-    for url in ("nowhere", "ftp://x", ""):
+    for url in ("nowhere", "ftp://x", "", "http://127.0.0.1:99999"):
         done = plateau("top", "--url", url, env=env, cwd=tmp_path)
         assert done.returncode == 2 and "is no address" in done.stderr
 

@@ -119,11 +119,12 @@ class Service:
         """Raises Away where that may pass; SettingsError, PlateauError where it will not."""
         import httpx
 
-        from plateau_sse.client.faults import problem_of
+        from plateau_sse.client.faults import check_port, problem_of
 
         # As bytes: httpx takes text for ASCII, and a wrong token may be anything.
         headers = {b"Authorization": f"Bearer {self._token}".encode()} if self._token else {}
         try:
+            check_port(self.url)
             response = await self._http.get(f"{self.url}/api/admin/metrics", headers=headers)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
             raise SettingsError(f"--url {self.url!a} is no address: {error}") from None

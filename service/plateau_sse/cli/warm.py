@@ -281,7 +281,7 @@ class _Warming:
         """What became of it. Raises _GaveUp."""
         import httpx
 
-        from plateau_sse.client.faults import shown
+        from plateau_sse.client.faults import check_port, shown
 
         body = {**question.body, "cache": {"mode": self.mode}}
         # A server that has stopped in the middle says nothing either: it is waited for no
@@ -293,6 +293,7 @@ class _Warming:
         while True:
             asked_at = time.monotonic()
             try:
+                check_port(self.url)
                 response = await self.http.post(
                     self.url, json=body, headers=headers, timeout=timeout
                 )

@@ -14,6 +14,8 @@ import httpx
 
 from plateau_sse.errors import PlateauError
 
+PORT_MOST = 65_535
+
 
 class Unreachable(PlateauError):
     """The service could not be reached, or not any more."""
@@ -40,6 +42,13 @@ def shown(url: str) -> str:
     """A URL without what opens it."""
     bare = re.sub(r"//[^/@?#]*@", "//…@", url)
     return re.sub(r"([?&]token=)[^&#]*", r"\1…", bare)
+
+
+def check_port(url: str | httpx.URL) -> None:
+    """Whoever connects to a port that is none is told by an OverflowError, within a group of
+    errors where it is awaited. Raises InvalidURL."""
+    if (httpx.URL(url).port or 0) > PORT_MOST:
+        raise httpx.InvalidURL(f"a port is at most {PORT_MOST}")
 
 
 def problem_of(response: httpx.Response) -> Refused:

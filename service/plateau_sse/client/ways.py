@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
-from plateau_sse.client.faults import Refused, Unreachable, shown
+from plateau_sse.client.faults import Refused, Unreachable, check_port, shown
 
 # The service says something each 15 s: whoever hears nothing has lost it.
 SILENCE_S = 25.0
@@ -156,6 +156,7 @@ def prepared(
         raise _ill_header()
     with addressed(url):
         request = http.build_request(method, url, headers=sent, content=content, timeout=limits)
+        check_port(request.url)
     if any(_IS_ILL(value) or value != value.strip() for _, value in request.headers.raw):
         raise _ill_header()
     return request
