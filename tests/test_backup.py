@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,26 @@ def test_a_copy_that_fails_leaves_the_one_before(server: Server, tmp_path: Path)
     assert failed.returncode == 1 and "could not copy" in failed.stderr
     assert copy.read_bytes() == before
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_copy_is_a_file(server: Server, tmp_path: Path) -> None:
+    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for place in (folder, pipe):
+        refused = backup("save", server.url, str(place))
+        assert refused.returncode == 1 and "no file: name one" in refused.stderr
+    assert list(folder.iterdir()) == [] and pipe.is_fifo()
+
+
+def test_a_server_that_says_nothing_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        failed = backup("save", server.url, str(tmp_path / "copy.rdb"))
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert failed.returncode == 1 and "nothing for 10 s" in failed.stderr
+    assert not list(tmp_path.glob("copy*"))
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
