@@ -116,6 +116,19 @@ def test_one_that_is_not_there(tmp_path: Path) -> None:
         Settings.from_env({"API_KEYS_FILE": str(tmp_path / "none")})
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    os.mkfifo(path)
+    with pytest.raises(SettingsError, match="is a pipe"):
+        Settings.from_env({"API_KEYS_FILE": str(path)})
+
+
+def test_one_of_an_editor_that_marks_its_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(line("acme", "web", WEB), encoding="utf-8-sig")
+    assert ApiKeys([], path).owner_of(WEB) == of_name("acme")
+
+
 def test_an_empty_one_lets_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# none yet\n")

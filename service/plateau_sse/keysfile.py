@@ -33,6 +33,9 @@ def digest(key: str) -> str:
 def read(path: Path) -> dict[str, FileKey]:
     """Keys by their digests. Raises SettingsError."""
     try:
+        # To open a pipe is to wait for whoever writes into it.
+        if path.is_fifo():
+            raise SettingsError(f"API_KEYS_FILE={path} is a pipe, which is read only once.")
         with path.open("rb") as file:
             content = file.read(FILE_BYTES + 1)
     except OSError as error:
@@ -43,7 +46,8 @@ def read(path: Path) -> dict[str, FileKey]:
         raise SettingsError(f"API_KEYS_FILE={path} has more than {FILE_BYTES} bytes.")
     found: dict[str, FileKey] = {}
     names: dict[FileKey, int] = {}
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+    # Some editors begin a file with a mark of its encoding, which nobody sees.
+    for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
