@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from plateau_sse.agents import AgentError, Run
+from plateau_sse.agents import AgentError, Run, registry
 from plateau_sse.agents.registry import load_agent, load_agents
 from plateau_sse.agents.study import study
 from plateau_sse.errors import SettingsError
@@ -141,6 +143,27 @@ def test_what_cannot_be_loaded_says_why(here: Path, target: str, said: str) -> N
     with pytest.raises(SettingsError) as caught:
         load_agent(target)
     assert said in str(caught.value)
+
+
+def test_what_takes_long_is_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = "import time\ntime.sleep(0.2)\n\ndef a():\n    time.sleep(0.2)\n    return plain\n"
+    (here / "slow_for_registry.py").write_text(f"{SOURCE}\n{slow}")
+    load_agent(f"{MODULE}:plain")
+    monkeypatch.setattr(registry, "NOTICED_S", 0.05)
+    agent = load_agent("slow_for_registry:a", "s")
+    assert "importing slow_for_registry has taken 0.05 s" in caplog.text
+
+    async def opened() -> None:
+        async with AsyncExitStack() as stack:
+            await registry.open_agents({"s": agent}, stack)
+
+    asyncio.run(opened())
+    said = [record.getMessage() for record in caplog.records]
+    assert said[1:] == [
+        "Agent s: opening it has taken 0.05 s so far; a runner takes no runs before."
+    ]
 
 
 def test_the_current_directory_comes_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

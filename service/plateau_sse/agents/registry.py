@@ -12,8 +12,9 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +51,8 @@ from plateau_sse.settings import Settings
 
 log = logging.getLogger("plateau.runner")
 
+# Frameworks are imported within half of it.
+NOTICED_S = 20.0
 STUDY_SOURCES = (study, sentences, stopwords, ranking, terms, definitions, questions)
 OPENAI_SOURCES = (
     openai,
@@ -120,7 +123,8 @@ async def open_agents(
     found = dict(agents)
     for name, agent in agents.items():
         if agent.hosted is not None:
-            call, kind = await opened(agent.hosted, name, stack)
+            with _noticed(f"Agent {name}: opening it"):
+                call, kind = await opened(agent.hosted, name, stack)
             is_sync = inspect.isgeneratorfunction(call)
             found[name] = replace(agent, call=call, kind=kind, is_sync=is_sync)
     return found
@@ -181,7 +185,8 @@ def _import(module_name: str, target: str) -> ModuleType:
     put_current_directory_last()
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(module_name)
+        with _noticed(f"Agent {target}: importing {module_name}"):
+            return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
             where = f"neither in {Path.cwd()} nor among the installed packages."
@@ -203,6 +208,20 @@ def _import(module_name: str, target: str) -> ModuleType:
         raise SettingsError(
             f"Agent {target}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def _noticed(what: str) -> Iterator[None]:
+    """Says so where it takes long: until it is through a runner takes no runs, and who waits
+    for one that hangs could not know for whom."""
+    words = "%s has taken %g s so far; a runner takes no runs before."
+    timer = threading.Timer(NOTICED_S, log.warning, (words, what, NOTICED_S))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _shadowed(module_name: str) -> str:
