@@ -559,3 +559,25 @@ def test_the_parser_is_a_part_of_another() -> None:
     args = parser.parse_args(["ask", "some", "words"])
     assert args.run is ask.run
     assert args.text == ["some", "words"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["ask", "--file"],
+        ["ask", "hello", "--key-file"],
+        ["warm"],
+        ["warm", "FILE", "--key-file"],
+    ],
+)
+def test_a_file_without_an_end_is_not_read_for_ever(
+    args: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(ask, "FILE_MOST", 1024**2)
+    file = tmp_path / "questions"
+    file.write_text("one\n")
+    assert main([*(str(file) if it == "FILE" else it for it in args), "/dev/zero"]) == 2
+    assert "/dev/zero has more than 1 MiB" in capsys.readouterr().err

@@ -13,7 +13,6 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plateau_sse.cli.dialects import SPOKEN, Question
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 COMPLETED, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 # Whoever has pressed Ctrl+C waits for it.
 CANCEL_S = 2.0
+# No service takes as much, and /dev/zero has no end.
+FILE_MOST = 256 * 1024**2
 
 
 class UsageError(Exception):
@@ -234,10 +235,8 @@ def _text(args: argparse.Namespace) -> str:
         # What is no UTF-8 comes as halves of surrogates, which no JSON takes.
         given = " ".join(args.text).encode("utf-8", "surrogateescape")
         text = given.decode("utf-8", "replace")
-    elif args.file and args.file != "-":
-        text = _contents(args.file)
     elif args.file or not (sys.stdin is None or sys.stdin.isatty()):
-        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+        text = contents(args.file or "-").decode("utf-8", "replace")
     else:
         raise UsageError(
             "there is no text: give it as arguments, with --file or through a pipe"
@@ -247,18 +246,26 @@ def _text(args: argparse.Namespace) -> str:
     return text
 
 
-def _contents(path: str) -> str:
+def contents(path: str) -> bytes:
+    """Of a file, or of standard input (`-`). Raises UsageError, also for what has no end."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        if path == "-":
+            found = sys.stdin.buffer.read(FILE_MOST + 1)
+        else:
+            with open(path, "rb") as file:
+                found = file.read(FILE_MOST + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    if len(found) > FILE_MOST:
+        raise UsageError(f"{path} has more than {FILE_MOST // 1024**2} MiB")
+    return found
 
 
 def key_of(args: argparse.Namespace) -> str:
     """That of --key or --key-file. Raises UsageError, without the key in it."""
     # Some editors begin a file with a mark of its encoding.
-    text = _contents(args.key_file).removeprefix("\ufeff") if args.key_file else args.key
-    key = str(text).strip()
+    key = contents(args.key_file).decode("utf-8-sig", "replace") if args.key_file else args.key
+    key = str(key).strip()
     if not (key.isascii() and key.isprintable()):
         where = f"in {args.key_file}" if args.key_file else "of --key"
         raise UsageError(f"the key {where} is one line of ASCII, and this is none")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from plateau_sse.cli.ask import (
     UsageError,
+    contents,
     default_url,
     key_of,
     options_of,
@@ -116,15 +117,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(path: str) -> list[str]:
     try:
-        if path == "-":
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        else:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                text = file.read()
         # What else ends a line for `splitlines` may stand in a question.
-        return text.split("\n")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        return contents(path).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8: save it as that") from None
 
