@@ -338,6 +338,15 @@ def test_what_is_asked_for_reaches_the_server(tmp_path: Path) -> None:
     }
 
 
+def test_a_file_is_the_same_text_however_its_lines_end(tmp_path: Path) -> None:
+    file = tmp_path / "notes"
+    file.write_bytes(b"one\r\ntwo\rthree\n")
+    with fake_plateau(tape_of()) as plateau:
+        assert main(["ask", "--file", str(file), "--url", plateau.url]) == 0
+        _, body, _ = plateau.posted[0]
+    assert body["input"] == "one\ntwo\nthree\n"
+
+
 def test_a_cached_answer_is_printed_at_once(capsys: Out) -> None:
     with fake_plateau() as plateau:
         plateau.created = (200, {"id": "c1", "events_url": "/e", "output": "known"})

@@ -237,6 +237,9 @@ def _text(args: argparse.Namespace) -> str:
         text = given.decode("utf-8", "replace")
     elif args.file or not (sys.stdin is None or sys.stdin.isatty()):
         text = contents(args.file or "-").decode("utf-8", "replace")
+        if args.file and args.file != "-":
+            # It is the same text, and has the same answer, however its editor ends a line.
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
     else:
         raise UsageError(
             "there is no text: give it as arguments, with --file or through a pipe"
