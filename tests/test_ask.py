@@ -502,6 +502,7 @@ def test_a_reader_that_has_had_enough_is_no_fault() -> None:
         ["ask", "text", "--file", "x"],
         ["ask", "text", "--option", "x"],
         ["ask", "text", "--key-file", "/no/such/file"],
+        ["ask", "text", "--key-file", "-"],
     ],
 )
 def test_wrong_usage_is_2(capsys: Out, args: list[str]) -> None:

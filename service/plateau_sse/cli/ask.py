@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMPLETED, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 # Whoever has pressed Ctrl+C waits for it.
 CANCEL_S = 2.0
-# No service takes as much, and /dev/zero has no end.
+# Nobody asks as much, and /dev/zero has no end.
 FILE_MOST = 256 * 1024**2
 
 
@@ -236,7 +236,7 @@ def _text(args: argparse.Namespace) -> str:
         given = " ".join(args.text).encode("utf-8", "surrogateescape")
         text = given.decode("utf-8", "replace")
     elif args.file or not (sys.stdin is None or sys.stdin.isatty()):
-        text = contents(args.file or "-").decode("utf-8", "replace")
+        text = contents(args.file or "-", or_input=True).decode("utf-8", "replace")
         if args.file and args.file != "-":
             # It is the same text, and has the same answer, however its editor ends a line.
             text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -249,10 +249,11 @@ def _text(args: argparse.Namespace) -> str:
     return text
 
 
-def contents(path: str) -> bytes:
-    """Of a file, or of standard input (`-`). Raises UsageError, also for what has no end."""
+def contents(path: str, *, or_input: bool = False) -> bytes:
+    """Of a file; `or_input`: of standard input where that is `-`. Raises UsageError, also for
+    what has no end."""
     try:
-        if path == "-":
+        if or_input and path == "-":
             found = sys.stdin.buffer.read(FILE_MOST + 1)
         else:
             with open(path, "rb") as file:

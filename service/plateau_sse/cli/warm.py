@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def _lines(path: str) -> list[str]:
     try:
         # What else ends a line for `splitlines` may stand in a question.
-        return contents(path).decode("utf-8-sig").split("\n")
+        return contents(path, or_input=True).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8: save it as that") from None
 
