@@ -1,7 +1,8 @@
 """What an endpoint says of an error, without what is nobody's business who asked.
 
-Invariant: of the key no form is left that can be turned back into it, nor what looks like one;
-nor an address within somebody's network. What is left is for the person who asks.
+Invariant: of the key no form is left that can be turned back into it (a short one may be a part
+of a word), nor what looks like one; nor an address within somebody's network. What is left is
+for the person who asks.
 """
 
 from __future__ import annotations

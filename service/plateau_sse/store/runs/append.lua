@@ -36,8 +36,9 @@
 -- as also where one's own end is held and ok), gap (resend from seq + 1), fenced (a
 -- later attempt exists), skip (claim the number that stands for seq: the next may have been lost),
 -- ended, full (a bound of the tape would be passed), part (none of that number to go on with or to
--- open), tight, version (another release's run), gone. Only ok writes; no run is ever created
--- here. seq is the producer's count, in which an end by another has no number; parts those opened so far (for `part`, before the event that is refused).
+-- open), tight, version (another release's run), gone. Only ok writes, but that held renews what
+-- the run lives; no run is ever created here. seq is the producer's count, in which an end by
+-- another has no number; parts those opened so far (for `part`, before the event that is refused).
 -- Behind them a claim that is ok or dup has what was claimed: agent, owner, request, cancel and tries.
 --
 -- The field `tape` has: at, kind and number of the open part ('-' for none), parts, points, bytes
