@@ -296,3 +296,5 @@ def test_people_are_shown_a_sentence_where_no_member_is_wrong(stage: Stage) -> N
     answer = httpx.post(stage.url + "/api/chat?agent=nobody", json=UI, headers=KEY, timeout=30)
     assert answer.status_code == 422
     assert answer.text.startswith("There is no agent 'nobody'")
+    answer = httpx.post(stage.url + "/agui/nobody", json=AGUI, headers=KEY, timeout=30)
+    assert set(answer.json()) == {"message", "code"}

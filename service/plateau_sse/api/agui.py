@@ -169,7 +169,8 @@ def _place_in(known: tuple[str, int] | None, tag: str) -> int | None:
 def refuse(problem: Problem, request_id: str) -> Response:
     """Clients show the document as it is."""
     told = {"message": problem.detail, "code": problem.code}
-    if field := problem.extra.get("field"):
+    # What else names one, as an agent that is not there, names one of ours.
+    if problem.code == "invalid_request" and (field := problem.extra.get("field")):
         told["field"] = field
     content = jsontext.encode(told)
     return problems.shaped(problem, request_id, problem.status, content, "application/json")
