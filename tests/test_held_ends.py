@@ -152,11 +152,13 @@ def test_whoever_comes_next_waits_for_replicas_too(streams_url: str) -> None:
     async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
         run_id = await said(streams)
         await held(finishing(careful, run_id))
-        before = await redis.hget(keys.run(run_id).record, "ending")
+        record = keys.run(run_id).record
+        before = await redis.hget(record, "ending")
         for call in (ends, claims):
             with pytest.raises(StoreUnavailable):
                 await call(careful, run_id)
-        assert before is not None
+        # It is held as it was.
+        assert before is not None and await redis.hget(record, "ending") == before
 
     on_both(streams_url, scenario)
 
