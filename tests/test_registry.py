@@ -44,6 +44,22 @@ held = Holder()
 part = functools.partial(plain)
 number = 3
 """
+# However long that takes: until whoever waits for it has been told.
+SLOW = """
+import threading
+
+def wait():
+    for thread in threading.enumerate():
+        # Others, as that of a test's own limit, go off much later.
+        if isinstance(thread, threading.Timer) and thread.interval < 1:
+            thread.join()
+
+wait()
+
+def a():
+    wait()
+    return plain
+"""
 
 
 # Of a package that is installed here, and of a module of Python's own.
@@ -148,8 +164,7 @@ def test_what_cannot_be_loaded_says_why(here: Path, target: str, said: str) -> N
 def test_what_takes_long_is_named(
     here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    slow = "import time\ntime.sleep(0.2)\n\ndef a():\n    time.sleep(0.2)\n    return plain\n"
-    (here / "slow_for_registry.py").write_text(f"{SOURCE}\n{slow}")
+    (here / "slow_for_registry.py").write_text(SOURCE + SLOW)
     load_agent(f"{MODULE}:plain")
     monkeypatch.setattr(registry, "NOTICED_S", 0.05)
     agent = load_agent("slow_for_registry:a", "s")
