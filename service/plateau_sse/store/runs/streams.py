@@ -85,8 +85,8 @@ class Streams(Looks):
         self._append = redis.register_script(appending.SCRIPT)
         self._append_tight = redis.register_script(appending.TIGHT_SCRIPT)
         self._forget = redis.register_script(_FORGET)
-        self._alive_s = alive_s + ALIVE_SLACK_S
-        self._record_s = record_s
+        # Of a live run, of its record once it has ended, and of its entries then.
+        self._lives = (alive_s + ALIVE_SLACK_S, record_s, appending.ENDED_EVENTS_LIFE_S)
         self._share = share
 
     async def create(
@@ -126,7 +126,7 @@ class Streams(Looks):
         fields: Sequence[str | int | bytes],
         behind: Sequence[Call] = (),
     ) -> str:
-        args = [token, self._alive_s, fingerprint, TOKENS_MOST, *fields]
+        args = [token, self._lives[0], fingerprint, TOKENS_MOST, *fields]
         creating = Call(self._create, list(keys.run(run_id)), args)
         with store_errors():
             if fields and self._replicas:
@@ -189,8 +189,9 @@ class Streams(Looks):
             fields += ["tries", spared_at, "spared", 1]
         if is_blamed:
             fields += ["blamed", 1]
-        lives = (self._alive_s, self._record_s, appending.ENDED_EVENTS_LIFE_S)
-        args = appending.append_args("claim", attempt, int(in_doubt), lives, [first], fields)
+        args = appending.append_args(
+            "claim", attempt, int(in_doubt), self._lives, [first], fields
+        )
         reply = await self._call_append(run_id, args)
         appended = appending.appended_of(reply)
         if appended.code not in ("ok", "dup"):
@@ -234,9 +235,8 @@ class Streams(Looks):
         """That its attempt ends here is no death: it does not count among the tries. Harmless
         where the attempt is over. An end that is held is left to whoever takes the run: others
         that are handed back do not wait for replicas."""
-        lives = (self._alive_s, self._record_s, appending.ENDED_EVENTS_LIFE_S)
         fields = appending.not_a_try(claimed.tries)
-        args = appending.append_args("append", claimed.attempt, 0, lives, [], fields)
+        args = appending.append_args("append", claimed.attempt, 0, self._lives, [], fields)
         appending.appended_of(await self._call(run_id, args))
 
     async def end(
@@ -347,12 +347,12 @@ class Streams(Looks):
         *,
         briefly: bool = False,
     ) -> Appended:
-        record_s, events_s = self._record_s, appending.ENDED_EVENTS_LIFE_S
+        alive_s, record_s, events_s = self._lives
         if briefly:
             record_s, events_s = appending.BRIEF_LIVES_S
         elif batch and batch[-1].op == "e" and self._share is not None:
             record_s = events_s if await self._share() > TIGHT else record_s
-        lives = (self._alive_s, record_s, events_s)
+        lives = (alive_s, record_s, events_s)
         args = appending.append_args(verb, attempt, first_seq, lives, batch, fields)
         ends = bool(batch) and batch[-1].op == "e"
         return appending.appended_of(await self._call_append(run_id, args, ends=ends))
