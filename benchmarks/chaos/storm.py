@@ -34,6 +34,7 @@ from benchmarks.failover import kill
 from plateau_sse import tasks
 from plateau_sse.ops.canary import OWNER as CANARY
 from plateau_sse.store.redis import keys
+from plateau_sse.store.redis.cluster import Cluster
 from plateau_sse.store.redis.connections import connect, servers_of
 from plateau_sse.store.redis.topology import slot_of
 
@@ -326,6 +327,9 @@ async def _left(redis: Any, asked: list[Asked]) -> Left:
     lives: list[int] = []
     followed = set[str]()
     canaries = set[str]()
+    if isinstance(redis, Cluster):
+        # Nobody follows it in this process: another may have become a primary since.
+        await redis.topology.learn()
     for server in await servers_of(redis):
         asked_of: Any = server
         here = [key.decode() async for key in asked_of.scan_iter(count=1000)]
