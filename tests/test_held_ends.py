@@ -353,6 +353,31 @@ def test_a_full_store_has_room_for_an_end_that_is_held(streams_url: str) -> None
     on_both(streams_url, scenario)
 
 
+def test_the_largest_end_is_held_and_written_whole(streams_url: str) -> None:
+    """With as many events as wait for a store, and an answer beside its text, to the last
+    character; one more is refused before anything is held."""
+
+    async def scenario(streams: Streams, careful: Streams, redis: Any) -> None:
+        run_id = await said(streams)
+        batch = [*texts(*["é" * 500] * 100), done()]
+        output = "y" * (events.TAPE_BYTES - 100 * 1000 - len("ab"))
+
+        def end(by: Streams, output: str) -> Awaitable[Appended]:
+            return by.finish(run_id, 1, batch, first_seq=3, output=output)
+
+        await held(end(careful, output + "y"))
+        assert (await end(streams, output + "y")).code == "full"
+        assert await redis.hget(keys.run(run_id).record, "ending") is None
+        await held(end(careful, output))
+        assert await claims(streams, run_id) == "ended"
+        assert await text_of(redis, run_id) == "ab" + "é" * 500 * 100
+        record = await streams.record(run_id)
+        assert record is not None and (record.status, record.output) == ("completed", output)
+        assert (await end(streams, output)).code == "dup"
+
+    on_both(streams_url, scenario)
+
+
 def test_a_watchdog_settles_what_is_held(streams_url: str) -> None:
     async def scenario(streams: Streams, careful: Streams, _: Any) -> None:
         run_id = await said(streams)
