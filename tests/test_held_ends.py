@@ -194,7 +194,7 @@ def replicas_are_there(monkeypatch: pytest.MonkeyPatch, between: Between) -> lis
         await between(len(calls))
         return reply
 
-    monkeypatch.setattr("plateau_sse.store.runs.streams.replicated", replicated)
+    monkeypatch.setattr("plateau_sse.store.runs.writing.replicated", replicated)
     return calls
 
 
@@ -512,7 +512,7 @@ def test_an_end_is_not_settled_in_place_of_the_one_that_was_held(
                 await put_back(redis, run_id, copy)
                 lives = (ALIVE_S, RECORD_S, RECORD_S)
                 other = appending.append_args("end", 1, 0, lives, [FAILED], appending.ENDED)
-                await careful._call(run_id, appending.held(other))
+                await careful._writing.call_once(run_id, appending.held(other))
 
         calls = replicas_are_there(monkeypatch, exchange)
         assert (await finishing(careful, run_id)).code != "ok"

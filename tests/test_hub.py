@@ -111,7 +111,7 @@ class Bench:
         said = "redis.pcall('SPUBLISH', record, "
         script = appending.SCRIPT.replace(said, "tostring(")
         assert script.count("SPUBLISH") == 0
-        silent._append = self.redis.register_script(script)
+        silent._writing._append = self.redis.register_script(script)
         # In one step, of which no sweep can find a half.
         assert (await silent.append(run_id, 1, [event] * count)).code == "ok"
 

@@ -26,7 +26,7 @@ from redis.exceptions import ResponseError
 
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import connect
-from plateau_sse.store.runs import appending, events, ids, looks
+from plateau_sse.store.runs import appending, events, ids, looks, writing
 from plateau_sse.store.runs import streams as streams_module
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.reading import Reading
@@ -335,7 +335,8 @@ def test_a_run_is_the_same_where_its_end_waits_for_replicas(
         assert replicas == 1
         return await script(keys=names, args=args)
 
-    monkeypatch.setattr(streams_module, "replicated", replicated)
+    for module in (streams_module, writing):
+        monkeypatch.setattr(module, "replicated", replicated)
     drive(streams_url, 60, replicas=1, phases=(Phase.reuse, Phase.generate, Phase.shrink))
 
 

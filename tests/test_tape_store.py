@@ -79,7 +79,7 @@ def test_what_is_broken_on_purpose_is_found(streams_url: str, what: str) -> None
         if script is looks._READ:
             store._read = broken
         else:
-            store._append = broken
+            store._writing._append = broken
 
     with pytest.raises((AssertionError, ValueError, StoreError)):
         drive(streams_url, BROKEN, change)

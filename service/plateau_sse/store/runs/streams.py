@@ -10,11 +10,10 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from plateau_sse.errors import StoreFull, StoreUnavailable
 from plateau_sse.store.redis import keys
 from plateau_sse.store.redis.connections import store_errors
 from plateau_sse.store.redis.fullness import TIGHT
@@ -25,13 +24,12 @@ from plateau_sse.store.runs.appending import NOW, Appended, Claimant
 from plateau_sse.store.runs.events import Event
 from plateau_sse.store.runs.looks import Conflict, Looks, OtherRelease
 from plateau_sse.store.runs.shares import TOKENS_MOST
+from plateau_sse.store.runs.writing import Writing
 
 # The agent that is a producer outside, which claims its runs itself.
 EXTERNAL = "external"
 # Beyond the bounds that end a run: time for whoever ends it to do so.
 ALIVE_SLACK_S = 60
-# An end that a failover has taken back is held anew.
-SETTLE_TRIES = 3
 
 _CREATE = files("plateau_sse.store.runs").joinpath("create.lua").read_text("utf-8")
 
@@ -82,8 +80,7 @@ class Streams(Looks):
         super().__init__(redis)
         self._replicas = replicas
         self._create = redis.register_script(_CREATE)
-        self._append = redis.register_script(appending.SCRIPT)
-        self._append_tight = redis.register_script(appending.TIGHT_SCRIPT)
+        self._writing = Writing(redis, replicas)
         self._forget = redis.register_script(_FORGET)
         # Of a live run, of its record once it has ended, and of its entries then.
         self._lives = (alive_s + ALIVE_SLACK_S, record_s, appending.ENDED_EVENTS_LIFE_S)
@@ -149,7 +146,9 @@ class Streams(Looks):
         return reply.decode()
 
     async def _lasting(self, call: Call) -> None:
-        call.reply = await self._run(call.script, list(call.keys), call.args, is_lasting=True)
+        call.reply = await replicated(
+            self._redis, call.script, call.keys, call.args, self._replicas
+        )
 
     async def append(
         self,
@@ -192,7 +191,7 @@ class Streams(Looks):
         args = appending.append_args(
             "claim", attempt, int(in_doubt), self._lives, [first], fields
         )
-        reply = await self._call_append(run_id, args)
+        reply = await self._writing.call(run_id, args)
         appended = appending.appended_of(reply)
         if appended.code not in ("ok", "dup"):
             return appended
@@ -237,7 +236,7 @@ class Streams(Looks):
         that are handed back do not wait for replicas."""
         fields = appending.not_a_try(claimed.tries)
         args = appending.append_args("append", claimed.attempt, 0, self._lives, [], fields)
-        appending.appended_of(await self._call(run_id, args))
+        appending.appended_of(await self._writing.call_once(run_id, args))
 
     async def end(
         self, run_id: str, attempt: int, last: Event, *, briefly: bool = False
@@ -355,54 +354,4 @@ class Streams(Looks):
         lives = (alive_s, record_s, events_s)
         args = appending.append_args(verb, attempt, first_seq, lives, batch, fields)
         ends = bool(batch) and batch[-1].op == "e"
-        return appending.appended_of(await self._call_append(run_id, args, ends=ends))
-
-    async def _call_append(
-        self, run_id: str, args: list[str | int | bytes], *, ends: bool = False
-    ) -> list[Any]:
-        """The script's reply. Where an end of others is held it is settled, and the reply is
-        what comes after."""
-        # Readers are told once replicas have it: a primary that fails first takes nothing back.
-        holds = is_lasting = ends and self._replicas > 0
-        given = appending.held(args) if holds else args
-        for _ in range(SETTLE_TRIES):
-            reply = await self._call(run_id, given, is_lasting=is_lasting)
-            is_own = holds and reply[0] == b"ok"
-            if reply[0] == b"held" and self._replicas and not is_lasting:
-                # Who holds it may have waited in vain.
-                is_lasting = True
-                reply = await self._call(run_id, given, is_lasting=True)
-            if not is_own and reply[0] != b"held":
-                return reply
-            settle = appending.settle_args(reply, args, is_own=is_own)
-            reply = await self._call(run_id, settle, is_lasting=True)
-            if is_own and reply[0] != b"gap":
-                if reply[0] == b"dup" and args[0] == "end":
-                    # Another of those who end it alike has, and says so.
-                    reply[0] = b"ended"
-                return reply
-        raise StoreUnavailable("an end that was held is lost, again and again")
-
-    async def _call(
-        self, run_id: str, args: list[str | int | bytes], *, is_lasting: bool = False
-    ) -> list[Any]:
-        names = list(keys.run(run_id))
-        try:
-            with store_errors():
-                reply: list[Any] = await self._run(
-                    self._append, names, args, is_lasting=is_lasting
-                )
-        except StoreFull:
-            # It may write a little all the same, so that what is on can end.
-            args = appending.tightened(args)
-            with store_errors():
-                reply = await self._run(self._append_tight, names, args, is_lasting=is_lasting)
-        return reply
-
-    async def _run(
-        self, script: Any, names: list[str], args: Sequence[Any], *, is_lasting: bool
-    ) -> Any:
-        """`is_lasting`: a failover is not to take it back."""
-        if is_lasting and self._replicas:
-            return await replicated(self._redis, script, names, args, self._replicas)
-        return await script(keys=names, args=args)
+        return appending.appended_of(await self._writing.call(run_id, args, ends=ends))
